@@ -1,0 +1,2 @@
+//! Sandbar.
+fn main() {}

@@ -1,0 +1,17 @@
+//! Words that every part of Sandbar shares: ids, states and their transitions, sizes and limits, error codes.
+//!
+//! No I/O, no SQL, no HTTP: values and pure functions only, so that both the control plane and the host can depend on it.
+
+pub mod error_code;
+pub mod guest;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod platform;
+pub mod sandbox_status;
+
+pub use error_code::ErrorCode;
+pub use id::Id;
+pub use name::TemplateName;
+pub use platform::{Arch, TemplateKind, VmmKind};
+pub use sandbox_status::SandboxStatus;

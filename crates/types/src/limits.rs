@@ -1,0 +1,35 @@
+//! Bounds on what a caller may ask for. One place, so that the API, the host and the documentation agree.
+
+use std::ops::RangeInclusive;
+
+/// Virtual CPUs of one sandbox.
+pub const VCPUS: RangeInclusive<u32> = 1..=32;
+/// Memory of one sandbox, in MiB. Below 128 MiB the guest kernel and Python do not fit.
+pub const MEMORY_MB: RangeInclusive<u32> = 128..=131_072;
+/// Disk of one sandbox, in MiB.
+pub const DISK_MB: RangeInclusive<u32> = 512..=1_048_576;
+/// Idle time-out of a sandbox, in seconds: 0 (never) up to 30 days.
+pub const TIMEOUT_SEC: RangeInclusive<u32> = 0..=2_592_000;
+/// Time limit of one `exec`, in seconds.
+pub const EXEC_TIMEOUT_SEC: RangeInclusive<u32> = 1..=3_600;
+
+/// vCPUs where the caller does not say.
+pub const DEFAULT_VCPUS: u32 = 1;
+/// Memory in MiB where the caller does not say.
+pub const DEFAULT_MEMORY_MB: u32 = 512;
+/// Seconds that an `exec` may take where the caller does not say.
+pub const DEFAULT_EXEC_TIMEOUT_SEC: u32 = 30;
+
+/// Bytes kept of each of an `exec`'s two output streams; the rest is read and dropped.
+pub const EXEC_OUTPUT_BYTES: u64 = 1 << 20;
+
+/// Entries of a sandbox's metadata or environment.
+pub const MAP_ENTRIES: usize = 64;
+/// Bytes of one key of metadata or environment.
+pub const MAP_KEY_BYTES: usize = 128;
+/// Bytes of one value of metadata or environment.
+pub const MAP_VALUE_BYTES: usize = 4_096;
+/// Bytes of a path in the guest (Linux's PATH_MAX).
+pub const PATH_BYTES: usize = 4_096;
+/// Bytes of one command line: command and arguments together.
+pub const COMMAND_BYTES: usize = 128 * 1024;

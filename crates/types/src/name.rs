@@ -1,0 +1,73 @@
+//! Names that people choose.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a template or snapshot: a letter or digit, then up to 63 letters, digits, dots, underscores or dashes.
+///
+/// It can be a file name and a path segment as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TemplateName(String);
+
+/// Text that cannot name a template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a valid template name: use 1 to 64 letters, digits, dots, underscores or dashes, the first a letter or digit"
+)]
+pub struct InvalidName;
+
+impl TemplateName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TemplateName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest_is_fine = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if starts_well && rest_is_fine && text.len() <= 64 { Ok(Self(text)) } else { Err(InvalidName) }
+    }
+}
+
+impl FromStr for TemplateName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<TemplateName> for String {
+    fn from(name: TemplateName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for TemplateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_can_be_a_file_name_and_nothing_else() {
+        for good in ["base", "a", "9", "node-20.1_x", &"x".repeat(64)] {
+            assert!(good.parse::<TemplateName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".hidden", "-x", "a/b", "a b", "a\0", "é", "a\n", &"x".repeat(65)] {
+            assert!(bad.parse::<TemplateName>().is_err(), "{bad:?}");
+        }
+    }
+}
