@@ -1,1 +1,28 @@
-//! Sandbar.
+//! What the control plane can do, one file per resource. HTTP lives in `crates/api`, SQL in `crates/store`; this crate decides.
+//!
+//! - [`Control`] is the one handle; its methods are written in the file of the resource that they act on.
+//! - Every operation takes an [`OpContext`] first: who asks, under which request id.
+//! - Authorization happens at lookup: [`Control::sandbox_get`] hands back a [`Sandbox`], which nothing outside this crate can
+//!   make, and every operation on a sandbox asks for one.
+//! - Work of several steps ([`sandboxes`]) undoes what it did when a step fails; what a killed control plane leaves behind is
+//!   finished by [`reconcile`].
+
+pub mod auth;
+pub mod bootstrap;
+pub mod config;
+pub mod context;
+mod control;
+pub mod host_client;
+pub mod hosts;
+pub mod page;
+pub mod pki;
+pub mod reconcile;
+pub mod sandboxes;
+pub mod secrets;
+pub mod templates;
+
+pub use config::Config;
+pub use context::{Actor, OpContext};
+pub use control::{Control, StartError};
+pub use page::{Cursor, Page, PageRequest};
+pub use sandboxes::Sandbox;

@@ -1,1 +1,241 @@
-//! Sandbar.
+//! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
+//!
+//! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, the RPC service for the control plane,
+//! enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
+//! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
+//!
+//! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
+//! whatever has no record is removed), then enrolment, then service. An end leaves every machine running.
+
+mod enrolment;
+mod error;
+mod exec;
+mod files;
+mod guest;
+mod instance_lock;
+mod journal;
+mod machine_facts;
+mod registry;
+mod resources;
+mod sandbox;
+mod service;
+mod template;
+mod tls;
+mod virtualization;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use connectrpc::{Router, Server};
+use sandbar_hostnet::{NetConfig, Pool, Uplink};
+use sandbar_proto::host::HostServiceExt as _;
+use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
+use sandbar_vmm::{ProcessIdentity, process};
+use tokio_util::sync::CancellationToken;
+
+pub use enrolment::{EnrolmentError, Facts};
+pub use error::Error;
+pub use instance_lock::{InstanceLock, LockError};
+pub use journal::JournalError;
+pub use tls::TlsError;
+pub use virtualization::{VirtualizationError, Virtualization};
+
+/// What a host agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The agent's folder: journal, credentials, store.
+    pub data_dir: PathBuf,
+    /// The control plane's URL.
+    pub control_url: String,
+    /// A registration token, for a host that has no credentials.
+    pub registration_token: Option<String>,
+    /// Where to serve RPCs.
+    pub listen: SocketAddr,
+    /// Where the control plane reaches this agent (`HOST:PORT`); the listening address where it is not given.
+    pub advertise: Option<String>,
+    /// Addresses between host and sandboxes.
+    pub network: ipnet::Ipv4Net,
+    /// Network slots to keep ready.
+    pub spare_slots: usize,
+    /// The store's options.
+    pub store: StoreOptions,
+    /// What runs in the guest.
+    pub guest: GuestBinaries<'static>,
+    /// Where Debian's packages come from.
+    pub debian: DebianSource,
+}
+
+impl Config {
+    /// The folder of disks.
+    #[must_use]
+    pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
+        data_dir.join("store")
+    }
+
+    /// Locked by the agent that owns the folder.
+    #[must_use]
+    pub fn lock_file(data_dir: &std::path::Path) -> PathBuf {
+        data_dir.join("agent.lock")
+    }
+
+    /// The host's credentials.
+    #[must_use]
+    pub fn credentials_file(data_dir: &std::path::Path) -> PathBuf {
+        data_dir.join("credentials.json")
+    }
+}
+
+/// Why the agent cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another agent owns the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file or socket operation failed.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store is not usable.
+    #[error("the store is not usable")]
+    Store(#[from] sandbar_storage::StoreError),
+    /// The guest kernel cannot be made.
+    #[error("the guest kernel cannot be prepared")]
+    Kernel(#[from] sandbar_storage::KernelError),
+    /// No VMM is usable.
+    #[error("no virtual machine monitor is usable")]
+    Virtualization(#[from] VirtualizationError),
+    /// A machine without a record cannot be ended.
+    #[error("a machine without a record cannot be ended")]
+    Stray(#[from] sandbar_vmm::VmmError),
+    /// The journal is not usable.
+    #[error("the journal is not usable")]
+    Journal(#[from] JournalError),
+    /// The network is not usable.
+    #[error("the network is not usable")]
+    Network(#[from] sandbar_hostnet::NetError),
+    /// What a former agent left cannot be taken up.
+    #[error("what a former agent left cannot be taken up")]
+    Resume(#[from] Error),
+    /// The control plane does not take this host.
+    #[error("the host cannot enrol")]
+    Enrolment(#[from] EnrolmentError),
+    /// The credentials do not serve TLS.
+    #[error("the host's credentials cannot be used")]
+    Tls(#[from] TlsError),
+    /// A task of the start died.
+    #[error("a part of the start died")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs the agent until `shutdown`. Sandboxes run on after it.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|source| StartError::Io { action: "make the agent's folder", source })?;
+    let _lock = InstanceLock::take(&Config::lock_file(&config.data_dir))?;
+
+    let (store, kernel) = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || -> Result<_, StartError> {
+            let store = Store::open(&Config::store_dir(&config.data_dir), &config.store)?;
+            let kernel = sandbar_storage::prepare_kernel(&store, config.guest, &config.debian, &|step: &str| {
+                tracing::info!(step, "preparing the guest kernel");
+            })?;
+            Ok((store, kernel))
+        })
+        .await??
+    };
+    let virtualization = Virtualization::detect(&kernel, &config.data_dir).await?;
+    tracing::info!(reason = virtualization.reason, "virtual machine monitor chosen");
+    let vmm = virtualization.vmm;
+
+    // The journal against what exists. Nothing is served before the two agree.
+    let journal = journal::Journal::open(config.data_dir.join("journal"))?;
+    let mut found = Vec::new();
+    for record in journal.read_all()? {
+        let work_dir = store.sandbox_files(record.id).dir;
+        found.push(registry::Found::look(&*vmm, &work_dir, record).await);
+    }
+    let keep: Vec<_> = found.iter().filter_map(registry::Found::process).collect();
+    reclaim_machines(store.dir(), &keep).await?;
+    let in_use: Vec<_> = found.iter().filter_map(registry::Found::slot_in_use).collect();
+    let network = NetConfig {
+        tag: virtualization::network_tag(&config.data_dir),
+        network: config.network,
+        pool_size: config.spare_slots,
+        uplink: Uplink::Detect,
+    };
+    let pool = Pool::open(network, &in_use).await?;
+    let known: Vec<_> = found.iter().map(registry::Found::id).collect();
+
+    let resources = Arc::new(resources::Resources {
+        vmm,
+        store,
+        pool,
+        journal,
+        kernel,
+        inventory: resources::Inventory::starting_now(),
+        deadlines: resources::Deadlines::default(),
+    });
+    let registry = registry::Registry::new(Arc::clone(&resources));
+    registry.resume(found).await;
+    registry.remove_strays(&known).await?;
+
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| StartError::Io { action: "listen for the control plane", source })?;
+    let local = listener
+        .local_addr()
+        .map_err(|source| StartError::Io { action: "listen for the control plane", source })?;
+    let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
+    let facts = Facts {
+        arch: sandbar_types::Arch::host(),
+        cpu_cores: machine_facts::cpu_cores(),
+        memory_mb: u32::try_from(machine_facts::memory_mb()).unwrap_or(u32::MAX),
+        disk_gb: u32::try_from(machine_facts::disk_gb(resources.store.dir())).unwrap_or(u32::MAX),
+        address: address.clone(),
+        vmm: resources.vmm.kind(),
+    };
+    let control = enrolment::ControlPlane::new(&config.control_url)?;
+    let credentials_file = Config::credentials_file(&config.data_dir);
+    let credentials =
+        control.enrol(&credentials_file, config.registration_token.as_deref(), &facts).await?;
+
+    let service = Arc::new(service::Service {
+        host_id: credentials.host_id,
+        registry: registry.clone(),
+        resources: Arc::clone(&resources),
+    });
+    let server = Server::from_listener(listener).with_tls(tls::server_config(&credentials)?);
+    let serving = server.serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
+    tracing::info!(%address, host = %credentials.host_id, "serving");
+    let reporting = tokio::spawn(enrolment::report(
+        control,
+        credentials,
+        Arc::clone(&resources),
+        registry.clone(),
+        shutdown.clone(),
+    ));
+    let served = serving.await;
+    shutdown.cancel();
+    let _ended = reporting.await;
+    registry.shut_down().await;
+    resources.pool.shutdown().await?;
+    served.map_err(|e| StartError::Io { action: "serve the control plane", source: std::io::Error::other(e) })
+}
+
+/// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one.
+async fn reclaim_machines(store: &std::path::Path, keep: &[ProcessIdentity]) -> Result<(), StartError> {
+    let found = process::machines_under(store)
+        .map_err(|source| StartError::Io { action: "look for machines without a record", source })?;
+    for (work_dir, machine) in found.into_iter().filter(|(_, machine)| !keep.contains(machine)) {
+        tracing::warn!(work_dir = %work_dir.display(), %machine, "machine without a record ended");
+        process::kill(machine).await?;
+    }
+    Ok(())
+}

@@ -9,6 +9,7 @@
 #[expect(missing_docs, reason = "generated: the contracts' comments are in the .proto files")]
 #[allow(
     clippy::all,
+    clippy::semicolon_if_nothing_returned,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     unreachable_pub,

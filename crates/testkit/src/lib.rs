@@ -1,1 +1,12 @@
-//! Sandbar.
+//! What tests stand on: a database of their own, and a host agent that is simulated.
+//!
+//! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
+//! into what users run.
+
+mod database;
+pub mod sim_host;
+
+pub use database::TestDatabase;
+
+/// The variable in which `with-postgres` hands a server's URL to the tests.
+pub const POSTGRES_VARIABLE: &str = "SANDBAR_TEST_POSTGRES";

@@ -20,6 +20,12 @@ pub struct TemplateName(String);
 pub struct InvalidName;
 
 impl TemplateName {
+    /// The template, and the image that it is made of, that every platform has.
+    #[must_use]
+    pub fn base() -> Self {
+        Self("base".to_owned())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

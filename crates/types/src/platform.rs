@@ -76,3 +76,14 @@ words! {
         Snapshot = "snapshot",
     }
 }
+
+impl Arch {
+    /// The architecture that this program was built for.
+    #[must_use]
+    pub const fn host() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        return Self::X86_64;
+        #[cfg(target_arch = "aarch64")]
+        return Self::Aarch64;
+    }
+}

@@ -1,1 +1,34 @@
-//! Sandbar.
+//! Virtual machine monitors: one trait, a driver for each.
+//!
+//! What lives here: starting, restoring, pausing, saving, adopting and killing one VMM process, and the facts that decide whether a
+//! snapshot may be restored on this host. What does not: where files come from (`storage`), how a slot of the network is made
+//! (`hostnet`), and what a sandbox is (`host-agent`). This crate depends on `types` alone.
+//!
+//! A machine is a process of its own session that outlives the one that started it. So nothing here is kept only in memory: a
+//! [`ProcessIdentity`] and a work folder are enough to take a machine over ([`Vmm::adopt`]), and a process that was started but
+//! never recorded is found again by the mark in its environment ([`process::machines_under`]).
+//!
+//! ```text
+//!   boot ----.                 .---- pause ---->.
+//!   restore --+--> running ---+                  +--> paused --- save_state --> paused
+//!   adopt ---'        |        `<--- resume ----'        |
+//!                     `---------- kill / exit -----------'--> gone
+//! ```
+//!
+//! The `qemu` driver drives `-M microvm`, so it is for x86-64 hosts.
+
+pub mod compatibility;
+pub mod error;
+pub mod machine;
+pub mod probe;
+pub mod process;
+pub mod qemu;
+mod qmp;
+mod spawn;
+mod tsc;
+
+pub use compatibility::{Accelerator, Compatibility, Mismatch};
+pub use error::VmmError;
+pub use machine::{BootSource, Machine, MachineSpec, SnapshotFiles, Vmm};
+pub use process::ProcessIdentity;
+pub use qemu::QemuVmm;

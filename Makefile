@@ -1,0 +1,57 @@
+# Sandbar's commands. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where the platform keeps everything, and what else `sandbar up` is told: make up ARGS="--listen 127.0.0.1:9000"
+DATA_DIR ?= /var/lib/sandbar
+ARGS ?=
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Rust that install-deps.sh has just installed is not in this shell's PATH yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+SANDBAR := target/release/sandbar
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: up
+up: build ## install what is missing, build, start everything in the background, print where to go
+	$(SUDO) $(SANDBAR) up --detach --data-dir $(DATA_DIR) $(ARGS)
+
+.PHONY: down
+down: ## stop the platform; sandboxes that run go on
+	$(SUDO) $(SANDBAR) down --data-dir $(DATA_DIR)
+
+.PHONY: build
+build: deps-up guest ## build the release binary
+	cargo build --release --locked -p sandbar
+
+.PHONY: guest
+guest: ## build the static binaries for the inside of the microVM
+	cargo xtask guest
+
+.PHONY: test
+test: ## install what is missing, run every check and every test
+	@scripts/test.sh
+
+.PHONY: bench
+bench: build ## measure the platform beside the bare VMM: a table, and target/bench.json
+	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(SANDBAR) cargo run --release --locked -p sandbar-bench -- $(ARGS)
+
+.PHONY: lint
+lint: guest ## formatting, lints, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo xtask licences
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt --all
+
+.PHONY: deps-up
+deps-up:
+	@scripts/install-deps.sh run build

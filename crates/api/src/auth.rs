@@ -1,0 +1,68 @@
+//! Who asks: from a request's credential to an [`OpContext`].
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderName;
+use axum::http::request::Parts;
+use sandbar_control::auth::AuthError;
+use sandbar_control::{Actor, OpContext};
+use sandbar_types::ErrorCode;
+
+use crate::AppState;
+use crate::error::ApiError;
+use crate::request::RequestId;
+
+/// A team's key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// A host's JWT.
+const X_HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
+
+/// A caller with a valid API key.
+pub(crate) struct Caller(pub(crate) OpContext);
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let key = credential(parts, &X_API_KEY)?;
+        let actor = app.control.authenticate_api_key(&key).await?;
+        context(parts, app, actor).await.map(Self)
+    }
+}
+
+/// A host agent with a valid token.
+pub(crate) struct HostCaller(pub(crate) OpContext);
+
+impl FromRequestParts<AppState> for HostCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let token = credential(parts, &X_HOST_TOKEN)?;
+        let actor = app.control.authenticate_host(&token).await?;
+        context(parts, app, actor).await.map(Self)
+    }
+}
+
+/// A caller whose credential is in the body, or who needs none.
+pub(crate) struct AnonymousCaller(pub(crate) OpContext);
+
+impl FromRequestParts<AppState> for AnonymousCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        context(parts, app, Actor::Anonymous).await.map(Self)
+    }
+}
+
+fn credential(parts: &Parts, name: &HeaderName) -> Result<String, ApiError> {
+    let value = parts
+        .headers
+        .get(name)
+        .ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, format!("this needs the header {name}")))?;
+    // Text that cannot be a credential is refused as any wrong one is.
+    value.to_str().map(str::to_owned).map_err(|_| AuthError::Invalid.into())
+}
+
+async fn context(parts: &mut Parts, app: &AppState, actor: Actor) -> Result<OpContext, ApiError> {
+    let RequestId(id) = RequestId::from_request_parts(parts, app).await?;
+    Ok(OpContext::new(id, actor))
+}

@@ -1,0 +1,156 @@
+//! The one place where a failure becomes an answer.
+//!
+//! Handlers return [`ApiError`]. It travels to the outermost layer (`request.rs`) inside the response's extensions, since only
+//! that layer knows the request's id, which the body must name and under which the log tells the whole story.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use sandbar_control::auth::AuthError;
+use sandbar_control::hosts::HostError;
+use sandbar_control::sandboxes::SandboxError;
+use sandbar_control::templates::TemplateError;
+use sandbar_types::ErrorCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// What the client hears where the fault is ours.
+const INTERNAL_MESSAGE: &str = "an internal error occurred; the server's log has it under this request id";
+
+/// A refused or failed request.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    code: ErrorCode,
+    status: StatusCode,
+    message: String,
+    /// The whole of it, for the log. Never for the client.
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { code, status, message: message.into(), source: None }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidRequest, message)
+    }
+
+    /// The path is ours, the method is not: the one status that has no code of its own.
+    pub(crate) fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, ..Self::invalid(message) }
+    }
+
+    /// A typed error of `control`, whose `Display` is meant for the caller unless the fault is ours.
+    pub(crate) fn from_typed(code: ErrorCode, error: impl StdError + Send + Sync + 'static) -> Self {
+        let message = match code {
+            ErrorCode::InternalError => INTERNAL_MESSAGE.to_owned(),
+            _ => error.to_string(),
+        };
+        Self { source: Some(Arc::new(error)), ..Self::new(code, message) }
+    }
+
+    /// The same, as a load balancer must hear it: 503 takes this replica out of its rotation.
+    pub(crate) fn but_unavailable(self) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..self }
+    }
+
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The body and status, now that the request's id is known.
+    pub(crate) fn render(&self, request_id: Uuid) -> Response<Body> {
+        let info = ErrorInfo { code: self.code, message: self.message.clone(), request_id };
+        let mut response = (self.status, axum::Json(ErrorBody { error: info })).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("X-API-Key"));
+        }
+        response
+    }
+
+    /// Tells the log, once: what is ours as an error, what is a host's as a warning, what is the client's in passing.
+    pub(crate) fn log(&self) {
+        let cause = self.source.as_deref().map(|source| Chain(source).to_string());
+        let (code, cause) = (self.code.as_str(), cause.as_deref().unwrap_or(&self.message));
+        match self.code {
+            ErrorCode::InternalError => tracing::error!(code, cause, "request failed"),
+            ErrorCode::AgentError
+            | ErrorCode::HostUnavailable
+            | ErrorCode::NoHostsAvailable
+            | ErrorCode::Timeout => tracing::warn!(code, cause, "request failed"),
+            _ => tracing::debug!(code, cause, "request refused"),
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response<Body> {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+macro_rules! from_typed {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for ApiError {
+            fn from(error: $error) -> Self {
+                Self::from_typed(error.code(), error)
+            }
+        }
+    )*};
+}
+
+from_typed!(AuthError, HostError, SandboxError, TemplateError);
+
+/// An error and all that it came from, in one line.
+struct Chain<'a>(&'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody {
+    error: ErrorInfo,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ErrorInfo)]
+struct ErrorInfo {
+    /// For programs.
+    #[schema(schema_with = crate::schema::error_code)]
+    code: ErrorCode,
+    /// For people; may change at any time.
+    #[schema(example = "there is no sandbox sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
+    message: String,
+    /// The request's id, as in the header `X-Request-Id` and in the server's log.
+    request_id: Uuid,
+}

@@ -1,0 +1,124 @@
+//! Extractors whose refusals are worded as the contract's errors.
+
+use std::error::Error as _;
+use std::str::FromStr;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use sandbar_types::id::Kind;
+use sandbar_types::{ErrorCode, Id};
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+/// A JSON object. No body at all is an empty object; unknown fields are ignored.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = is_json(request.headers());
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
+                ApiError::new(ErrorCode::TooLarge, "the request's body is too large")
+            } else {
+                ApiError::invalid("the request's body could not be read to its end")
+            }
+        })?;
+        let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+        if !is_json && body.as_ref() != b"{}" {
+            return Err(ApiError::invalid("send the body as JSON, with Content-Type: application/json"));
+        }
+        // An array would be taken for the fields in the order of their declaration.
+        if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(ApiError::invalid("the body must be a JSON object"));
+        }
+        let axum::Json(value) = axum::Json::from_bytes(&body).map_err(|rejection| refused(&rejection))?;
+        Ok(Self(value))
+    }
+}
+
+fn refused(rejection: &JsonRejection) -> ApiError {
+    // The source names the field and what is wrong with it; the rejection itself would only add words about types.
+    let what = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
+    ApiError::invalid(match rejection {
+        JsonRejection::JsonSyntaxError(_) => format!("the body is not valid JSON: {what}"),
+        _ => what,
+    })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// The id in the path `/{id}`. Text that is no id of this kind names nothing: 404.
+pub(crate) struct PathId<K>(pub(crate) Id<K>);
+
+impl<K: Kind, S: Send + Sync> FromRequestParts<S> for PathId<K> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(ErrorCode::NotFound, format!("there is no such {}", K::NOUN));
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
+        text.parse().map(Self).map_err(|_| unknown())
+    }
+}
+
+/// The query as pairs, in order, so that a parameter may be repeated.
+pub(crate) struct QueryPairs(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueryPairs {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::invalid("the query is not valid"))?;
+        Ok(Self(pairs))
+    }
+}
+
+impl QueryPairs {
+    /// All values of a parameter.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that may be given once.
+    pub(crate) fn one(&self, name: &'static str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.all(name);
+        let first = values.next();
+        match values.next() {
+            None => Ok(first),
+            Some(_) => Err(ApiError::invalid(format!("{name} may be given only once"))),
+        }
+    }
+
+    /// The same, read as a `T`.
+    pub(crate) fn parse<T>(&self, name: &'static str) -> Result<Option<T>, ApiError>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let read = |text: &str| text.parse().map_err(|error| ApiError::invalid(format!("{name}: {error}")));
+        self.one(name)?.map(read).transpose()
+    }
+
+    /// The values of a parameter that may be repeated, or given as a comma-separated list.
+    pub(crate) fn list<T>(&self, name: &'static str) -> Result<Vec<T>, ApiError>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .map(|text| text.parse().map_err(|error| ApiError::invalid(format!("{name}: {error}"))))
+            .collect()
+    }
+}

@@ -1,0 +1,93 @@
+//! The OpenAPI document: generated from the handlers, served, and drawn by Swagger UI from files inside the binary.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi};
+use utoipa::{Modify, OpenApi as _};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+const DESCRIPTION: &str = "\
+Sandbar runs untrusted code in microVMs on machines that you own.
+
+Send a team's key in the header `X-API-Key`. Times are RFC 3339 with microseconds, in UTC. Every answer carries \
+`X-Request-Id`; one sent with the request (a UUID) is kept. Unknown request fields are ignored. Lists that can grow take \
+`limit` and `cursor` and name the next page in `X-Next-Cursor`.
+
+`/v1/capsules/...` is an alias of `/v1/sandboxes/...`: a capsule is the dashboard's word for a sandbox.
+
+A path that exists is refused with 405 and the code `invalid_request` for other methods than its own.";
+
+/// What no handler says.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Sandbar", description = DESCRIPTION, license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    components(schemas(
+        crate::error::ErrorBody,
+        crate::v1::sandboxes::ExecStreamClientMessage,
+        crate::v1::sandboxes::ExecStreamServerMessage,
+    )),
+    tags(
+        (name = "sandboxes", description = "MicroVMs and the commands that run in them"),
+        (name = "files", description = "Files in a sandbox"),
+        (name = "snapshots", description = "What sandboxes start from"),
+        (name = "hosts", description = "What host agents ask"),
+        (name = "health", description = "For load balancers and supervisors"),
+    ),
+    modifiers(&Credentials),
+)]
+struct Base;
+
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, document: &mut OpenApi) {
+        let header = |name, description| {
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(name, description)))
+        };
+        let components = document.components.get_or_insert_with(Components::new);
+        components.add_security_scheme("api_key", header("X-API-Key", "A team's API key"));
+        components.add_security_scheme("host_token", header("X-Host-Token", "A host's own token"));
+    }
+}
+
+/// The part of the document that no handler gives.
+pub(crate) fn base() -> OpenApi {
+    Base::openapi()
+}
+
+/// `/openapi.json`, `/openapi.yaml` and `/docs`.
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S> {
+    // Strings, numbers and maps with text keys: neither can fail.
+    let json = Bytes::from(serde_json::to_vec_pretty(document).unwrap_or_default());
+    let yaml = Bytes::from(serde_yaml_ng::to_string(document).unwrap_or_default());
+    let ui: Router<S> = SwaggerUi::new("/docs").config(Config::new(["/openapi.json"])).into();
+    Router::new()
+        .route("/openapi.json", serve(json, "application/json"))
+        .route("/openapi.yaml", serve(yaml, "application/yaml"))
+        .merge(ui.layer(from_fn(page_policy)))
+}
+
+fn serve<S: Clone + Send + Sync + 'static>(
+    document: Bytes,
+    media_type: &'static str,
+) -> axum::routing::MethodRouter<S> {
+    get(move || std::future::ready(([(header::CONTENT_TYPE, media_type)], document.clone())))
+}
+
+/// Swagger UI is a page: it needs its own scripts, and sets styles from within them. Nothing comes from elsewhere.
+async fn page_policy(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+        ),
+    );
+    response
+}

@@ -1,0 +1,127 @@
+//! What surrounds every request: an id, a log span, metrics, error bodies, headers, and a bound on idle bodies.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use sandbar_types::ErrorCode;
+use tower_http::timeout::TimeoutBody;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::error::ApiError;
+
+/// The request's id, both ways.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client that sends nothing of its body for this long is cut off.
+const BODY_IDLE: Duration = Duration::from_secs(60);
+
+/// The request's id: the client's, where it sent a UUID, else one of ours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestId(pub(crate) Uuid);
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        Self(given.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(Uuid::now_v7))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        // Set by `surround`, which wraps every route.
+        Ok(parts.extensions.get().copied().unwrap_or_else(|| Self::of(&parts.headers)))
+    }
+}
+
+/// The outermost layer.
+pub(crate) async fn surround(mut request: Request, next: Next) -> Response<Body> {
+    let started = Instant::now();
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id);
+    let request = request.map(|body| Body::new(TimeoutBody::new(BODY_IDLE, body)));
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!("request", id = %id.0, %method, route);
+
+    let response = async {
+        let mut response = next.run(request).await;
+        if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+            error.log();
+            let given = std::mem::take(response.headers_mut());
+            response = error.render(id.0);
+            // What a layer within has said of the refusal (`Allow`) stays.
+            for (name, value) in &given {
+                if *name == header::ALLOW {
+                    response.headers_mut().insert(name, value.clone());
+                }
+            }
+        }
+        tracing::debug!(status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
+        response
+    }
+    .instrument(span)
+    .await;
+
+    let labels = [
+        ("method", method.to_string()),
+        ("route", route),
+        ("status", response.status().as_u16().to_string()),
+    ];
+    metrics::histogram!("sandbar_http_request_seconds", &labels).record(started.elapsed());
+    finish(response, id)
+}
+
+/// The headers of every answer. A route may have set stricter or looser ones of its own.
+fn finish(mut response: Response<Body>, id: RequestId) -> Response<Body> {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id.0.to_string()) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A handler that panicked: a fault of ours like any other.
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
+    let what = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "of an unknown kind".to_owned());
+    ApiError::from_typed(ErrorCode::InternalError, HandlerPanicked(what)).into_response()
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked: {0}")]
+struct HandlerPanicked(String);
+
+/// No such route.
+pub(crate) async fn no_route(request: Request) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is nothing at {}", request.uri().path()))
+}
+
+/// The route exists, for other methods.
+pub(crate) async fn no_method(request: Request) -> ApiError {
+    ApiError::method_not_allowed(format!(
+        "{} takes other methods than {}: see the header Allow",
+        request.uri().path(),
+        request.method()
+    ))
+}

@@ -1,0 +1,106 @@
+//! Schemas of the OpenAPI document that no derive can make, and the wire form of times.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sandbar_types::{ErrorCode, SandboxStatus, TemplateKind};
+use serde::{Serialize, Serializer};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
+
+/// A moment: RFC 3339 with microseconds, in UTC.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timestamp(pub(crate) DateTime<Utc>);
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+            .examples(["2026-11-22T04:33:12.345678Z"])
+            .into()
+    }
+}
+
+impl ToSchema for Timestamp {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Timestamp".into()
+    }
+}
+
+fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> RefOr<Schema> {
+    let words: Vec<&str> = words.into_iter().collect();
+    ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).enum_values(Some(words)).into()
+}
+
+/// All error codes.
+pub(crate) fn error_code() -> RefOr<Schema> {
+    words(ErrorCode::ALL.iter().map(|code| code.as_str()))
+}
+
+/// All states of a sandbox.
+pub(crate) fn sandbox_status() -> RefOr<Schema> {
+    words(SandboxStatus::ALL.iter().map(|status| status.as_str()))
+}
+
+/// What a template holds.
+pub(crate) fn template_kind() -> RefOr<Schema> {
+    words([TemplateKind::Base, TemplateKind::Snapshot].map(TemplateKind::as_str))
+}
+
+/// The refusals that these codes stand for, by status.
+fn refusals(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.http_status().to_string()).or_default().push(code.as_str());
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Error"))).build();
+            let response = ResponseBuilder::new()
+                .description(format!("`{}`", codes.join("`, `")))
+                .content("application/json", content)
+                .build();
+            (status, RefOr::T(response))
+        })
+        .collect()
+}
+
+macro_rules! refusal_sets {
+    ($($(#[$doc:meta])* $name:ident = [$($code:ident),* $(,)?];)*) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name;
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                refusals(&[$(ErrorCode::$code),*])
+            }
+        }
+    )*};
+}
+
+refusal_sets! {
+    /// Making a sandbox.
+    CreateRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
+        InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
+    /// Looking at what is in the database.
+    ReadRefusals = [InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, RateLimited, InternalError];
+    /// Acting on a sandbox through its host.
+    ActRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
+        InternalError, AgentError, HostUnavailable, Timeout,
+    ];
+    /// What hosts ask.
+    HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];
+    /// Asking whether the platform is ready. A database that does not answer is a 503, too, as load balancers want it.
+    ReadinessRefusals = [NoHostsAvailable];
+}

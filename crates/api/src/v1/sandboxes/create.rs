@@ -1,0 +1,124 @@
+//! `POST /v1/sandboxes`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NetworkRules, NewSandbox, SandboxError};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{OnTimeout, Sandbox};
+use crate::AppState;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::JsonBody;
+use crate::schema::CreateRefusals;
+
+/// What to make. Everything has a default.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct CreateSandbox {
+    /// The name of a template of the team's or the platform's.
+    #[schema(default = "base")]
+    template: Option<String>,
+    /// Templates with memory keep their own.
+    #[schema(minimum = 1, maximum = 32, default = 1)]
+    vcpus: Option<u32>,
+    /// Templates with memory keep their own.
+    #[schema(minimum = 128, maximum = 131_072, default = 512)]
+    memory_mb: Option<u32>,
+    /// The template's own, or left out.
+    #[schema(minimum = 512, maximum = 1_048_576)]
+    disk_mb: Option<u32>,
+    /// Seconds without activity after which it ends; 0 = never.
+    #[schema(minimum = 0, maximum = 2_592_000, default = 0)]
+    timeout_sec: Option<u32>,
+    /// `pause` is not supported yet.
+    on_timeout: Option<OnTimeout>,
+    /// Your own words about it; `GET /v1/sandboxes` can filter by them.
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+    /// Environment of every command in it.
+    #[serde(default)]
+    env: Option<BTreeMap<String, String>>,
+    /// Not supported yet: a request with rules is refused rather than ignored.
+    network: Option<Network>,
+}
+
+/// Egress rules.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Network {
+    /// Addresses, ranges and domains that may be reached.
+    #[serde(default)]
+    allow_out: Vec<String>,
+    /// Addresses, ranges and domains that may not.
+    #[serde(default)]
+    deny_out: Vec<String>,
+    /// Whether the internet may be reached at all.
+    allow_internet: Option<bool>,
+}
+
+/// Makes a sandbox and answers once its guest serves.
+#[utoipa::path(
+    post,
+    path = "",
+    operation_id = "create_sandbox",
+    tag = "sandboxes",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "The same key with the same body answers the same sandbox again, so that a lost answer can be asked for \
+                again; with another body it is a `conflict`."),
+    ),
+    request_body(content = Option<CreateSandbox>, content_type = "application/json"),
+    responses((status = 201, description = "It runs", body = Sandbox), CreateRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn create_sandbox(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CreateSandbox>,
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
+    let key = idempotency_key(&headers)?;
+    let sandbox = app.control.sandbox_create(&ctx, &body.into(), key.as_ref()).await?;
+    Ok((StatusCode::CREATED, Json(sandbox.into())))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().map_err(|_| SandboxError::from(InvalidSandbox::IdempotencyKey))?;
+    let key = text.parse().map_err(SandboxError::from)?;
+    Ok(Some(key))
+}
+
+impl From<CreateSandbox> for NewSandbox {
+    fn from(body: CreateSandbox) -> Self {
+        let CreateSandbox {
+            template,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            timeout_sec,
+            on_timeout,
+            metadata,
+            env,
+            network,
+        } = body;
+        Self {
+            template,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            timeout_sec,
+            on_timeout: on_timeout.map(Into::into),
+            metadata: metadata.unwrap_or_default(),
+            env: env.unwrap_or_default(),
+            network: network.map(|Network { allow_out, deny_out, allow_internet }| NetworkRules {
+                allow_out,
+                deny_out,
+                allow_internet,
+            }),
+        }
+    }
+}

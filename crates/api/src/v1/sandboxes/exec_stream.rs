@@ -1,0 +1,319 @@
+//! `GET /v1/sandboxes/{id}/exec/stream`: a command whose input and output are streamed over a WebSocket.
+//!
+//! ```text
+//! client: {type: start, ...}   first, once
+//!         {type: stdin, data, encoding?}   {type: close_stdin}   {type: stop}
+//! server: {type: start, pid}   {type: stdout|stderr, data, encoding?}   {type: exit, exit_code}   {type: error, data, code}
+//! ```
+//!
+//! `exit` or `error` is the last message; the server then closes. The client's closing kills the command unless it was started
+//! with `detach`. Two pumps run side by side, so that a command which waits for its output to be read does not keep its input
+//! from being written, and the other way round; whichever ends first ends the session.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, StreamExt as _};
+use sandbar_control::sandboxes::{
+    Command, ExecEvent, ExecInput, ExecOutput, ExecStreamOptions, OnClose, Sandbox, Stdin,
+};
+use sandbar_control::{Control, OpContext};
+use sandbar_types::{ErrorCode, id};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, interval_at, timeout};
+use utoipa::ToSchema;
+
+use super::exec::Encoding;
+use super::utf8_stream::{Piece, Utf8Stream};
+use crate::AppState;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::PathId;
+use crate::schema::ActRefusals;
+
+/// Largest message of a client.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// How long the client may take to say what to run.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How often the client is asked whether it is still there: its TCP connection may be dead without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A client of which nothing, not even the answer to a ping, was heard for this long is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a client says.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ExecStreamClientMessage {
+    /// What to run. The first message, and the only one of its kind.
+    Start(ExecStreamStart),
+    /// Bytes for the command's standard input.
+    Stdin {
+        data: String,
+        #[serde(default)]
+        encoding: Encoding,
+    },
+    /// The end of the command's standard input.
+    CloseStdin,
+    /// Kills the command; `exit` follows.
+    Stop,
+}
+
+/// What to run.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ExecStreamStart {
+    /// A program, found by the guest's PATH. No shell is involved.
+    cmd: String,
+    #[serde(default)]
+    args: Vec<String>,
+    /// Beside the sandbox's own environment.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// By default the user's home.
+    cwd: Option<String>,
+    /// By default the template's user.
+    user: Option<String>,
+    /// Seconds after which it is killed; 0 or left out = never.
+    timeout_sec: Option<u32>,
+    /// Whether it runs on when the connection ends.
+    #[serde(default)]
+    detach: bool,
+    /// Whether its standard input is open (the default) or at its end from the start.
+    stdin: Option<bool>,
+}
+
+/// What the server says.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ExecStreamServerMessage {
+    /// It runs.
+    Start { pid: u32 },
+    /// It wrote to standard output. `encoding` is left out where `data` is the text itself.
+    Stdout {
+        data: String,
+        #[serde(skip_serializing_if = "is_text")]
+        encoding: Encoding,
+    },
+    /// It wrote to standard error. `encoding` is left out where `data` is the text itself.
+    Stderr {
+        data: String,
+        #[serde(skip_serializing_if = "is_text")]
+        encoding: Encoding,
+    },
+    /// It ended; -1 where a signal ended it. The last message.
+    Exit { exit_code: i32 },
+    /// It could not be run, or the connection to it broke. The last message.
+    Error {
+        data: String,
+        #[schema(schema_with = crate::schema::error_code)]
+        code: ErrorCode,
+    },
+}
+
+fn is_text(encoding: &Encoding) -> bool {
+    *encoding == Encoding::Utf8
+}
+
+/// Runs a command with its input and output streamed over a WebSocket; the messages are JSON texts (see the schemas
+/// `ExecStreamClientMessage` and `ExecStreamServerMessage`).
+#[utoipa::path(
+    get,
+    path = "/{id}/exec/stream",
+    operation_id = "exec_stream_in_sandbox",
+    tag = "sandboxes",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    responses((status = 101, description = "The WebSocket is open: say what to run"), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn exec_stream_in_sandbox(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let upgrade = upgrade.map_err(|_| ApiError::invalid("this is a WebSocket: send an upgrade request"))?;
+    let span = tracing::Span::current();
+    Ok(upgrade.max_message_size(MESSAGE_BYTES).on_upgrade(move |socket| {
+        tracing::Instrument::instrument(session(app.control, ctx, sandbox, socket), span)
+    }))
+}
+
+async fn session(control: Control, ctx: OpContext, sandbox: Sandbox, socket: WebSocket) {
+    let (mut sink, mut source) = socket.split();
+    let ending = match start(&control, &ctx, &sandbox, &mut source).await {
+        Ok(Some((input, output))) => pump(input, output, &mut sink, source).await,
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    if let Some(error) = ending {
+        error.log();
+        let message = ExecStreamServerMessage::Error { data: error.message().to_owned(), code: error.code() };
+        // A client that is gone misses nothing.
+        let _ = sink.send(text(&message)).await;
+    }
+    let _ = sink.close().await;
+}
+
+/// Reads the first message and runs what it says. None: the client left first.
+async fn start(
+    control: &Control,
+    ctx: &OpContext,
+    sandbox: &Sandbox,
+    source: &mut SplitStream<WebSocket>,
+) -> Result<Option<(ExecInput, ExecOutput)>, ApiError> {
+    let first = timeout(START_LIMIT, next(source))
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::Timeout, "no start message came"))??;
+    let Some(first) = first else { return Ok(None) };
+    let ExecStreamClientMessage::Start(start) = first else {
+        return Err(ApiError::invalid("the first message must be of type start"));
+    };
+    let ExecStreamStart { cmd, args, env, cwd, user, timeout_sec, detach, stdin } = start;
+    let options = ExecStreamOptions {
+        timeout: timeout_sec
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(seconds.into())),
+        on_close: if detach { OnClose::Detach } else { OnClose::Kill },
+        stdin: if stdin.unwrap_or(true) { Stdin::Open } else { Stdin::Closed },
+    };
+    let command = Command { cmd, args, env, cwd, user };
+    let stream = control.sandbox_exec_stream(ctx, sandbox, &command, options).await?;
+    Ok(Some((stream.input, stream.output)))
+}
+
+/// Carries both directions until one ends. Dropping the command's stream is what kills it.
+async fn pump(
+    input: ExecInput,
+    output: ExecOutput,
+    sink: &mut SplitSink<WebSocket, Message>,
+    source: SplitStream<WebSocket>,
+) -> Option<ApiError> {
+    tokio::select! {
+        ending = pump_output(output, sink) => ending,
+        ending = pump_input(input, source) => ending,
+    }
+}
+
+/// Command to client. Ends with the command, or when the client cannot be written to.
+async fn pump_output(mut output: ExecOutput, sink: &mut SplitSink<WebSocket, Message>) -> Option<ApiError> {
+    let (mut stdout, mut stderr) = (Utf8Stream::default(), Utf8Stream::default());
+    let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = output.next() => event,
+            _ = ping.tick() => {
+                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return None;
+                }
+                continue;
+            }
+        };
+        let (messages, ended) = match event {
+            Ok(Some(ExecEvent::Started { pid })) => (vec![ExecStreamServerMessage::Start { pid }], false),
+            Ok(Some(ExecEvent::Stdout(data))) => {
+                (stdout.push(&data).map(on_stdout).into_iter().collect(), false)
+            }
+            Ok(Some(ExecEvent::Stderr(data))) => {
+                (stderr.push(&data).map(on_stderr).into_iter().collect(), false)
+            }
+            Ok(Some(ExecEvent::Exit { exit_code, .. })) => {
+                let mut messages = rest(&mut stdout, &mut stderr);
+                messages.push(ExecStreamServerMessage::Exit { exit_code });
+                (messages, true)
+            }
+            Ok(None) => {
+                let what = "the command's stream ended without telling how the command did";
+                return Some(ApiError::new(ErrorCode::AgentError, what));
+            }
+            Err(error) => {
+                for message in rest(&mut stdout, &mut stderr) {
+                    let _ = sink.send(text(&message)).await;
+                }
+                return Some(error.into());
+            }
+        };
+        for message in messages {
+            if sink.send(text(&message)).await.is_err() {
+                return None;
+            }
+        }
+        if ended {
+            return None;
+        }
+    }
+}
+
+fn on_stdout(Piece { data, encoding }: Piece) -> ExecStreamServerMessage {
+    ExecStreamServerMessage::Stdout { data, encoding }
+}
+
+fn on_stderr(Piece { data, encoding }: Piece) -> ExecStreamServerMessage {
+    ExecStreamServerMessage::Stderr { data, encoding }
+}
+
+/// What still waited for the rest of a character.
+fn rest(stdout: &mut Utf8Stream, stderr: &mut Utf8Stream) -> Vec<ExecStreamServerMessage> {
+    stdout.finish().map(on_stdout).into_iter().chain(stderr.finish().map(on_stderr)).collect()
+}
+
+/// Client to command. Ends when the client leaves, falls silent, or says what makes no sense.
+async fn pump_input(mut input: ExecInput, mut source: SplitStream<WebSocket>) -> Option<ApiError> {
+    loop {
+        let sent = match next(&mut source).await {
+            Ok(Some(ExecStreamClientMessage::Stdin { data, encoding })) => match decode(data, encoding) {
+                Ok(data) => input.stdin(data).await,
+                Err(error) => return Some(error),
+            },
+            Ok(Some(ExecStreamClientMessage::CloseStdin)) => input.close_stdin().await,
+            Ok(Some(ExecStreamClientMessage::Stop)) => input.stop().await,
+            Ok(Some(ExecStreamClientMessage::Start(_))) => {
+                return Some(ApiError::invalid("start may be sent only once"));
+            }
+            Ok(None) => return None,
+            Err(error) => return Some(error),
+        };
+        if sent.is_err() {
+            // The command's stream has ended: the other pump is about to say how.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn decode(data: String, encoding: Encoding) -> Result<Bytes, ApiError> {
+    match encoding {
+        Encoding::Utf8 => Ok(data.into()),
+        Encoding::Base64 => STANDARD
+            .decode(data)
+            .map(Bytes::from)
+            .map_err(|_| ApiError::invalid("stdin: data is not valid base64")),
+    }
+}
+
+/// The client's next message. None: it left, or is silent for so long that it must have.
+async fn next(source: &mut SplitStream<WebSocket>) -> Result<Option<ExecStreamClientMessage>, ApiError> {
+    loop {
+        let Ok(Some(Ok(message))) = timeout(SILENCE_LIMIT, source.next()).await else { return Ok(None) };
+        let message = match message {
+            Message::Text(text) => text,
+            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Close(_) => return Ok(None),
+            Message::Binary(_) => return Err(ApiError::invalid("messages are JSON texts")),
+        };
+        return serde_json::from_str(&message)
+            .map(Some)
+            .map_err(|error| ApiError::invalid(format!("not a valid message: {error}")));
+    }
+}
+
+fn text(message: &ExecStreamServerMessage) -> Message {
+    // Strings, numbers and words: this cannot fail.
+    Message::Text(serde_json::to_string(message).unwrap_or_default().into())
+}

@@ -1,0 +1,165 @@
+//! `POST /v1/sandboxes/{id}/files/write` and `.../files/read`: streamed through, whatever the size.
+
+use std::io;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, MultipartRejection};
+use axum::extract::{Multipart, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use sandbar_control::sandboxes::{FileContents, FileTarget};
+use sandbar_types::{ErrorCode, id, limits};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::ToSchema;
+
+use crate::AppState;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::{JsonBody, PathId};
+use crate::schema::ActRefusals;
+
+/// Chunks of an upload on their way from the client to the host. Their number bounds the memory that an upload takes.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// A file, and where it goes.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the form; the parts are read one by one as they arrive")]
+pub(crate) struct WriteFile {
+    /// Absolute, or relative to the user's home. Missing folders are made. Must come before `file`.
+    path: String,
+    /// Whose rights and home apply; by default the template's user. Must come before `file`.
+    user: Option<String>,
+    /// The contents.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Writes a file. It appears whole or not at all.
+#[utoipa::path(
+    post,
+    path = "/{id}/files/write",
+    operation_id = "write_sandbox_file",
+    tag = "files",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body(content = WriteFile, content_type = "multipart/form-data"),
+    responses((status = 204, description = "It is written"), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn write_sandbox_file(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<StatusCode, ApiError> {
+    let mut form =
+        form.map_err(|_| ApiError::invalid("send multipart/form-data with the parts path and file"))?;
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let (mut path, mut user) = (None, None);
+    while let Some(mut part) = form.next_field().await.map_err(broken)? {
+        match part.name() {
+            Some("path") => path = Some(short_text(&mut part, "path").await?),
+            Some("user") => user = Some(short_text(&mut part, "user").await?),
+            Some("file") => {
+                let path = path.ok_or_else(|| ApiError::invalid("the part path must come before file"))?;
+                let target = FileTarget { path, user };
+                let (chunks, contents) = mpsc::channel(CHUNKS_IN_FLIGHT);
+                let write =
+                    app.control.sandbox_write_file(&ctx, &sandbox, &target, ReceiverStream::new(contents));
+                let (written, ()) = tokio::join!(write, forward(part, chunks));
+                written?;
+                return Ok(StatusCode::NO_CONTENT);
+            }
+            _ => {}
+        }
+    }
+    Err(ApiError::invalid("the part file is missing"))
+}
+
+/// Passes the part on as it arrives. Ends early when the host no longer takes it: why is told by the write itself.
+async fn forward(mut part: Field<'_>, chunks: mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let chunk = match part.try_next().await {
+            Ok(Some(chunk)) => Ok(chunk),
+            Ok(None) => return,
+            Err(error) => Err(io::Error::other(error)),
+        };
+        let last = chunk.is_err();
+        if chunks.send(chunk).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// A part that is a name or path. What is longer than any of them may be is not read.
+async fn short_text(part: &mut Field<'_>, name: &str) -> Result<String, ApiError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = part.try_next().await.map_err(broken)? {
+        if bytes.len() + chunk.len() > limits::PATH_BYTES {
+            return Err(ApiError::invalid(format!("{name} is too long")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid(format!("{name} is not valid UTF-8")))
+}
+
+fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
+    ApiError::from_typed(ErrorCode::InvalidRequest, error)
+}
+
+/// Which file.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ReadFile {
+    /// Absolute, or relative to the user's home.
+    #[schema(example = "/home/user/result.json")]
+    path: String,
+    /// Whose rights and home apply; by default the template's user.
+    user: Option<String>,
+}
+
+/// A file's contents.
+#[utoipa::path(
+    post,
+    path = "/{id}/files/read",
+    operation_id = "read_sandbox_file",
+    tag = "files",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body = ReadFile,
+    responses(
+        (status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>),
+        ActRefusals,
+    ),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn read_sandbox_file(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    JsonBody(ReadFile { path, user }): JsonBody<ReadFile>,
+) -> Result<Response, ApiError> {
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let contents = app.control.sandbox_read_file(&ctx, &sandbox, &FileTarget { path, user }).await?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        // The guest's bytes are never a page of ours.
+        (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment")),
+    ];
+    Ok((headers, body(contents)).into_response())
+}
+
+/// A failure half way breaks the connection off, so that a part is never taken for the whole.
+fn body(contents: FileContents) -> Body {
+    Body::from_stream(futures::stream::try_unfold(contents, |mut contents| async move {
+        match contents.next().await {
+            Ok(chunk) => Ok(chunk.map(|chunk| (chunk, contents))),
+            Err(error) => {
+                let error = ApiError::from(error);
+                error.log();
+                Err(io::Error::other(error.to_string()))
+            }
+        }
+    }))
+}

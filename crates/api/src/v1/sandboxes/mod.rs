@@ -1,0 +1,160 @@
+//! `/v1/sandboxes`, and `/v1/capsules`, which is the same by the dashboard's word.
+
+mod create;
+mod delete;
+mod exec;
+mod exec_stream;
+mod files;
+mod get;
+mod list;
+mod ping;
+mod utf8_stream;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use axum::extract::DefaultBodyLimit;
+use sandbar_control::sandboxes;
+use sandbar_types::id::{Host, Team};
+use sandbar_types::{Id, SandboxStatus, id};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
+
+use crate::AppState;
+use crate::schema::Timestamp;
+
+pub(crate) use exec_stream::{ExecStreamClientMessage, ExecStreamServerMessage};
+
+/// The routes, relative to where they are mounted.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list::list_sandboxes, create::create_sandbox))
+        .routes(routes!(get::get_sandbox, delete::delete_sandbox))
+        .routes(routes!(exec::exec_in_sandbox))
+        .routes(routes!(exec_stream::exec_stream_in_sandbox))
+        // Streamed to the guest as it comes: no limit.
+        .routes(routes!(files::write_sandbox_file).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(files::read_sandbox_file))
+        .routes(routes!(ping::ping_sandbox))
+}
+
+/// One microVM and its disk.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Sandbox {
+    #[schema(value_type = String, example = "sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
+    id: Id<id::Sandbox>,
+    #[schema(value_type = String, example = "team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
+    team_id: Id<Team>,
+    #[schema(schema_with = crate::schema::sandbox_status)]
+    status: SandboxStatus,
+    /// Why it ended, where it did not end by request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<String>,
+    /// The name of the template that it started from.
+    #[schema(example = "base")]
+    template: String,
+    vcpus: u32,
+    memory_mb: u32,
+    disk_mb: u32,
+    /// Seconds without activity after which it ends; 0 = never.
+    timeout_sec: u32,
+    on_timeout: OnTimeout,
+    /// When it ends unless something happens in it before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+    metadata: BTreeMap<String, String>,
+    /// Null until a host was chosen.
+    #[schema(value_type = Option<String>)]
+    host_id: Option<Id<Host>>,
+    /// Its own address, as it sees it. The same in every sandbox.
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    guest_ip: Option<Ipv4Addr>,
+    /// The address at which its host reaches it.
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    host_ip: Option<Ipv4Addr>,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_active_at: Option<Timestamp>,
+    updated_at: Timestamp,
+}
+
+/// What happens to a sandbox that was idle for its time-out.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnTimeout {
+    /// It is destroyed.
+    Kill,
+    /// Its memory and disk are kept, and it can go on later.
+    Pause,
+}
+
+impl From<OnTimeout> for sandboxes::OnTimeout {
+    fn from(word: OnTimeout) -> Self {
+        match word {
+            OnTimeout::Kill => Self::Kill,
+            OnTimeout::Pause => Self::Pause,
+        }
+    }
+}
+
+impl From<sandboxes::OnTimeout> for OnTimeout {
+    fn from(word: sandboxes::OnTimeout) -> Self {
+        match word {
+            sandboxes::OnTimeout::Kill => Self::Kill,
+            sandboxes::OnTimeout::Pause => Self::Pause,
+        }
+    }
+}
+
+impl From<sandboxes::Sandbox> for Sandbox {
+    fn from(sandbox: sandboxes::Sandbox) -> Self {
+        // `..` only because the type is open to fields of later versions.
+        let sandboxes::Sandbox {
+            id,
+            team_id,
+            status,
+            template,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            timeout_sec,
+            on_timeout,
+            metadata,
+            host_id,
+            guest_ip,
+            host_ip,
+            created_at,
+            started_at,
+            last_active_at,
+            expires_at,
+            updated_at,
+            status_reason,
+            ..
+        } = sandbox;
+        Self {
+            id,
+            team_id,
+            status,
+            status_reason,
+            template: template.into(),
+            vcpus,
+            memory_mb,
+            disk_mb,
+            timeout_sec,
+            on_timeout: on_timeout.into(),
+            expires_at: expires_at.map(Timestamp),
+            metadata,
+            host_id,
+            guest_ip,
+            host_ip,
+            created_at: Timestamp(created_at),
+            started_at: started_at.map(Timestamp),
+            last_active_at: last_active_at.map(Timestamp),
+            updated_at: Timestamp(updated_at),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The API as a client sees it: a real listener, a real database, and a host that is simulated behind real mutual TLS.
+//!
+//! Files mirror the URLs. `platform` starts the whole for one test; `client` is how the tests speak HTTP and WebSocket.
+
+mod auth;
+mod client;
+mod openapi;
+mod platform;
+mod surroundings;
+mod v1;

@@ -1,0 +1,201 @@
+//! A whole platform for one test: database, control plane, API on a port of its own, one simulated host that was let in the way
+//! every host is.
+
+use std::time::Duration;
+
+use sandbar_control::bootstrap::FirstRunSecrets;
+use sandbar_control::config::MonitorConfig;
+use sandbar_control::hosts::NewHost;
+use sandbar_control::secrets::MasterKey;
+use sandbar_control::{Config, Control, OpContext};
+use sandbar_store::Store;
+use sandbar_store::api_keys::NewApiKeyRow;
+use sandbar_store::teams::{NewUserRow, Role};
+use sandbar_testkit::TestDatabase;
+use sandbar_testkit::sim_host::SimHost;
+use sandbar_types::Id;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use sqlx::postgres::PgListener;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::client::Client;
+
+/// See the module. Dropping it ends everything.
+pub(crate) struct Platform {
+    /// With the first team's key.
+    pub(crate) api: Client,
+    pub(crate) control: Control,
+    pub(crate) store: Store,
+    pub(crate) host: SimHost,
+    pub(crate) host_id: String,
+    pub(crate) host_token: String,
+    key: SecretString,
+    master_key: MasterKey,
+    config: Config,
+    _stop: DropGuard,
+    // Last: what is connected to it ends first.
+    pub(crate) database: TestDatabase,
+}
+
+/// The defaults, but with patience for a test's length.
+pub(crate) fn config() -> Config {
+    Config {
+        create_deadline: Duration::from_secs(2),
+        destroy_deadline: Duration::from_secs(2),
+        call_deadline: Duration::from_secs(2),
+        operation_deadline: Duration::from_secs(3),
+        monitor: MonitorConfig { interval: Duration::from_millis(200), ..MonitorConfig::default() },
+        ..Config::default()
+    }
+}
+
+impl Platform {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(config()).await
+    }
+
+    pub(crate) async fn start_with(config: Config) -> Self {
+        let database = TestDatabase::new().await;
+        let store = Store::connect(&database.url()).await.unwrap();
+        let master_key = MasterKey::generate();
+        let control = Control::start(store.clone(), master_key.clone(), config.clone()).await.unwrap();
+        let secrets = FirstRunSecrets::generate();
+        control.first_run("admin@example.org", "First", &secrets).await.unwrap().unwrap();
+
+        let stop = CancellationToken::new();
+        let api = serve(control.clone(), stop.clone()).await.with_key(secrets.api_key.expose_secret());
+        let (host, host_id, host_token) = let_in(&control, &api).await;
+        control.ensure_base_template(host_id.parse().unwrap()).await.unwrap();
+        Self {
+            api,
+            control,
+            store,
+            host,
+            host_id,
+            host_token,
+            key: secrets.api_key,
+            master_key,
+            config,
+            _stop: stop.drop_guard(),
+            database,
+        }
+    }
+
+    /// Another control plane on the same database, as after the first one's death. With background work.
+    pub(crate) async fn successor(&self) -> Successor {
+        let control =
+            Control::start(self.store.clone(), self.master_key.clone(), self.config.clone()).await.unwrap();
+        let stop = CancellationToken::new();
+        let background = control.clone();
+        let token = stop.clone();
+        tokio::spawn(async move { background.run_background(token).await });
+        Successor { api: serve(control, stop.clone()).await, _stop: stop.drop_guard() }
+    }
+
+    /// The context of a request with the first team's key.
+    pub(crate) async fn first_team_context(&self) -> OpContext {
+        let actor = self.control.authenticate_api_key(self.key.expose_secret()).await.unwrap();
+        OpContext::new(Uuid::now_v7(), actor)
+    }
+
+    /// Waits until `count` sandboxes have come to their end, woken by the database.
+    pub(crate) async fn settled(&self, count: i64) {
+        let pool = self.database.pool();
+        let trigger = "CREATE OR REPLACE FUNCTION tell() RETURNS trigger AS $$
+                BEGIN PERFORM pg_notify('sandboxes', ''); RETURN NULL; END $$ LANGUAGE plpgsql;
+            CREATE OR REPLACE TRIGGER tell AFTER UPDATE ON sandboxes EXECUTE FUNCTION tell();";
+        sqlx::raw_sql(trigger).execute(pool).await.unwrap();
+        let mut listener = PgListener::connect_with(pool).await.unwrap();
+        listener.listen("sandboxes").await.unwrap();
+        let wait = async {
+            loop {
+                let ended = "SELECT count(*) FROM sandboxes WHERE status IN ('stopped', 'error')";
+                let now: i64 = sqlx::query_scalar(ended).fetch_one(pool).await.unwrap();
+                if now >= count {
+                    break;
+                }
+                listener.recv().await.unwrap();
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        assert!(waited.is_ok(), "{count} sandboxes did not come to their end");
+    }
+
+    /// A client with the key of another team.
+    pub(crate) async fn stranger(&self) -> Client {
+        let key = format!("e2b_{:040x}", Id::<sandbar_types::id::ApiKey>::new().uuid().as_u128());
+        let (user, team) = (Id::new(), Id::new());
+        let hash = Sha256::digest(key.as_bytes()).into();
+        let new_user = NewUserRow {
+            id: user,
+            email: "stranger@example.org",
+            name: "Stranger",
+            password_hash: None,
+            is_admin: false,
+        };
+        let new_key = NewApiKeyRow {
+            id: Id::new(),
+            team_id: team,
+            name: "stranger",
+            key_hash: &hash,
+            key_prefix: &key[..8],
+            created_by: Some(user),
+            expires_at: None,
+        };
+        let mut tx = self.store.begin().await.unwrap();
+        tx.user_insert(&new_user).await.unwrap();
+        tx.team_insert(team, "Strangers", "0a1b2c-3d4e5f").await.unwrap();
+        tx.membership_insert(team, user, Role::Owner, true).await.unwrap();
+        tx.api_key_insert(&new_key).await.unwrap();
+        tx.commit().await.unwrap();
+        self.api.with_key(&key)
+    }
+}
+
+/// See [`Platform::successor`].
+pub(crate) struct Successor {
+    /// Without a credential.
+    pub(crate) api: Client,
+    _stop: DropGuard,
+}
+
+async fn serve(control: Control, stop: CancellationToken) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let router = sandbar_api::router(control, &sandbar_api::Config::default());
+    tokio::spawn(sandbar_api::serve(listener, router, stop, Duration::ZERO));
+    Client::new(address)
+}
+
+/// A new host that registered over HTTP and sent its first heartbeat: the host, its id, its token.
+pub(crate) async fn let_in(control: &Control, api: &Client) -> (SimHost, String, String) {
+    let created = control.host_create(&OpContext::system(), &NewHost::default()).await.unwrap();
+    let host = SimHost::bind().await.unwrap();
+    let body = registration(&host, created.registration_token.expose_secret());
+    let answer = api.anonymous().post("/v1/hosts/register", body).await.expect(201);
+    let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+    let id = answer["host"]["id"].as_str().unwrap().to_owned();
+    host.enroll(&id, &text("cert"), &text("ca")).await.unwrap();
+    let token = text("token");
+    let body = json!({"inventory_generation": host.inventory_generation()});
+    api.with_host_token(&token).post(&format!("/v1/hosts/{id}/heartbeat"), body).await.expect(204);
+    (host, id, token)
+}
+
+/// What an agent says of itself.
+pub(crate) fn registration(host: &SimHost, token: &str) -> serde_json::Value {
+    json!({
+        "token": token,
+        "arch": "x86_64",
+        "cpu_cores": 8,
+        "memory_mb": 65_536,
+        "disk_gb": 500,
+        "address": host.address(),
+        "vmm": "qemu",
+        "csr": host.csr().unwrap(),
+    })
+}

@@ -1,0 +1,120 @@
+//! What every answer has in common, and the routes that need no credential.
+
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::json;
+
+use crate::client::send;
+use crate::platform::Platform;
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_refused_as_errors_of_the_contract() {
+    let platform = Platform::start().await;
+    for path in ["/", "/v1", "/v1/nothing", "/v1/sandboxes/", "/v1/capsules/x/y/z", "/metrics"] {
+        platform.api.get(path).await.refused(404, "not_found");
+    }
+    let answer = platform.api.delete("/v1/sandboxes").await;
+    assert!(answer.headers["allow"].to_str().unwrap().contains("POST"));
+    answer.refused(405, "invalid_request");
+    platform.api.post("/healthz", json!({})).await.refused(405, "invalid_request");
+    send(platform.api.request(Method::PUT, "/v1/capsules")).await.refused(405, "invalid_request");
+}
+
+#[tokio::test]
+async fn a_request_keeps_its_id_and_gets_one_where_it_has_none() {
+    let platform = Platform::start().await;
+    let id = "0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e";
+    let ask =
+        |given: &'static str| send(platform.api.request(Method::GET, "/v1/x").header("X-Request-Id", given));
+    assert_eq!(ask(id).await.headers["x-request-id"], id);
+    for strange in ["not a uuid", ""] {
+        let answer = ask(strange).await;
+        let own = answer.headers["x-request-id"].to_str().unwrap();
+        assert_eq!(own.parse::<uuid::Uuid>().unwrap().get_version_num(), 7);
+        answer.refused(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_tells_browsers_to_keep_out() {
+    let platform = Platform::start().await;
+    for path in ["/healthz", "/v1/sandboxes", "/v1/nothing", "/openapi.json", "/docs/"] {
+        let answer = platform.api.get(path).await;
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{path}");
+        assert_eq!(answer.headers["x-frame-options"], "DENY", "{path}");
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert_eq!(policy.contains("default-src 'none'"), path != "/docs/", "{path}: {policy}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_json_objects_are_refused_with_the_reason() {
+    let platform = Platform::start().await;
+    let post = |body: &'static str, media_type: &'static str| {
+        send(platform.api.request(Method::POST, "/v1/sandboxes").header(CONTENT_TYPE, media_type).body(body))
+    };
+    let json = "application/json";
+    for (body, media_type, word) in [
+        ("{", json, "not valid JSON"),
+        ("", "text/plain", ""),
+        ("{}x", json, "not valid JSON"),
+        ("[\"base\"]", json, "JSON object"),
+        ("null", json, "JSON object"),
+        ("\"base\"", json, "JSON object"),
+        ("{\"vcpus\": 1}", "text/plain", "Content-Type"),
+        ("vcpus=1", "application/x-www-form-urlencoded", "Content-Type"),
+        ("{\"vcpus\": 1, \"vcpus\": 2}", json, "duplicate"),
+        ("{\"template\": \"\u{0}\"}", json, "not valid JSON"),
+    ] {
+        let answer = post(body, media_type).await;
+        if word.is_empty() {
+            answer.expect(201);
+        } else {
+            let message = answer.refused(400, "invalid_request");
+            assert!(message.contains(word), "{body}: {message}");
+        }
+    }
+    let large = format!("{{\"template\": \"{}\"}}", "x".repeat(2 << 20));
+    let request = platform.api.request(Method::POST, "/v1/sandboxes").header(CONTENT_TYPE, json).body(large);
+    send(request).await.refused(413, "too_large");
+}
+
+#[tokio::test]
+async fn health_is_the_process_and_readiness_the_platform() {
+    let platform = Platform::start().await;
+    let anyone = platform.api.anonymous();
+    assert_eq!(anyone.get("/healthz").await.expect(200)["status"], "ok");
+    assert_eq!(anyone.get("/readyz").await.expect(200), json!({"status": "ready", "hosts_online": 1}));
+    sqlx::query("UPDATE hosts SET status = 'unreachable'").execute(platform.database.pool()).await.unwrap();
+    anyone.get("/readyz").await.refused(503, "no_hosts_available");
+    platform.store.close().await;
+    anyone.get("/readyz").await.refused(503, "internal_error");
+    anyone.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
+async fn the_document_and_its_page_are_served_from_the_binary_alone() {
+    let platform = Platform::start().await;
+    let anyone = platform.api.anonymous();
+    let json = anyone.get("/openapi.json").await.expect(200);
+    assert_eq!(json, serde_json::to_value(sandbar_api::openapi()).unwrap());
+    let yaml = anyone.get("/openapi.yaml").await;
+    assert_eq!(yaml.headers["content-type"], "application/yaml");
+    assert!(String::from_utf8(yaml.bytes).unwrap().starts_with("openapi: 3.1.0"));
+    // Redirected to /docs/.
+    let page = String::from_utf8(anyone.get("/docs").await.bytes).unwrap();
+    assert!(page.contains("swagger-ui-bundle.js"), "{page}");
+    assert!(!page.contains("http://") && !page.contains("https://"), "{page}");
+    assert!(anyone.get("/docs/swagger-ui-bundle.js").await.bytes.len() > 100_000);
+    let initializer = String::from_utf8(anyone.get("/docs/swagger-initializer.js").await.bytes).unwrap();
+    assert!(initializer.contains("/openapi.json"), "{initializer}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_our_fault_and_tells_nothing_of_itself() {
+    let platform = Platform::start().await;
+    platform.store.close().await;
+    let message = platform.api.get("/v1/sandboxes").await.refused(500, "internal_error");
+    assert!(!message.to_lowercase().contains("database") && !message.contains("pool"), "{message}");
+}

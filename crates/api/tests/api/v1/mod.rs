@@ -1,0 +1,3 @@
+mod hosts;
+mod sandboxes;
+mod snapshots;

@@ -1,0 +1,9 @@
+mod create;
+mod create_faults;
+mod delete;
+mod exec;
+mod exec_stream;
+mod files;
+mod idempotency;
+mod list;
+mod ping;

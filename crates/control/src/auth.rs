@@ -1,0 +1,96 @@
+//! From a credential to an [`Actor`].
+
+use sandbar_store::StoreError;
+use sandbar_types::ErrorCode;
+use secrecy::SecretString;
+
+use crate::secrets::{random_token, token_hash};
+use crate::{Actor, Control};
+
+/// What every API key begins with; E2B's clients insist on it.
+const KEY_PREFIX: &str = "e2b_";
+/// Random bytes of a key: 40 hexadecimal digits.
+const KEY_BYTES: usize = 20;
+/// Characters of a key that lists show.
+const SHOWN: usize = 12;
+
+/// Why a credential is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// It is malformed, unknown, revoked or expired: the caller is not told which.
+    #[error("the credential is not valid")]
+    Invalid,
+    /// The database failed.
+    #[error("the database failed")]
+    Store(#[from] StoreError),
+}
+
+impl AuthError {
+    /// The code that the API answers with.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid => ErrorCode::Unauthorized,
+            Self::Store(_) => ErrorCode::InternalError,
+        }
+    }
+}
+
+/// A new API key.
+pub(crate) fn new_api_key() -> SecretString {
+    random_token::<KEY_BYTES>(KEY_PREFIX)
+}
+
+/// Whether text has the form of a key. Anything else is refused without asking the database.
+pub(crate) fn is_api_key(text: &str) -> bool {
+    text.strip_prefix(KEY_PREFIX).is_some_and(|rest| {
+        rest.len() == 2 * KEY_BYTES && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// The part of a key that lists show.
+pub(crate) fn shown_prefix(key: &str) -> &str {
+    key.get(..SHOWN).unwrap_or(key)
+}
+
+impl Control {
+    /// Who an API key acts for.
+    pub async fn authenticate_api_key(&self, presented: &str) -> Result<Actor, AuthError> {
+        if !is_api_key(presented) {
+            return Err(AuthError::Invalid);
+        }
+        let hash = token_hash(&presented.into());
+        let key = self.store().api_key_find(&hash).await?.ok_or(AuthError::Invalid)?;
+        if key.use_is_stale {
+            self.store().api_key_used(key.id).await?;
+        }
+        Ok(Actor::ApiKey { id: key.id, name: key.name, team: key.team_id })
+    }
+
+    /// Which host a host token belongs to. A host that was deleted is still told who it is: what it asks for is then not found.
+    pub async fn authenticate_host(&self, presented: &str) -> Result<Actor, AuthError> {
+        let token = self.host_tokens().check(presented).ok_or(AuthError::Invalid)?;
+        match self.store().host_find(token.id).await? {
+            Some(host) if host.credential_epoch != token.epoch => Err(AuthError::Invalid),
+            _ => Ok(Actor::Host { id: token.id }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    #[test]
+    fn new_keys_have_the_form_of_one_and_others_do_not() {
+        let key = new_api_key();
+        let key = key.expose_secret();
+        assert!(is_api_key(key), "{key}");
+        assert_eq!(key.len(), 44);
+        assert_eq!(shown_prefix(key), &key[..12]);
+        for bad in ["", "e2b_", &key[..43], &format!("{key}0"), &key.to_uppercase(), &key.replace("e2b_", "e2c_")] {
+            assert!(!is_api_key(bad), "{bad}");
+        }
+    }
+}

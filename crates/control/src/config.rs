@@ -1,0 +1,63 @@
+//! What an operator can set about the control plane's behaviour. The defaults are what production wants; tests shorten them.
+
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long one host may take to make a sandbox. Shorter than `operation_deadline`, so that a create ends by itself.
+    pub create_deadline: Duration,
+    /// How long one host may take to end a sandbox. Shorter than `operation_deadline`.
+    pub destroy_deadline: Duration,
+    /// How long one host may take for a short question (ping, inventory).
+    pub call_deadline: Duration,
+    /// How long a host may take to boot an image and keep it as a template. Software emulation takes minutes.
+    pub template_deadline: Duration,
+    /// After this long in a transitional state, a sandbox is taken over by the reconciler.
+    pub operation_deadline: Duration,
+    /// How much of a host's memory may be promised to sandboxes, in percent. Above 100, since clones of one snapshot share
+    /// the pages that they have not written; the host itself refuses what does not fit.
+    pub memory_promise_percent: u32,
+    /// How the reconciler and the monitor behave.
+    pub monitor: MonitorConfig,
+}
+
+/// How rows and hosts are held together.
+#[derive(Debug, Clone)]
+pub struct MonitorConfig {
+    /// Time between two rounds.
+    pub interval: Duration,
+    /// A host that was silent for this long is unreachable.
+    pub unreachable_after: Duration,
+    /// A virtual machine that the database does not know is destroyed at this age.
+    pub orphan_grace: Duration,
+    /// At most so many sandboxes of one host are given up, and at most so many unknown machines destroyed, in one round,
+    /// unless a second listing in a row says the same of the sandboxes. A host whose journal was mounted late must not
+    /// cost a fleet.
+    pub mass_limit: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            create_deadline: Duration::from_secs(40),
+            destroy_deadline: Duration::from_secs(30),
+            call_deadline: Duration::from_secs(10),
+            template_deadline: Duration::from_secs(900),
+            operation_deadline: Duration::from_secs(60),
+            memory_promise_percent: 200,
+            monitor: MonitorConfig::default(),
+        }
+    }
+}
+
+impl Default for MonitorConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            unreachable_after: Duration::from_secs(90),
+            orphan_grace: Duration::from_secs(60),
+            mass_limit: 10,
+        }
+    }
+}

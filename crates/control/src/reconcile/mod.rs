@@ -1,0 +1,1 @@
+//! Holds rows and virtual machines together.

@@ -1,0 +1,109 @@
+//! Sandboxes: what a caller may ask of one, and why it is refused.
+//!
+//! Each operation is a file: [`create`](self), `destroy`, `exec`, `files`, `list`. A [`Sandbox`] is an authorized one: only lookups
+//! in this crate make it.
+
+mod create;
+mod destroy;
+mod error;
+mod exec;
+mod files;
+mod lookup;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use chrono::{DateTime, Utc};
+use sandbar_types::id::{Host, Team};
+use sandbar_types::{Id, SandboxStatus, TemplateName, id};
+use serde::{Deserialize, Serialize};
+
+pub use error::{NoHostReason, SandboxError};
+pub use exec::{
+    Command, ExecEvent, ExecInput, ExecOutput, ExecResult, ExecStream, ExecStreamOptions, OnClose, Stdin,
+};
+pub use files::{FileContents, FileTarget, FileWritten};
+pub use lookup::SandboxFilter;
+pub use validate::InvalidSandbox;
+
+/// A sandbox that the caller may act on, as it was when it was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the API's own")]
+pub struct Sandbox {
+    pub id: Id<id::Sandbox>,
+    pub team_id: Id<Team>,
+    pub status: SandboxStatus,
+    pub template: TemplateName,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub disk_mb: u32,
+    pub timeout_sec: u32,
+    pub on_timeout: OnTimeout,
+    pub metadata: BTreeMap<String, String>,
+    pub host_id: Option<Id<Host>>,
+    pub guest_ip: Option<Ipv4Addr>,
+    pub host_ip: Option<Ipv4Addr>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub last_active_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
+    /// Why it ended, where it did not end by request.
+    pub status_reason: Option<String>,
+}
+
+/// What happens to a sandbox that was idle for its time-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is destroyed.
+    Kill,
+    /// Its memory and disk are kept, and it can go on later.
+    Pause,
+}
+
+/// What a caller asks for. `None` = the default.
+#[derive(Debug, Clone, Default, Serialize)]
+#[expect(missing_docs, reason = "the names are the API's own")]
+pub struct NewSandbox {
+    pub template: Option<String>,
+    pub vcpus: Option<u32>,
+    pub memory_mb: Option<u32>,
+    pub disk_mb: Option<u32>,
+    pub timeout_sec: Option<u32>,
+    pub on_timeout: Option<OnTimeout>,
+    pub metadata: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
+    pub network: Option<NetworkRules>,
+}
+
+/// Egress rules of a sandbox.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct NetworkRules {
+    /// Addresses, ranges and domains that may be reached.
+    pub allow_out: Vec<String>,
+    /// Addresses, ranges and domains that may not.
+    pub deny_out: Vec<String>,
+    /// Whether the internet may be reached at all.
+    pub allow_internet: Option<bool>,
+}
+
+/// Names one attempt to create, so that a client whose answer was lost may ask again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Most characters of a key.
+    pub const MAX_LEN: usize = 255;
+}
+
+impl std::str::FromStr for IdempotencyKey {
+    type Err = InvalidSandbox;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSandbox> {
+        let fits = (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidSandbox::IdempotencyKey) }
+    }
+}

@@ -1,0 +1,64 @@
+//! The guest agent's executable: reads the command line, takes its place in the system, serves.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use sandbar_guest_agent::options::{self, Invocation, Options, ReadyPush, SystemChanges};
+use sandbar_guest_agent::server::{self, Agent};
+use sandbar_guest_agent::state::State;
+use sandbar_guest_agent::{ready, system};
+use tokio::net::TcpListener;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
+    let options = match options::parse(std::env::args().skip(1)) {
+        Ok(Invocation::Serve(options)) => options,
+        Ok(Invocation::Version) => {
+            println!("sandbar-guest-agent {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("sandbar-guest-agent: {error}\n{}", options::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    // New files are 0644 and folders 0755, whatever the parent's mask was.
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    if options.system_changes == SystemChanges::Allowed {
+        system::outlive_everything();
+    }
+    // Most of the work waits for processes and sockets; the second worker keeps answers coming while one copies.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build();
+    let served = runtime.and_then(|runtime| runtime.block_on(run(options)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the agent cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> std::io::Result<()> {
+    let (state, start) = State::load(options.state_file.clone()).map_err(std::io::Error::other)?;
+    let listener = TcpListener::bind(options.listen).await?;
+    // For whoever asked for port 0. The console of a sandbox gets a line to tell that the agent runs.
+    println!("listening on {}", listener.local_addr()?);
+    std::io::stdout().flush()?;
+    if let ReadyPush::To(port) = options.ready_push {
+        let gateway = options.gateway;
+        // The listener takes connections from here on, though they are answered a moment later.
+        tokio::spawn(async move { ready::push(gateway, port, start, &boot_id()).await });
+    }
+    server::serve(listener, Arc::new(Agent::new(options, state))).await
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}

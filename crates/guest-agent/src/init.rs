@@ -1,0 +1,349 @@
+//! `POST /init`: the host makes this guest one particular sandbox. After a boot, and again after every restore.
+//!
+//! The order is the contract. Clock, entropy and hostname come before the token, since with the token the sandbox begins
+//! to serve: a guest that shares its random numbers with its siblings must never do that. So a failed step leaves the
+//! token as it was and answers 500.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use axum::extract::State as Extract;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+
+use crate::error::ApiError;
+use crate::server::Agent;
+use crate::state::{AccessToken, Sandbox, StateError};
+use crate::system::System;
+
+/// Bytes of entropy that one call may bring.
+const ENTROPY_MAX: usize = 4096;
+/// Linux's limit for a hostname.
+const HOSTNAME_MAX: usize = 64;
+
+/// What the host asks for. Every field is optional: what is absent stays as it is.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+pub struct InitRequest {
+    access_token: Option<String>,
+    env_vars: Option<BTreeMap<String, String>>,
+    timestamp_unix_nanos: Option<Nanos>,
+    hostname: Option<String>,
+    entropy: Option<String>,
+    default_user: Option<String>,
+    default_workdir: Option<String>,
+}
+
+/// A 64-bit number: as a string in protobuf's JSON, as a number in everybody else's.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Nanos {
+    Number(u64),
+    Text(String),
+}
+
+/// The steps in the order in which they are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Set the wall clock.
+    Clock,
+    /// Re-seed the kernel's random numbers.
+    Entropy,
+    /// Name the machine.
+    Hostname,
+    /// Keep environment, defaults and token: from here on the sandbox serves.
+    Identity,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Clock => "clock",
+            Self::Entropy => "entropy",
+            Self::Hostname => "hostname",
+            Self::Identity => "identity",
+        })
+    }
+}
+
+/// Why `/init` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The request makes no sense; nothing was changed.
+    #[error("invalid {field}: {reason}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The machine refused a step; the token is as before.
+    #[error("step {step} failed: {source}")]
+    Machine {
+        /// Which step.
+        step: Step,
+        /// Why.
+        source: io::Error,
+    },
+    /// The state could not be kept; the token is as before.
+    #[error("step {} failed: {source}", Step::Identity)]
+    State {
+        /// Why.
+        #[from]
+        source: StateError,
+    },
+}
+
+/// A request that has been read and found sensible.
+struct Plan {
+    unix_nanos: Option<u64>,
+    entropy: Option<Vec<u8>>,
+    hostname: Option<String>,
+    identity: Box<dyn FnOnce(&mut Sandbox) + Send>,
+}
+
+/// Handles the route. Who may call it is decided before, in `auth`.
+pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> Response {
+    // The host may send an empty body: then this is only a check that it may call.
+    let request = if body.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&body) };
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return ApiError::bad_request(format!("invalid body: {error}")).into_response(),
+    };
+    // One at a time: two interleaved calls could mix two sandboxes' identities.
+    let _turn = agent.init_turn.lock().await;
+    let for_steps = Arc::clone(&agent);
+    let outcome =
+        tokio::task::spawn_blocking(move || apply(request, for_steps.system.as_ref(), &for_steps.state)).await;
+    match outcome {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(error @ InitError::Invalid { .. })) => ApiError::bad_request(error.to_string()).into_response(),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "init failed");
+            ApiError::internal(error.to_string()).into_response()
+        }
+        Err(_) => ApiError::internal("init panicked").into_response(),
+    }
+}
+
+/// Makes the steps in order and stops at the first that fails.
+///
+/// # Errors
+/// If the request is invalid (nothing was done) or a step failed (those before it are done, the token is as it was).
+pub fn apply(request: InitRequest, system: &dyn System, state: &crate::state::State) -> Result<(), InitError> {
+    let plan = check(request)?;
+    let failed = |step| move |source| InitError::Machine { step, source };
+    if let Some(unix_nanos) = plan.unix_nanos {
+        system.set_clock(unix_nanos).map_err(failed(Step::Clock))?;
+    }
+    if let Some(seed) = &plan.entropy {
+        system.add_entropy(seed).map_err(failed(Step::Entropy))?;
+    }
+    if let Some(name) = &plan.hostname {
+        system.set_hostname(name).map_err(failed(Step::Hostname))?;
+    }
+    let mut sandbox = Sandbox::clone(&state.current());
+    (plan.identity)(&mut sandbox);
+    Ok(state.replace(sandbox)?)
+}
+
+fn check(request: InitRequest) -> Result<Plan, InitError> {
+    let InitRequest {
+        access_token,
+        env_vars,
+        timestamp_unix_nanos,
+        hostname,
+        entropy,
+        default_user,
+        default_workdir,
+    } = request;
+    let invalid = |field, reason| InitError::Invalid { field, reason };
+
+    let unix_nanos = match timestamp_unix_nanos {
+        None => None,
+        Some(Nanos::Number(nanos)) => Some(nanos),
+        Some(Nanos::Text(text)) => {
+            Some(text.parse().map_err(|_| invalid("timestampUnixNanos", "not a number of nanoseconds"))?)
+        }
+    };
+    let entropy = match entropy {
+        None => None,
+        Some(text) => {
+            let seed = STANDARD.decode(text).map_err(|_| invalid("entropy", "not base64"))?;
+            if seed.is_empty() || seed.len() > ENTROPY_MAX {
+                return Err(invalid("entropy", "must be 1 to 4096 bytes"));
+            }
+            Some(seed)
+        }
+    };
+    if hostname.as_deref().is_some_and(|name| !is_hostname(name)) {
+        return Err(invalid("hostname", "not a hostname"));
+    }
+    let token = match access_token {
+        None => None,
+        Some(token) => Some(AccessToken::new(token).ok_or_else(|| invalid("accessToken", "empty"))?),
+    };
+    if env_vars.iter().flatten().any(|(name, value)| !is_env(name, value)) {
+        return Err(invalid("envVars", "a name is empty or holds '=', or something holds a NUL"));
+    }
+    if default_user.as_deref() == Some("") {
+        return Err(invalid("defaultUser", "empty"));
+    }
+    if default_workdir.as_deref() == Some("") {
+        return Err(invalid("defaultWorkdir", "empty"));
+    }
+
+    let identity = Box::new(move |sandbox: &mut Sandbox| {
+        if let Some(env_vars) = env_vars {
+            sandbox.env_vars = env_vars;
+        }
+        sandbox.default_user = default_user.or(sandbox.default_user.take());
+        sandbox.default_workdir = default_workdir.or(sandbox.default_workdir.take());
+        sandbox.access_token = token.or(sandbox.access_token.take());
+    });
+    Ok(Plan { unix_nanos, entropy, hostname, identity })
+}
+
+fn is_hostname(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.len() <= HOSTNAME_MAX && name.split('.').all(label)
+}
+
+/// Whether the kernel can pass this to a process.
+pub(crate) fn is_env(name: &str, value: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    use crate::state::State;
+
+    /// A machine that writes down what was done, and refuses one step.
+    #[derive(Default)]
+    struct Recorder {
+        done: Mutex<Vec<String>>,
+        refuses: Option<Step>,
+    }
+
+    impl Recorder {
+        fn record(&self, step: Step, what: String) -> io::Result<()> {
+            if self.refuses == Some(step) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            self.done.lock().unwrap().push(what);
+            Ok(())
+        }
+    }
+
+    impl System for Recorder {
+        fn set_clock(&self, unix_nanos: u64) -> io::Result<()> {
+            self.record(Step::Clock, format!("clock {unix_nanos}"))
+        }
+        fn add_entropy(&self, seed: &[u8]) -> io::Result<()> {
+            self.record(Step::Entropy, format!("entropy {}", seed.len()))
+        }
+        fn set_hostname(&self, name: &str) -> io::Result<()> {
+            self.record(Step::Hostname, format!("hostname {name}"))
+        }
+    }
+
+    fn state() -> (tempfile::TempDir, State) {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::load(dir.path().join("state.json")).unwrap();
+        (dir, state)
+    }
+
+    fn request(json: &str) -> InitRequest {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const ALL: &str = r#"{"accessToken":"t","envVars":{"A":"1"},"timestampUnixNanos":"1700000000000000001",
+        "hostname":"sandbox-1","entropy":"AAECAwQFBgc=","defaultUser":"root","defaultWorkdir":"/srv","unknown":1}"#;
+
+    #[test]
+    fn steps_come_in_order_and_the_token_last() {
+        let (_dir, state) = state();
+        let machine = Recorder::default();
+        apply(request(ALL), &machine, &state).unwrap();
+        assert_eq!(
+            *machine.done.lock().unwrap(),
+            ["clock 1700000000000000001", "entropy 8", "hostname sandbox-1"]
+        );
+        let sandbox = state.current();
+        assert!(sandbox.access_token.as_ref().unwrap().matches(b"t"));
+        assert_eq!(sandbox.env_vars["A"], "1");
+        assert_eq!((sandbox.default_user(), sandbox.default_workdir.as_deref()), ("root", Some("/srv")));
+    }
+
+    #[test]
+    fn no_token_while_a_step_fails() {
+        for step in [Step::Clock, Step::Entropy, Step::Hostname] {
+            let (_dir, state) = state();
+            let machine = Recorder { refuses: Some(step), ..Recorder::default() };
+            let error = apply(request(ALL), &machine, &state).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("step {step} failed")), "{error}");
+            assert!(state.current().access_token.is_none());
+        }
+    }
+
+    #[test]
+    fn no_token_if_it_cannot_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::load(dir.path().join("missing/state.json")).unwrap();
+        let error = apply(request(ALL), &Recorder::default(), &state).unwrap_err();
+        assert!(error.to_string().starts_with("step identity failed"), "{error}");
+        assert!(state.current().access_token.is_none());
+    }
+
+    #[test]
+    fn what_is_absent_stays() {
+        let (_dir, state) = state();
+        apply(request(ALL), &Recorder::default(), &state).unwrap();
+        let before = state.current();
+        apply(request(r#"{"timestampUnixNanos":5}"#), &Recorder::default(), &state).unwrap();
+        assert!(*before == *state.current());
+        apply(request(r#"{"envVars":{}}"#), &Recorder::default(), &state).unwrap();
+        assert!(state.current().env_vars.is_empty());
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let long = format!(r#"{{"hostname":"{}"}}"#, "a".repeat(65));
+        let big = format!(r#"{{"entropy":"{}"}}"#, STANDARD.encode([0; 4097]));
+        for json in [
+            r#"{"accessToken":"","hostname":"h"}"#,
+            r#"{"timestampUnixNanos":"soon","hostname":"h"}"#,
+            r#"{"entropy":"?","hostname":"h"}"#,
+            r#"{"entropy":"","hostname":"h"}"#,
+            r#"{"hostname":""}"#,
+            r#"{"hostname":"a b"}"#,
+            r#"{"hostname":"-a"}"#,
+            r#"{"hostname":"a\nb"}"#,
+            r#"{"envVars":{"A=B":"1"},"hostname":"h"}"#,
+            r#"{"envVars":{"":"1"},"hostname":"h"}"#,
+            r#"{"defaultUser":"","hostname":"h"}"#,
+            r#"{"defaultWorkdir":"","hostname":"h"}"#,
+            long.as_str(),
+            big.as_str(),
+        ] {
+            let (_dir, state) = state();
+            let machine = Recorder::default();
+            let error = apply(request(json), &machine, &state).unwrap_err();
+            assert!(matches!(error, InitError::Invalid { .. }), "{json}: {error}");
+            assert!(machine.done.lock().unwrap().is_empty(), "{json}");
+        }
+    }
+}

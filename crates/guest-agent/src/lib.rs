@@ -1,0 +1,22 @@
+//! The guest agent: what the host and E2B's SDKs talk to inside a sandbox.
+//!
+//! - `server` puts the routes together, `auth` guards them all, `init` makes the guest one particular sandbox.
+//! - `process` is the service `process.Process`: starting, following and signalling processes.
+//! - `state` survives a restart of the agent; processes do not know the agent and go on.
+//! - `ready` tells the host that the guest is up.
+//!
+//! It runs as root under `sandbar-init` (the other binary of this package), in images of any kind: static, with no name
+//! service, no shell and no file of the image needed except `/etc/passwd`.
+
+pub mod auth;
+mod caller;
+pub mod error;
+pub mod init;
+pub mod options;
+pub mod paths;
+pub mod process;
+pub mod ready;
+pub mod server;
+pub mod state;
+pub mod system;
+pub mod users;

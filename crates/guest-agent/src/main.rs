@@ -1,2 +1,0 @@
-//! Sandbar.
-fn main() {}

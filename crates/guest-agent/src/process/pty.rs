@@ -1,0 +1,80 @@
+//! A terminal's master side, read and written asynchronously.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::fs::{Gid, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Columns and rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) cols: u16,
+    pub(crate) rows: u16,
+}
+
+impl From<Size> for Winsize {
+    fn from(size: Size) -> Self {
+        Self { ws_col: size.cols, ws_row: size.rows, ws_xpixel: 0, ws_ypixel: 0 }
+    }
+}
+
+/// The master side of a terminal.
+#[derive(Clone)]
+pub(crate) struct Pty(Arc<AsyncFd<OwnedFd>>);
+
+impl Pty {
+    /// Opens a terminal of this size. The second value is the child's side, which belongs to `owner`.
+    pub(crate) fn open(size: Size, owner: u32) -> io::Result<(Self, OwnedFd)> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags)?;
+        unlockpt(&master)?;
+        // Not by its path: an image may have mounted anything over /dev/pts.
+        let slave = ioctl_tiocgptpeer(&master, flags)?;
+        tcsetwinsize(&master, size.into())?;
+        fchown(&slave, Some(Uid::from_raw(owner)), None::<Gid>)?;
+        fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
+        Ok((Self(Arc::new(AsyncFd::new(master)?)), slave))
+    }
+
+    /// Tells the programs on the terminal that it has another size.
+    pub(crate) fn resize(&self, size: Size) -> io::Result<()> {
+        Ok(tcsetwinsize(self.0.get_ref().as_fd(), size.into())?)
+    }
+
+    /// Types.
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let mut ready = self.0.writable().await?;
+            if let Ok(written) = ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?)) {
+                bytes = &bytes[written?..];
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Pty {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let room = buf.initialize_unfilled();
+            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *room)?)) {
+                Ok(Ok(length)) => {
+                    buf.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+                // How Linux says that no process has the terminal open any more.
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}

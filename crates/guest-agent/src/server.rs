@@ -1,0 +1,79 @@
+//! The one listener: plain routes and RPCs side by side, HTTP/1.1 and HTTP/2 with prior knowledge.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State as Extract;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use connectrpc::{CompressionPolicy, ConnectRpcService};
+use http::StatusCode;
+use tokio::net::TcpListener;
+
+use crate::options::{Options, SystemChanges};
+use crate::process::{ProcessService, ProcessTable};
+use crate::state::State;
+use crate::system::{System, ThisMachine, Untouched};
+use crate::{auth, init};
+
+/// Everything that handlers share.
+pub struct Agent {
+    /// How it was started.
+    pub options: Options,
+    /// Token, environment, defaults.
+    pub state: State,
+    /// The machine, as far as `/init` changes it.
+    pub system: Box<dyn System>,
+    /// The processes that were started through the agent.
+    pub processes: ProcessTable,
+    /// Makes calls of `/init` take turns.
+    pub(crate) init_turn: tokio::sync::Mutex<()>,
+}
+
+impl Agent {
+    /// An agent with no processes yet.
+    pub fn new(options: Options, state: State) -> Self {
+        let system: Box<dyn System> = match options.system_changes {
+            SystemChanges::Allowed => Box::new(ThisMachine),
+            SystemChanges::Refused => Box::new(Untouched),
+        };
+        let processes = ProcessTable::new(options.stall_limit);
+        Self { options, state, system, processes, init_turn: tokio::sync::Mutex::new(()) }
+    }
+}
+
+/// Serves until the process ends.
+///
+/// # Errors
+/// If the listener fails for good.
+pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
+    // Without this an answer of two writes waits for the peer's delayed acknowledgement.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let service = router(agent).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).await
+}
+
+fn router(agent: Arc<Agent>) -> Router {
+    let rpc = connectrpc::Router::new().add_service(Arc::new(ProcessService::new(Arc::clone(&agent))));
+    // Frames go out as they are made: E2B's clients ask for no compression, and the host is one hop away.
+    let rpc = ConnectRpcService::new(rpc).with_compression_policy(CompressionPolicy::disabled());
+    Router::new()
+        .route("/health", get(async || StatusCode::NO_CONTENT))
+        .route("/init", post(init::handle))
+        .route("/envs", get(envs))
+        .fallback_service(rpc)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), auth::gate))
+        .with_state(agent)
+}
+
+/// The environment that `/init` set.
+async fn envs(Extract(agent): Extract<Arc<Agent>>) -> Json<BTreeMap<String, String>> {
+    Json(agent.state.current().env_vars.clone())
+}

@@ -1,0 +1,141 @@
+//! Why the host agent refuses or fails a call: one type, mapped once to the RPC's code and reason.
+
+use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
+use sandbar_proto::host::{self, error_detail::Reason};
+use sandbar_storage::StoreError;
+use sandbar_types::id::{Id, Sandbox, Template};
+
+use crate::sandbox::State;
+
+/// A refusal or failure of one of the host agent's operations.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal has no such sandbox.
+    #[error("this host has no sandbox {0}")]
+    SandboxNotFound(Id<Sandbox>),
+    /// The sandbox's state does not allow the operation.
+    #[error("sandbox {id} is {state}: {refusal}")]
+    InvalidState {
+        /// The sandbox.
+        id: Id<Sandbox>,
+        /// Its state when it was asked.
+        state: State,
+        /// What is not possible, as a sentence's second half.
+        refusal: &'static str,
+    },
+    /// The store has no complete template of this id.
+    #[error("this host does not have template {0}")]
+    TemplateNotFound(Id<Template>),
+    /// The template's files are damaged, or were made by another VMM or for another CPU.
+    #[error("template {id} cannot be used on this host: {reason}")]
+    TemplateUnusable {
+        /// The template.
+        id: Id<Template>,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The template is there already.
+    #[error("this host has template {0} already")]
+    TemplateExists(Id<Template>),
+    /// The store has no such image.
+    #[error("this host has no image {0:?}")]
+    ImageNotFound(String),
+    /// Memory, disk or network slots are used up.
+    #[error("this host has no room: {0}")]
+    NoCapacity(String),
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadInput(String),
+    /// The guest has no such command.
+    #[error("{0}")]
+    CommandNotFound(String),
+    /// The guest has no such file.
+    #[error("{0}")]
+    FileNotFound(String),
+    /// The guest's disk is full.
+    #[error("{0}")]
+    GuestDiskFull(String),
+    /// The guest agent gave no usable answer.
+    #[error("the guest agent does not answer: {0}")]
+    GuestUnreachable(String),
+    /// The guest agent failed while it took its identity.
+    #[error("the guest refused its identity: {0}")]
+    GuestInit(String),
+    /// A deadline passed.
+    #[error("{0}")]
+    Timeout(String),
+    /// A step of the host's own work failed.
+    #[error("{step} failed")]
+    Internal {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Wraps the failure of one of the host's own steps: `.map_err(Error::internal("take a network slot"))`.
+    pub fn internal<E>(step: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |source| Self::Internal { step, source: source.into() }
+    }
+
+    fn classify(&self) -> (ErrorCode, Reason) {
+        match self {
+            Self::SandboxNotFound(_) => (ErrorCode::NotFound, Reason::REASON_SANDBOX_NOT_FOUND),
+            Self::InvalidState { .. } => (ErrorCode::FailedPrecondition, Reason::REASON_INVALID_STATE),
+            Self::TemplateNotFound(_) | Self::TemplateUnusable { .. } | Self::ImageNotFound(_) => {
+                (ErrorCode::NotFound, Reason::REASON_TEMPLATE_NOT_FOUND)
+            }
+            Self::TemplateExists(_) => (ErrorCode::AlreadyExists, Reason::REASON_UNSPECIFIED),
+            Self::NoCapacity(_) => (ErrorCode::ResourceExhausted, Reason::REASON_NO_CAPACITY),
+            Self::BadInput(_) => (ErrorCode::InvalidArgument, Reason::REASON_BAD_INPUT),
+            Self::CommandNotFound(_) => (ErrorCode::NotFound, Reason::REASON_COMMAND_NOT_FOUND),
+            Self::FileNotFound(_) => (ErrorCode::NotFound, Reason::REASON_FILE_NOT_FOUND),
+            Self::GuestDiskFull(_) => (ErrorCode::ResourceExhausted, Reason::REASON_GUEST_DISK_FULL),
+            Self::GuestUnreachable(_) => (ErrorCode::Unavailable, Reason::REASON_GUEST_UNREACHABLE),
+            Self::Timeout(_) => (ErrorCode::DeadlineExceeded, Reason::REASON_TIMEOUT),
+            Self::GuestInit(_) | Self::Internal { .. } => (ErrorCode::Internal, Reason::REASON_UNSPECIFIED),
+        }
+    }
+}
+
+/// An error and all that caused it, for the log.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// The name under which the detail travels.
+const DETAIL_TYPE: &str = "sandbar.host.v1.ErrorDetail";
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSpace { .. } => Self::NoCapacity(error.to_string()),
+            StoreError::UnknownTemplate { id } => Self::TemplateNotFound(id),
+            StoreError::TemplateExists { id } => Self::TemplateExists(id),
+            StoreError::DamagedTemplate { id, ref file, ref reason } => {
+                Self::TemplateUnusable { id, reason: format!("{file} is damaged: {reason}") }
+            }
+            other => Self::Internal { step: "use the store", source: Box::new(other) },
+        }
+    }
+}
+
+impl From<Error> for ConnectError {
+    /// The one place where a failure becomes an RPC's answer. Faults of the host are logged here, with their causes; the
+    /// caller is told only which step failed.
+    fn from(error: Error) -> Self {
+        let (code, reason) = error.classify();
+        if code == ErrorCode::Internal {
+            tracing::error!(error = chain(&error), "call failed");
+        }
+        let detail = host::ErrorDetail { reason: reason.into(), ..Default::default() };
+        Self::new(code, error.to_string()).with_detail(ErrorDetail::from_message(DETAIL_TYPE, &detail))
+    }
+}

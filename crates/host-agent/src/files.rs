@@ -1,0 +1,73 @@
+//! Files of a guest, streamed both ways at constant memory.
+
+use bytes::Bytes;
+use connectrpc::{ConnectError, InboundStream};
+use futures::{Stream, StreamExt as _};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use sandbar_proto::host::{ReadFileResponse, WriteFileRequest, WriteFileResponse, write_file_request};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::error::Error;
+use crate::guest::GuestClient;
+use crate::sandbox::activity::Use;
+
+use write_file_request::{Open, Request};
+
+/// Chunks of a file on their way. Whoever reads slowly holds back the writer, not memory.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Writes a file from a stream of chunks. If the stream breaks off, the guest drops what it has got.
+pub(crate) async fn write(
+    guest: &GuestClient,
+    open: &Open,
+    mut requests: InboundStream<WriteFileRequest>,
+) -> Result<WriteFileResponse, Error> {
+    let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(CHUNKS_IN_FLIGHT);
+    let body = BodyExt::boxed(StreamBody::new(ReceiverStream::new(receiver)));
+
+    let feed = async move {
+        let mut bytes_written = 0;
+        while let Some(request) = requests.next().await {
+            let chunk = match request.map(|r| r.to_owned_message().request) {
+                Ok(Some(Request::Chunk(chunk))) => chunk,
+                Ok(Some(Request::Open(_)) | None) => {
+                    let _gone = sender.send(Err(std::io::ErrorKind::InvalidInput.into())).await;
+                    return Err(Error::BadInput("only chunks may follow the opening of a file".into()));
+                }
+                Err(error) => {
+                    let _gone = sender.send(Err(std::io::ErrorKind::UnexpectedEof.into())).await;
+                    return Err(Error::BadInput(format!("the upload broke off: {error}")));
+                }
+            };
+            bytes_written += chunk.len() as u64;
+            if sender.send(Ok(Frame::data(chunk.into()))).await.is_err() {
+                // The guest has answered before the end: its answer says why.
+                break;
+            }
+        }
+        Ok(bytes_written)
+    };
+
+    let (fed, written) = tokio::join!(feed, guest.write_file(&open.path, &open.user, body));
+    let bytes_written = fed?;
+    Ok(WriteFileResponse { bytes_written, path: written?, ..Default::default() })
+}
+
+/// Reads a file as a stream of chunks.
+pub(crate) async fn read(
+    guest: &GuestClient,
+    path: &str,
+    user: &str,
+    in_use: Use,
+) -> Result<impl Stream<Item = Result<ReadFileResponse, ConnectError>> + Send + use<>, Error> {
+    let body = guest.read_file(path, user).await?;
+    Ok(body.into_data_stream().map(move |chunk| {
+        let _until_the_stream_ends = &in_use;
+        match chunk {
+            Ok(chunk) => Ok(ReadFileResponse { chunk: chunk.into(), ..Default::default() }),
+            Err(error) => Err(Error::GuestUnreachable(format!("the download broke off: {error}")).into()),
+        }
+    }))
+}

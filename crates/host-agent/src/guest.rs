@@ -1,0 +1,251 @@
+//! The host's side of the guest agent: identity, commands and files, over HTTP through the sandbox's TAP device.
+//!
+//! A client belongs to one sandbox and dies with it: addresses are used again, connections and tokens must not be.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use connectrpc::{ConnectError, ErrorCode};
+use http::{Method, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use sandbar_proto::host::Command;
+use sandbar_proto::process::{ProcessClient, ProcessConfig};
+use sandbar_types::guest::{AGENT_PORT, DEFAULT_USER};
+
+use crate::error::{Error, chain};
+
+/// The header that carries the guest's token.
+const TOKEN_HEADER: &str = "x-access-token";
+/// A guest that runs takes a connection at once; after this it is not going to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer of the guest that is read as an error's text.
+const ERROR_TEXT_BYTES: usize = 4096;
+
+/// A request's body that may fail half way, which makes the guest drop what it has got.
+pub(crate) type RequestBody = BoxBody<Bytes, std::io::Error>;
+
+/// Who a sandbox is, as its guest is told at each restore.
+#[derive(Debug)]
+pub(crate) struct Identity<'a> {
+    /// The only token that the guest takes from now on.
+    pub(crate) access_token: &'a str,
+    pub(crate) hostname: &'a str,
+    pub(crate) env: Vec<(&'a str, &'a str)>,
+}
+
+/// A client of one guest's agent.
+#[derive(Clone)]
+pub(crate) struct GuestClient {
+    base: String,
+    access_token: String,
+    http: Client<HttpConnector, RequestBody>,
+    process: ProcessClient<HttpClient>,
+}
+
+impl std::fmt::Debug for GuestClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestClient").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl GuestClient {
+    /// A client of the guest behind `address`, with its token.
+    pub(crate) fn new(address: Ipv4Addr, access_token: String) -> Self {
+        let base = format!("http://{address}:{AGENT_PORT}");
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let http = Client::builder(TokioExecutor::new()).build(connector);
+        let config = ClientConfig::new(base.parse().expect("an address and a port are a URI"))
+            .with_default_header(TOKEN_HEADER, access_token.as_str());
+        let rpc = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
+        Self { base, access_token, http, process: ProcessClient::new(rpc, config) }
+    }
+
+    /// Tells the guest who it is: clock, entropy, hostname, environment and, last, its token. `current_token` is what the
+    /// guest's memory holds from before, where it holds one. It serves nothing until this has succeeded.
+    pub(crate) async fn init(
+        &self,
+        identity: &Identity<'_>,
+        current_token: Option<&str>,
+    ) -> Result<(), Error> {
+        let mut entropy = [0; 64];
+        getrandom::fill(&mut entropy).map_err(Error::internal("read random bytes"))?;
+        let env: serde_json::Map<_, _> =
+            identity.env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v))).collect();
+        let now = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
+        let body = serde_json::json!({
+            "accessToken": identity.access_token,
+            "hostname": identity.hostname,
+            "envVars": env,
+            "entropy": BASE64.encode(entropy),
+            "timestampUnixNanos": now.to_string(),
+            "defaultUser": DEFAULT_USER,
+        });
+        let mut request = http::Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}/init", self.base))
+            .header(http::header::CONTENT_TYPE, "application/json");
+        if let Some(token) = current_token {
+            request = request.header(TOKEN_HEADER, token);
+        }
+        let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed();
+        let request = request.body(body).map_err(Error::internal("build the guest's identity"))?;
+        let response = self.http.request(request).await.map_err(unreachable)?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(Error::GuestInit(error_text(response).await))
+    }
+
+    /// Whether the guest agent answers.
+    pub(crate) async fn health(&self) -> Result<(), Error> {
+        let empty = Full::default().map_err(|never| match never {}).boxed();
+        let request = http::Request::get(format!("{}/health", self.base))
+            .body(empty)
+            .map_err(Error::internal("build a request to the guest"))?;
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.http.request(request)).await;
+        let response = answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
+        match response.map_err(unreachable)?.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(Error::GuestUnreachable(status.to_string())),
+        }
+    }
+
+    /// The guest's process service.
+    pub(crate) fn process(&self) -> &ProcessClient<HttpClient> {
+        &self.process
+    }
+
+    /// Options of a process call made as `user` (empty: the guest's default user).
+    pub(crate) fn options_for(user: &str) -> CallOptions {
+        let options = CallOptions::default();
+        if user.is_empty() {
+            options
+        } else {
+            options.with_header(http::header::AUTHORIZATION, basic_user(user))
+        }
+    }
+
+    /// Opens a file for reading.
+    pub(crate) async fn read_file(&self, path: &str, user: &str) -> Result<hyper::body::Incoming, Error> {
+        let empty = Full::default().map_err(|never| match never {}).boxed();
+        let request = self.file_request(Method::GET, path, user, empty)?;
+        let response = self.http.request(request).await.map_err(unreachable)?;
+        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refusal(response).await) }
+    }
+
+    /// Writes a file whole, and returns its absolute path in the guest.
+    pub(crate) async fn write_file(&self, path: &str, user: &str, body: RequestBody) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        struct Written {
+            path: String,
+        }
+        let request = self.file_request(Method::POST, path, user, body)?;
+        let response = self.http.request(request).await.map_err(unreachable)?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(response).await);
+        }
+        let answer = response.into_body().collect().await.map_err(unreachable)?.to_bytes();
+        let written: Vec<Written> = serde_json::from_slice(&answer)
+            .map_err(|_| Error::GuestUnreachable("its answer to a write is not JSON".into()))?;
+        written
+            .into_iter()
+            .next()
+            .map(|w| w.path)
+            .ok_or_else(|| Error::GuestUnreachable("its answer to a write names no file".into()))
+    }
+
+    fn file_request(
+        &self,
+        method: Method,
+        path: &str,
+        user: &str,
+        body: RequestBody,
+    ) -> Result<http::Request<RequestBody>, Error> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("path", path);
+        if !user.is_empty() {
+            query.append_pair("username", user);
+        }
+        let uri: Uri = format!("{}/files?{}", self.base, query.finish())
+            .parse()
+            .map_err(|_| Error::BadInput("the path is too long".into()))?;
+        http::Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(TOKEN_HEADER, &self.access_token)
+            .header(http::header::CONTENT_TYPE, "application/octet-stream")
+            .body(body)
+            .map_err(Error::internal("build a request to the guest"))
+    }
+}
+
+/// The guest's process configuration for a command.
+pub(crate) fn process_config(command: &Command) -> ProcessConfig {
+    ProcessConfig {
+        cmd: command.cmd.clone(),
+        args: command.args.clone(),
+        envs: command.env.clone(),
+        cwd: (!command.cwd.is_empty()).then(|| command.cwd.clone()),
+        ..Default::default()
+    }
+}
+
+/// What a failed process call means. The host always sends the right token, so a guest that says `unauthenticated` speaks
+/// of the user.
+pub(crate) fn process_error(error: &ConnectError) -> Error {
+    let message = error.message.clone().unwrap_or_default();
+    match error.code {
+        ErrorCode::InvalidArgument | ErrorCode::Unauthenticated | ErrorCode::PermissionDenied => {
+            Error::BadInput(message)
+        }
+        ErrorCode::NotFound => Error::CommandNotFound(message),
+        ErrorCode::DeadlineExceeded => Error::Timeout("the command did not end in time and was killed".into()),
+        _ => Error::GuestUnreachable(format!("{}: {message}", error.code.as_str())),
+    }
+}
+
+fn basic_user(user: &str) -> String {
+    format!("Basic {}", BASE64.encode(format!("{user}:")))
+}
+
+fn unreachable<E: std::error::Error + 'static>(error: E) -> Error {
+    Error::GuestUnreachable(chain(&error))
+}
+
+/// What a file request's refusal means.
+async fn refusal(response: http::Response<hyper::body::Incoming>) -> Error {
+    let status = response.status();
+    let text = error_text(response).await;
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::BadInput(text),
+        StatusCode::NOT_FOUND => Error::FileNotFound(text),
+        StatusCode::INSUFFICIENT_STORAGE => Error::GuestDiskFull(text),
+        _ => Error::GuestUnreachable(format!("{status}: {text}")),
+    }
+}
+
+/// The message of an error answer `{"code":…,"message":"…"}`, or its text as it is, bounded.
+async fn error_text(response: http::Response<hyper::body::Incoming>) -> String {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        message: String,
+    }
+    let status = response.status();
+    let body = http_body_util::Limited::new(response.into_body(), ERROR_TEXT_BYTES);
+    let Ok(collected) = body.collect().await else { return status.to_string() };
+    let bytes = collected.to_bytes();
+    match serde_json::from_slice::<Body>(&bytes) {
+        Ok(body) => body.message,
+        Err(_) if bytes.is_empty() => status.to_string(),
+        Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}

@@ -1,0 +1,293 @@
+//! The journal: what this host knows of each of its sandboxes, on disk, one file a sandbox.
+//!
+//! The journal is right about what exists. A record is written before a sandbox takes anything and again after each change of
+//! state, each time under a temporary name, synced and renamed, so that a reader finds the old record or the new one,
+//! whatever was killed when. What exists without a record (a process, a namespace, a folder) belongs to nobody and is
+//! reclaimed at start.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sandbar_hostnet::SlotIndex;
+use sandbar_types::id::{Id, Sandbox, Template};
+use sandbar_vmm::ProcessIdentity;
+use serde::{Deserialize, Serialize};
+
+/// The version of the record's form. A reader refuses others, by name.
+const FORMAT: u32 = 1;
+
+/// A sandbox's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    format: u32,
+    pub(crate) id: Id<Sandbox>,
+    pub(crate) template_id: Id<Template>,
+    #[serde(flatten)]
+    pub(crate) phase: Phase,
+    /// Grows with each write.
+    pub(crate) generation: u64,
+    pub(crate) slot: SlotIndex,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mb: u32,
+    pub(crate) disk_mb: u32,
+    /// The guest's credential. The file is readable by root alone.
+    pub(crate) access_token: String,
+    /// Seconds without activity until the sandbox ends; 0 = never.
+    pub(crate) timeout_sec: u32,
+    pub(crate) created_at_unix_ms: i64,
+}
+
+/// How far a sandbox has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Being made. Found at start, it is reclaimed: nobody has been told of it.
+    Starting,
+    /// Its virtual machine runs as this process. Found at start, it is adopted.
+    Running {
+        /// The VMM.
+        process: ProcessIdentity,
+    },
+    /// Being ended. Found at start, the work is finished.
+    Stopping,
+    /// Its virtual machine ended by itself, and all that it held is freed. Kept until the control plane has taken note.
+    Stopped {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl Record {
+    /// The first record of a sandbox.
+    #[expect(clippy::too_many_arguments, reason = "a record is made in one place, field by field")]
+    pub(crate) fn starting(
+        id: Id<Sandbox>,
+        template_id: Id<Template>,
+        slot: SlotIndex,
+        vcpus: u32,
+        memory_mb: u32,
+        disk_mb: u32,
+        access_token: String,
+        timeout_sec: u32,
+        created_at_unix_ms: i64,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            id,
+            template_id,
+            phase: Phase::Starting,
+            generation: 1,
+            slot,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            access_token,
+            timeout_sec,
+            created_at_unix_ms,
+        }
+    }
+
+    /// The record of the next phase.
+    #[must_use]
+    pub(crate) fn advance(&self, phase: Phase) -> Self {
+        Self { phase, generation: self.generation + 1, ..self.clone() }
+    }
+}
+
+/// Why the journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A file operation failed.
+    #[error("{action} {path}", path = .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A record cannot be understood.
+    #[error("{path} is not a record of this version", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { action, path, source }
+}
+
+/// The folder of records.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    folder: PathBuf,
+}
+
+impl Journal {
+    /// Opens the journal, and removes what a write that was cut short left behind.
+    pub(crate) fn open(folder: PathBuf) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(&folder).map_err(io("cannot make", &folder))?;
+        for entry in std::fs::read_dir(&folder).map_err(io("cannot list", &folder))? {
+            let path = entry.map_err(io("cannot list", &folder))?.path();
+            if path.extension().is_some_and(|e| e == "tmp") {
+                std::fs::remove_file(&path).map_err(io("cannot remove", &path))?;
+            }
+        }
+        Ok(Self { folder })
+    }
+
+    /// All records. One that cannot be read is set aside under the name `*.damaged` and logged: it must not keep the
+    /// others from being adopted.
+    pub(crate) fn read_all(&self) -> Result<Vec<Record>, JournalError> {
+        let mut records = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(io("cannot list", &self.folder))? {
+            let path = entry.map_err(io("cannot list", &self.folder))?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match read(&path) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::error!(error = %error, path = %path.display(), "record set aside");
+                    let aside = path.with_extension("damaged");
+                    std::fs::rename(&path, &aside).map_err(io("cannot set aside", &path))?;
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Writes a record: durable when this returns.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), JournalError> {
+        let path = self.path(record.id);
+        write_atomically(&path, &serde_json::to_vec(record).expect("a record has no map with keys other than text"))
+    }
+
+    /// Removes a record. None there is a success.
+    pub(crate) fn remove(&self, id: Id<Sandbox>) -> Result<(), JournalError> {
+        let path = self.path(id);
+        match std::fs::remove_file(&path) {
+            Ok(()) => sync_folder(&self.folder),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io("cannot remove", &path)(error)),
+        }
+    }
+
+    fn path(&self, id: Id<Sandbox>) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+}
+
+fn read(path: &Path) -> Result<Record, JournalError> {
+    let bytes = std::fs::read(path).map_err(io("cannot read", path))?;
+    let damaged = |source| JournalError::Damaged { path: path.to_owned(), source };
+    let record: Record = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if record.format == FORMAT {
+        Ok(record)
+    } else {
+        Err(damaged(serde::de::Error::custom(format_args!("format {} is not {FORMAT}", record.format))))
+    }
+}
+
+/// Writes a file readable by its owner alone, so that at any moment it has its old content or its new one.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), JournalError> {
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(io("cannot make", &temporary))?;
+    file.write_all(content).map_err(io("cannot write", &temporary))?;
+    file.sync_data().map_err(io("cannot sync", &temporary))?;
+    std::fs::rename(&temporary, path).map_err(io("cannot put in place", path))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// A rename or removal is durable once its folder is synced.
+fn sync_folder(folder: &Path) -> Result<(), JournalError> {
+    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(io("cannot sync", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record::starting(Id::new(), Id::new(), SlotIndex(7), 1, 512, 4096, "secret".into(), 60, 1)
+    }
+
+    fn running() -> Phase {
+        Phase::Running { process: ProcessIdentity { pid: 42, start_time: 4242 } }
+    }
+
+    #[test]
+    fn records_survive_a_reopen_and_a_later_one_replaces_the_earlier() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path().join("journal")).unwrap();
+        let first = record();
+        journal.write(&first).unwrap();
+        let second = first.advance(running());
+        journal.write(&second).unwrap();
+        let other = record();
+        journal.write(&other).unwrap();
+
+        let reopened = Journal::open(folder.path().join("journal")).unwrap();
+        let mut found = reopened.read_all().unwrap();
+        found.sort_by_key(|r| r.id);
+        assert_eq!(found, [second.clone(), other]);
+
+        reopened.remove(second.id).unwrap();
+        reopened.remove(second.id).unwrap();
+        assert_eq!(reopened.read_all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_write_that_was_cut_short_leaves_the_old_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path().to_owned()).unwrap();
+        let record = record();
+        journal.write(&record).unwrap();
+        std::fs::write(folder.path().join(format!("{}.tmp", record.id)), b"{\"form").unwrap();
+
+        let reopened = Journal::open(folder.path().to_owned()).unwrap();
+        assert_eq!(reopened.read_all().unwrap(), [record]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_record_is_set_aside_and_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path().to_owned()).unwrap();
+        let good = record();
+        journal.write(&good).unwrap();
+        std::fs::write(folder.path().join("sb-x.json"), b"{}").unwrap();
+        let mut foreign = record();
+        foreign.format = FORMAT + 1;
+        journal.write(&foreign).unwrap();
+
+        assert_eq!(journal.read_all().unwrap(), [good]);
+        assert!(folder.path().join("sb-x.damaged").exists());
+        assert!(folder.path().join(format!("{}.damaged", foreign.id)).exists());
+    }
+
+    #[test]
+    fn only_the_owner_may_read_a_record() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path().to_owned()).unwrap();
+        let record = record();
+        journal.write(&record).unwrap();
+        let mode = std::fs::metadata(journal.path(record.id)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

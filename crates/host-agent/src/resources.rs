@@ -1,0 +1,85 @@
+//! What all sandboxes of the host draw on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sandbar_hostnet::Pool;
+use sandbar_storage::{Kernel, Store};
+use sandbar_vmm::Vmm;
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::journal::Journal;
+use crate::sandbox::activity::now_unix_ms;
+
+/// The host's shared parts. One for the agent's life.
+pub(crate) struct Resources {
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) store: Store,
+    pub(crate) pool: Pool,
+    pub(crate) journal: Journal,
+    pub(crate) kernel: Kernel,
+    pub(crate) inventory: Inventory,
+    pub(crate) deadlines: Deadlines,
+}
+
+/// How long the guest may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// From a restored machine to its guest's acceptance of its identity.
+    pub(crate) guest_init: Duration,
+    /// From a booted kernel to the guest agent's ready push.
+    pub(crate) guest_boot: Duration,
+}
+
+impl Default for Deadlines {
+    /// Generous, since software emulation on a busy host is slow; a healthy restore takes tens of milliseconds, a boot seconds.
+    fn default() -> Self {
+        Self { guest_init: Duration::from_secs(30), guest_boot: Duration::from_secs(180) }
+    }
+}
+
+/// A counter of the changes of what exists on this host, and a signal for those that nobody asked for.
+#[derive(Debug)]
+pub(crate) struct Inventory {
+    generation: AtomicU64,
+    unasked: Notify,
+}
+
+impl Inventory {
+    /// Counts from the present moment, so that an agent that starts anew goes on above all that its predecessor reported.
+    pub(crate) fn starting_now() -> Self {
+        // 2^16 changes a millisecond would be needed for two runs to overlap.
+        let start = u64::try_from(now_unix_ms()).unwrap_or_default() << 16;
+        Self { generation: AtomicU64::new(start), unasked: Notify::new() }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Something changed.
+    pub(crate) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Something changed by itself: the control plane should hear of it now.
+    pub(crate) fn changed_unasked(&self) {
+        self.changed();
+        self.unasked.notify_one();
+    }
+
+    /// Completes when something has changed by itself since the last completion.
+    pub(crate) async fn unasked_change(&self) {
+        self.unasked.notified().await;
+    }
+}
+
+/// Runs file operations off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal(step))?
+}

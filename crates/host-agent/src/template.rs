@@ -1,0 +1,228 @@
+//! Making a snapshot template: an image is booted once, warmed up, and kept as a running machine.
+
+use std::time::Duration;
+
+use sandbar_hostnet::Slot;
+use sandbar_storage::{Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
+use sandbar_types::id::{self, Id};
+use sandbar_types::{Arch, TemplateKind, limits};
+use sandbar_vmm::{BootSource, Machine, MachineSpec};
+use tokio::io::AsyncReadExt as _;
+
+use crate::error::Error;
+use crate::exec;
+use crate::guest::{GuestClient, Identity};
+use crate::resources::{Resources, blocking};
+use sandbar_proto::host::{Command, ExecRequest};
+
+/// What a ready push may say, in bytes: one short line of JSON.
+const READY_BYTES: u64 = 4096;
+
+/// What most sandboxes do first. Run once before the snapshot, so that its pages, and the translated code of an emulated
+/// processor's first steps, are in memory for every sandbox made from it. `sync` comes last: the disk holds all that the memory knows.
+const WARM_UP: &[&[&str]] = &[
+    &["/bin/bash", "-l", "-c", "true"],
+    &["/bin/bash", "-l", "-c", "command -v python3 >/dev/null && python3 -c 'import json, os, sys' || true"],
+    &["/bin/sh", "-c", "sync"],
+];
+const WARM_UP_TIMEOUT_SEC: u32 = 120;
+
+/// What a template is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct TemplateRequest {
+    pub(crate) id: Id<id::Template>,
+    pub(crate) image: String,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mb: u32,
+}
+
+impl TemplateRequest {
+    /// Refuses what no machine can be made of.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Self { vcpus, memory_mb, .. } = self;
+        if !limits::VCPUS.contains(vcpus) {
+            return Err(Error::BadInput(format!("{vcpus} is no number of vCPUs: {:?} are possible", limits::VCPUS)));
+        }
+        if !limits::MEMORY_MB.contains(memory_mb) {
+            return Err(Error::BadInput(format!(
+                "{memory_mb} MiB is no size of memory: {:?} are possible",
+                limits::MEMORY_MB
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the template, or finds it made: asking again is safe.
+///
+/// Its files appear under a temporary name and are renamed when they are complete; what a killed agent leaves of it (files,
+/// machine, slot) has no record and is reclaimed at the next start.
+pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> Result<Template, Error> {
+    request.check()?;
+    let id = request.id;
+    let store = resources.store.clone();
+    match blocking("read the template", move || store.template(id).map_err(Error::from)).await {
+        Err(Error::TemplateNotFound(_)) => {}
+        made => return made,
+    }
+
+    let (store, image) = (resources.store.clone(), request.image.clone());
+    let draft = blocking("clone the image", move || {
+        let name = image.parse().map_err(|_| Error::ImageNotFound(image.clone()))?;
+        let image = store.image(&name)?.ok_or(Error::ImageNotFound(image))?;
+        let draft = store.begin_template(id)?;
+        clone_file(&image.rootfs(), &draft.path(TemplateFile::Disk)).map_err(Error::internal("clone the image"))?;
+        Ok(draft)
+    })
+    .await?;
+    let slot = resources.pool.take().await.map_err(|e| Error::NoCapacity(e.to_string()))?;
+    let made = make(resources, request, draft, &slot).await?;
+    resources.pool.release(slot.index).await.map_err(Error::internal("give the network slot back"))?;
+    match made {
+        // Somebody else was faster.
+        Err(Error::TemplateExists(_)) => {
+            let store = resources.store.clone();
+            blocking("read the template", move || store.template(id).map_err(Error::from)).await
+        }
+        made => made,
+    }
+}
+
+/// Makes the template in `slot`. The outer error means that its machine may still be there, so that the slot must not go to another.
+async fn make(
+    resources: &Resources,
+    request: &TemplateRequest,
+    draft: TemplateDraft,
+    slot: &Slot,
+) -> Result<Result<Template, Error>, Error> {
+    let spec = MachineSpec {
+        vcpus: request.vcpus,
+        memory_mb: request.memory_mb,
+        disk: draft.path(TemplateFile::Disk),
+        work_dir: draft.dir().to_owned(),
+        netns: slot.netns.clone(),
+        tap: slot.tap.clone(),
+    };
+    let source = BootSource {
+        kernel: resources.kernel.vmlinux.clone(),
+        initramfs: resources.kernel.initramfs.clone(),
+        memory: draft.path(TemplateFile::Memory),
+    };
+    // Before the machine: the guest pushes as soon as its agent serves.
+    let listener = match slot.ready_listener().await {
+        Ok(listener) => listener,
+        Err(error) => return Ok(Err(Error::internal("listen for the guest")(error))),
+    };
+    let machine = match resources.vmm.boot(&spec, &source).await {
+        Ok(machine) => machine,
+        Err(error) => return Ok(Err(Error::internal("boot the image")(error))),
+    };
+    let snapshot = snapshot(resources, request, &draft, slot, listener, &*machine).await;
+    // Its files are final once nothing writes to them; and a failed one must not run on.
+    machine.kill().await.map_err(Error::internal("end the template's machine"))?;
+    Ok(match snapshot {
+        Ok(guest_token) => commit(resources, request, draft, guest_token).await,
+        Err(error) => Err(error),
+    })
+}
+
+async fn commit(
+    resources: &Resources,
+    request: &TemplateRequest,
+    draft: TemplateDraft,
+    guest_token: String,
+) -> Result<Template, Error> {
+    let disk = std::fs::metadata(draft.path(TemplateFile::Disk)).map_err(Error::internal("measure the disk"))?;
+    let spec = TemplateSpec {
+        kind: TemplateKind::Snapshot,
+        vcpus: request.vcpus,
+        memory_mb: request.memory_mb,
+        disk_mb: u32::try_from(disk.len() >> 20).unwrap_or(u32::MAX),
+        arch: Arch::host(),
+        vmm: resources.vmm.kind(),
+        compatibility: serde_json::to_value(resources.vmm.compatibility())
+            .map_err(Error::internal("describe the virtual machine monitor"))?,
+        kernel: resources.kernel.hash.clone(),
+        guest_token: Some(guest_token),
+    };
+    blocking("keep the template", move || draft.commit(spec).map_err(Error::from)).await
+}
+
+/// Brings the booted guest to the point where sandboxes start, and saves its state. Returns the token that its memory holds.
+async fn snapshot(
+    resources: &Resources,
+    request: &TemplateRequest,
+    draft: &TemplateDraft,
+    slot: &Slot,
+    listener: tokio::net::TcpListener,
+    machine: &dyn Machine,
+) -> Result<String, Error> {
+    tokio::select! {
+        pushed = tokio::time::timeout(resources.deadlines.guest_boot, ready(&listener)) => {
+            pushed.map_err(|_| boot_timeout(resources.deadlines.guest_boot))??;
+        }
+        () = machine.exited() => {
+            return Err(Error::Internal {
+                step: "boot the image",
+                source: format!("the guest ended before its agent was ready; see {}", draft.dir().display()).into(),
+            });
+        }
+    }
+
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(Error::internal("read random bytes"))?;
+    let token = hex::encode(secret);
+    let guest = GuestClient::new(slot.host_ip, token.clone());
+    let identity = Identity { access_token: &token, hostname: "sandbar", env: Vec::new() };
+    tokio::time::timeout(resources.deadlines.guest_init, guest.init(&identity, None))
+        .await
+        .map_err(|_| Error::Timeout("the guest did not take its identity in time".into()))??;
+
+    for command in WARM_UP {
+        let (cmd, args) = command.split_first().map_or(("", &[][..]), |(cmd, args)| (*cmd, args));
+        let command = Command {
+            cmd: cmd.into(),
+            args: args.iter().map(|&a| a.into()).collect(),
+            user: if cmd == "/bin/sh" { "root".into() } else { String::new() },
+            ..Default::default()
+        };
+        let exec_request =
+            ExecRequest { command: command.into(), timeout_sec: WARM_UP_TIMEOUT_SEC, ..Default::default() };
+        let output = exec::run(&guest, &exec_request).await?;
+        if output.exit_code != 0 {
+            return Err(Error::Internal {
+                step: "warm the guest up",
+                source: format!("{cmd} {args:?}: exit code {}", output.exit_code).into(),
+            });
+        }
+    }
+    // Nothing of the host's connections should be part of every sandbox's memory.
+    drop(guest);
+
+    tracing::info!(template = %request.id, "guest is warm; saving it");
+    machine.pause().await.map_err(Error::internal("pause the guest"))?;
+    machine.save_state(&draft.path(TemplateFile::State)).await.map_err(Error::internal("save the guest's state"))?;
+    Ok(token)
+}
+
+/// Waits for the guest agent's ready push.
+async fn ready(listener: &tokio::net::TcpListener) -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Push {
+        event: String,
+    }
+    loop {
+        let (stream, _) = listener.accept().await.map_err(Error::internal("listen for the guest"))?;
+        let mut line = Vec::new();
+        // Only the guest can reach this listener; what is no push is not an answer to wait for.
+        let read = stream.take(READY_BYTES).read_to_end(&mut line).await;
+        if read.is_ok() && serde_json::from_slice::<Push>(&line).is_ok_and(|push| push.event == "ready") {
+            return Ok(());
+        }
+        tracing::warn!(text = %String::from_utf8_lossy(&line), "not a ready push");
+    }
+}
+
+fn boot_timeout(limit: Duration) -> Error {
+    Error::Timeout(format!("the guest's agent was not ready within {} s", limit.as_secs()))
+}

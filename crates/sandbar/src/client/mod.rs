@@ -1,0 +1,71 @@
+//! A client of the REST API, as far as the command line needs it.
+//!
+//! It knows the contract, not the server's types: the same program speaks to a control plane of another version.
+
+mod error;
+mod exec;
+mod files;
+mod sandboxes;
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+
+pub(crate) use error::ClientError;
+pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
+pub(crate) use sandboxes::{NewSandbox, Sandbox, SandboxFilter};
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Longest wait for an answer that is not a stream. Creating waits for a host; nothing takes longer than that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
+
+/// A connection to one control plane, as one team.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    key: SecretString,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, key: SecretString) -> Result<Self, ClientError> {
+        let url = url.trim_end_matches('/').to_owned();
+        match reqwest::Url::parse(&url) {
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {}
+            _ => return Err(ClientError::BadUrl { url }),
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            // WebSockets start as HTTP/1.1.
+            .http1_only()
+            .build()
+            .map_err(|source| ClientError::Setup { source })?;
+        Ok(Self { http, url, key })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        request.header("X-API-Key", self.key.expose_secret())
+    }
+
+    /// Sends a request whose answer is small.
+    async fn call(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        self.open(request.timeout(ANSWER_LIMIT)).await
+    }
+
+    /// Sends a request whose body or answer takes as long as it takes.
+    async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|source| ClientError::unsent(&self.url, source))?;
+        if response.status().is_success() || response.status() == reqwest::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        Err(ClientError::refused(&self.url, response).await)
+    }
+
+    fn broken(&self) -> impl FnOnce(reqwest::Error) -> ClientError {
+        let url = self.url.clone();
+        move |source| ClientError::Broken { url, source: source.into() }
+    }
+}

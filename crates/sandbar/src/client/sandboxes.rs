@@ -1,0 +1,107 @@
+//! `/v1/sandboxes`: create, list, get, delete.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use reqwest::Method;
+use sandbar_types::{Id, SandboxStatus, id};
+use serde::{Deserialize, Serialize};
+
+use super::{Client, ClientError};
+
+/// A sandbox, as the API tells it. What this version does not know of it is kept for `--json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sandbox {
+    pub(crate) id: Id<id::Sandbox>,
+    pub(crate) status: SandboxStatus,
+    pub(crate) template: String,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mb: u32,
+    pub(crate) disk_mb: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) created_at: DateTime<Utc>,
+    #[serde(flatten)]
+    pub(crate) rest: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What is asked of a new sandbox; what is left out is the platform's choice.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct NewSandbox {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vcpus: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_mb: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_sec: Option<u32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) metadata: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// Which sandboxes to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SandboxFilter {
+    /// Empty: all but stopped and failed ones.
+    pub(crate) status: Vec<SandboxStatus>,
+    pub(crate) template: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Client {
+    pub(crate) async fn create_sandbox(&self, new: &NewSandbox) -> Result<Sandbox, ClientError> {
+        let response = self.call(self.request(Method::POST, "/v1/sandboxes").json(new)).await?;
+        response.json().await.map_err(self.broken())
+    }
+
+    pub(crate) async fn sandbox(&self, id: Id<id::Sandbox>) -> Result<Sandbox, ClientError> {
+        let response = self.call(self.request(Method::GET, &format!("/v1/sandboxes/{id}"))).await?;
+        response.json().await.map_err(self.broken())
+    }
+
+    pub(crate) async fn delete_sandbox(&self, id: Id<id::Sandbox>) -> Result<(), ClientError> {
+        self.call(self.request(Method::DELETE, &format!("/v1/sandboxes/{id}"))).await?;
+        Ok(())
+    }
+
+    /// All that match, newest first, page by page.
+    pub(crate) async fn sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>, ClientError> {
+        let mut query: Vec<(&str, String)> = vec![("limit", "200".to_owned())];
+        if !filter.status.is_empty() {
+            let words: Vec<&str> = filter.status.iter().map(|status| status.as_str()).collect();
+            query.push(("status", words.join(",")));
+        }
+        query.extend(filter.template.iter().map(|name| ("template", name.clone())));
+        query.extend(filter.metadata.iter().map(|(key, value)| ("metadata", format!("{key}={value}"))));
+
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let cursor_pair = cursor.iter().map(|cursor| ("cursor", cursor.clone()));
+            let pairs = query.iter().cloned().chain(cursor_pair);
+            let request = self.request(Method::GET, &format!("/v1/sandboxes?{}", encode_query(pairs)));
+            let response = self.call(request).await?;
+            let next = response.headers().get("x-next-cursor").and_then(|value| value.to_str().ok());
+            let next = next.map(str::to_owned);
+            let mut page: Vec<Sandbox> = response.json().await.map_err(self.broken())?;
+            all.append(&mut page);
+            if next.is_none() || next == cursor {
+                return Ok(all);
+            }
+            cursor = next;
+        }
+    }
+}
+
+/// `a=b&c=d`, percent-encoded.
+fn encode_query<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+    // A URL type does this, but only as a part of a whole URL.
+    let mut url = reqwest::Url::parse("http://localhost/").expect("a constant that is a URL");
+    url.query_pairs_mut().extend_pairs(pairs);
+    url.query().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,166 @@
+//! The image `base`: a small Debian with what agents' commands expect, made from packages by mmdebstrap.
+//!
+//! `recipe` says what is in it. Here the recipe is carried out: packages into a folder, our files over them, the folder into an
+//! ext4 image by `mke2fs -d`, which needs no mount. All of it happens in the store's session, and the whole installation in
+//! namespaces of its own, so that nothing of it, process, mount or file, outlives this process.
+
+mod recipe;
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sandbar_types::TemplateName;
+
+use crate::Progress;
+use crate::debian::{DebianSource, DebianSourceError};
+use crate::files::{self, FileError, OnFile};
+use crate::image::Image;
+use crate::store::{Store, StoreError};
+use crate::tool::{Tool, ToolError};
+
+/// What building takes for a while: the tree, the image, and packages.
+const BUILD_SPACE: u64 = 2 << 30;
+
+/// What may differ between base images.
+#[derive(Debug, Clone)]
+pub struct BaseImageOptions {
+    /// Bytes of its filesystem, a multiple of 4 KiB. Sparse: what is not used takes no room.
+    pub size: u64,
+    /// Where its packages come from.
+    pub source: DebianSource,
+}
+
+impl BaseImageOptions {
+    /// 4 GiB, from that source.
+    #[must_use]
+    pub const fn new(source: DebianSource) -> Self {
+        Self { size: 4 << 30, source }
+    }
+}
+
+/// Why there is no base image.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseImageError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A program failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// There is no source of packages.
+    #[error(transparent)]
+    Source(#[from] DebianSourceError),
+}
+
+impl From<FileError> for BaseImageError {
+    fn from(error: FileError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// The image `base`: the one at hand if it was made by the same recipe, else a new one in its place.
+pub fn build_base_image(
+    store: &Store,
+    options: &BaseImageOptions,
+    progress: &dyn Progress,
+) -> Result<Image, BaseImageError> {
+    let name = TemplateName::base();
+    let BaseImageOptions { size, source } = options;
+    let recipe = recipe::hash(source, *size);
+    if let Some(image) = store.image(&name)?.filter(|image| image.manifest.recipe == recipe) {
+        return Ok(image);
+    }
+    store.require_space(BUILD_SPACE)?;
+    let work = store.session().folder("base-image")?;
+    progress.step(&format!("installing Debian {} for the base image", source.suite));
+    let root = install(source, work.path())?;
+    finish(&root, source)?;
+    progress.step("making the base image's filesystem");
+    let rootfs = filesystem(&root, *size, work.path())?;
+    Ok(store.publish_image(&name, &recipe, source.arch, &rootfs)?)
+}
+
+fn install(source: &DebianSource, work: &Path) -> Result<PathBuf, BaseImageError> {
+    let root = work.join("root");
+    let hook = work.join("customize");
+    fs::write(&hook, recipe::CUSTOMIZE).on("write", &hook)?;
+    fs::set_permissions(&hook, Permissions::from_mode(0o755)).on("change", &hook)?;
+    Tool::contained("mmdebstrap", "mmdebstrap")
+        .args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory"])
+        .arg(format!("--architectures={}", source.debian_arch()))
+        .arg(format!("--include={}", recipe::PACKAGES.join(",")))
+        .args(recipe::DPKG_OPTIONS.map(|option| format!("--dpkgopt={option}")))
+        .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""])
+        .args(proxies()?)
+        .arg(format!("--customize-hook={}", hook.display()))
+        .arg(&source.suite)
+        .arg(&root)
+        .args(source.lines())
+        .env("TMPDIR", work)
+        .run()?;
+    Ok(root)
+}
+
+/// The machine's proxies for apt: mmdebstrap does not look at its configuration.
+fn proxies() -> Result<Vec<String>, BaseImageError> {
+    let dump = Tool::new("apt-config", "apt").args(["dump", "--no-empty"]).run()?;
+    let dump = String::from_utf8_lossy(&dump);
+    let proxies = dump.lines().filter(|line| {
+        let name = line.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        name.starts_with("acquire::http") && name.contains("::proxy")
+    });
+    Ok(proxies.map(|line| format!("--aptopt={}", line.trim_end_matches(';'))).collect())
+}
+
+/// Ours over what the packages brought. Nobody else writes to this tree, so no link in it leads astray.
+fn finish(root: &Path, source: &DebianSource) -> Result<(), FileError> {
+    for path in recipe::REMOVED {
+        files::remove_all(&root.join(path))?;
+    }
+    for path in recipe::EMPTIED {
+        empty(&root.join(path))?;
+    }
+    for recipe::ConfigFile { path, mode, content } in recipe::FILES {
+        write_with_mode(&root.join(path), mode, content)?;
+    }
+    write_with_mode(&root.join("etc/apt/sources.list"), 0o644, &(source.public().lines().join("\n") + "\n"))?;
+    write_with_mode(&root.join("etc/dpkg/dpkg.cfg.d/sandbar"), 0o644, &(recipe::DPKG_OPTIONS.join("\n") + "\n"))
+}
+
+fn write_with_mode(path: &Path, mode: u32, content: &str) -> Result<(), FileError> {
+    fs::create_dir_all(files::parent(path)).on("create", files::parent(path))?;
+    // Away with a link that a package may have put there.
+    files::remove_all(path)?;
+    fs::write(path, content).on("write", path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).on("change", path)
+}
+
+fn empty(dir: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::new("list", dir, error)),
+    };
+    for entry in entries {
+        files::remove_all(&entry.on("list", dir)?.path())?;
+    }
+    Ok(())
+}
+
+fn filesystem(root: &Path, size: u64, work: &Path) -> Result<PathBuf, BaseImageError> {
+    let rootfs = work.join("rootfs.ext4");
+    Tool::new("mke2fs", "e2fsprogs")
+        // No blocks reserved for root, who is the user's servant here; inode tables zeroed now, when a hole does it, and not by
+        // each guest's kernel after its first mount.
+        .args(["-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "sandbar"])
+        .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-d"])
+        .arg(root)
+        .arg(&rootfs)
+        .arg((size >> 12).to_string())
+        .run()?;
+    // Never seen to find anything: it is what stands between a broken tool and every sandbox.
+    Tool::new("e2fsck", "e2fsprogs").args(["-f", "-n"]).arg(&rootfs).run()?;
+    Ok(rootfs)
+}

@@ -1,0 +1,157 @@
+//! SIGKILL at the worst moments. The process to be killed is this program again, with a role as its argument; parent and child tell
+//! each other how far they are through pipes, so that nothing waits for a clock.
+
+mod fixture;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use fixture::{Place, commit_one, fill, in_tmp};
+use libtest_mimic::{Arguments, Failed, Trial};
+use sandbar_storage::{BaseImageOptions, DebianSource, build_base_image};
+use sandbar_types::Id;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, role, dir] = &args[..]
+        && let Some(role) = role.strip_prefix("as:")
+    {
+        play(role, Path::new(dir));
+        return ExitCode::SUCCESS;
+    }
+    let trial = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    };
+    let trials = vec![
+        trial("a_killed_draft_is_swept_with_its_mounts", a_killed_draft_is_swept_with_its_mounts),
+        trial("commits_are_whole_or_not_at_all", commits_are_whole_or_not_at_all),
+        trial("a_killed_build_leaves_no_process_and_no_mount", a_killed_build_leaves_no_process_and_no_mount),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// What the child does, until it is killed.
+fn play(role: &str, dir: &Path) {
+    let store = sandbar_storage::Store::open(dir, &fixture::options()).unwrap();
+    let say = |line: &str| {
+        println!("{line}");
+        std::io::stdout().flush().unwrap();
+    };
+    match role {
+        "draft" => {
+            let draft = store.begin_template(Id::new()).unwrap();
+            fill(&draft, 1);
+            fs::create_dir(draft.dir().join("mnt")).unwrap();
+            let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(draft.dir().join("mnt")).status();
+            assert!(mounted.unwrap().success());
+            say("ready");
+            // Until the parent is done with us.
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        "commit" => {
+            for byte in 1..=u8::MAX {
+                say(&commit_one(&store, byte).id().to_string());
+            }
+        }
+        "build" => {
+            let source = DebianSource::detect().unwrap();
+            let options = BaseImageOptions::new(source);
+            build_base_image(&store, &options, &|_: &str| {}).unwrap();
+        }
+        other => panic!("no role {other}"),
+    }
+}
+
+fn start(role: &str, place: &Place, path: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg(format!("as:{role}")).arg(place.store_dir());
+    if let Some(path) = path {
+        command.env("PATH", format!("{}:{}", path.display(), std::env::var("PATH").unwrap()));
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn mounts_below(dir: &Path) -> usize {
+    let dir = format!("{}/", dir.canonicalize().unwrap().display());
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(&dir)).count()
+}
+
+fn a_killed_draft_is_swept_with_its_mounts() {
+    let place = Place::new();
+    let mut child = start("draft", &place, None);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    kill(child);
+    assert_eq!(mounts_below(&place.store_dir()), 1, "the test needs a stray mount");
+
+    let store = place.open();
+    assert_eq!(mounts_below(&place.store_dir()), 0);
+    assert!(store.templates().unwrap().is_empty());
+    let [session] = &in_tmp(&place)[..] else { panic!("only our own session is left") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0);
+}
+
+fn commits_are_whole_or_not_at_all() {
+    let place = Place::new();
+    let _mounted = place.open();
+    for acknowledged_before_the_kill in [1, 2, 5] {
+        let mut child = start("commit", &place, None);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ids: Vec<String> = lines.take(acknowledged_before_the_kill).map(Result::unwrap).collect();
+        // It is now somewhere within the next one.
+        kill(child);
+
+        let store = place.open();
+        let templates = store.templates().unwrap();
+        let folders = fs::read_dir(place.store_dir().join("templates")).unwrap().count();
+        assert_eq!(folders, templates.len(), "none is damaged");
+        templates.iter().for_each(|template| template.verify().unwrap());
+        for id in ids {
+            store.template(id.parse().unwrap()).unwrap();
+        }
+        assert_eq!(in_tmp(&place).len(), 2);
+        templates.iter().for_each(|template| store.delete_template(template.id()).unwrap());
+    }
+}
+
+/// With a program in mmdebstrap's place that mounts something, starts a background process, and tells through a FIFO which all of
+/// its processes hold open that it has: the FIFO ends when the last of them has.
+fn a_killed_build_leaves_no_process_and_no_mount() {
+    let place = Place::new();
+    let _mounted = place.open();
+    let bin = place.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let fifo = place.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = format!(
+        "#!/bin/sh\nset -e\nexec 9>'{}'\nmkdir \"$TMPDIR/root\"\nmount -t tmpfs none \"$TMPDIR/root\"\n\
+         setsid sleep 1000 &\necho mounted >&9\nwait\n",
+        fifo.display()
+    );
+    fs::write(bin.join("mmdebstrap"), script).unwrap();
+    fs::set_permissions(bin.join("mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
+
+    let child = start("build", &place, Some(&bin));
+    let mut told = BufReader::new(fs::File::open(&fifo).unwrap());
+    let mut line = String::new();
+    told.read_line(&mut line).unwrap();
+    assert_eq!(line, "mounted\n");
+    assert_eq!(mounts_below(&place.store_dir()), 0, "mounts of a build are its own");
+    kill(child);
+    assert_eq!(told.read_line(&mut line).unwrap(), 0, "its processes have ended with it");
+
+    drop(place.open());
+    assert_eq!(in_tmp(&place).len(), 1, "of what it was building nothing is left");
+}

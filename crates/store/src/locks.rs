@@ -1,0 +1,54 @@
+//! Work that one replica does at a time: advisory locks that end with the transaction that holds them, so that nothing has to be
+//! given back by a replica that died.
+
+use sandbar_types::Id;
+use sandbar_types::id::Host;
+
+use crate::{Store, StoreError, Tx};
+
+/// A piece of background work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Holding one host's rows against its inventory.
+    Reconcile(Id<Host>),
+    /// Looking for silent hosts and stuck rows.
+    Monitor,
+}
+
+impl Lock {
+    /// PostgreSQL's key: the kind in the upper half, the host (hashed) in the lower. A collision makes one host wait for another.
+    fn key(self) -> (i32, i32) {
+        const KIND_MONITOR: i32 = 0x5b01;
+        const KIND_RECONCILE: i32 = 0x5b02;
+        match self {
+            Self::Monitor => (KIND_MONITOR, 0),
+            Self::Reconcile(host) => {
+                let folded = host.uuid().as_bytes().chunks_exact(4).fold(0, |hash: u32, chunk| {
+                    let word = chunk.try_into().map_or(0, u32::from_be_bytes);
+                    hash.rotate_left(7) ^ word.wrapping_mul(0x9e37_79b1)
+                });
+                (KIND_RECONCILE, folded.cast_signed())
+            }
+        }
+    }
+}
+
+/// Holds a lock until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the lock back"]
+pub struct Held {
+    _transaction: Tx,
+}
+
+impl Store {
+    /// Takes a lock if nobody has it. Occupies a connection for as long as it is held.
+    pub async fn try_lock(&self, lock: Lock) -> Result<Option<Held>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let (kind, which) = lock.key();
+        let got =
+            sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1, $2) AS "got!""#, kind, which)
+                .fetch_one(transaction.connection())
+                .await?;
+        Ok(got.then_some(Held { _transaction: transaction }))
+    }
+}

@@ -1,0 +1,268 @@
+//! A simulated host agent: the real RPC contract over real mutual TLS, sandboxes that exist only in memory, and
+//! switches that make it fail in every way that a host can.
+//!
+//! - this file: one host's life. It binds, is enrolled with the certificate that the control plane signed, crashes and
+//!   comes back with its sandboxes still there.
+//! - `sim_host/faults.rs`: what can be made to go wrong, and when.
+//! - `sim_host/inventory.rs`: the sandboxes and templates it holds.
+//! - `sim_host/service.rs`: the RPCs.
+//! - `sim_host/guest.rs`: the programs that its guests know.
+//!
+//! Nothing of the control plane is used here, so that this side of the contract is a second opinion on it.
+
+mod faults;
+mod guest;
+mod inventory;
+mod service;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use connectrpc::{Router, Server};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use sandbar_proto::host as rpc;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub use faults::{Fault, Gate, Rpc, Times};
+pub use sandbar_proto::host::SandboxState;
+pub use sandbar_proto::host::error_detail::Reason;
+
+use inventory::Inventory;
+
+/// A host agent of which nothing but its speech is real.
+pub struct SimHost {
+    agent: Arc<Agent>,
+    key: KeyPair,
+    address: SocketAddr,
+    serving: Mutex<Serving>,
+}
+
+/// What the RPC handlers share.
+struct Agent {
+    inventory: Mutex<Inventory>,
+    faults: faults::Faults,
+    processes: guest::Processes,
+}
+
+/// Where the agent stands with its port.
+#[derive(Default)]
+enum Serving {
+    /// The port is held, but nothing answers: the host has no certificate yet.
+    Bound(TcpListener),
+    /// Serving with this identity.
+    Up(Arc<ServerConfig>, JoinHandle<()>),
+    /// The process is dead; its sandboxes are not.
+    Down(Arc<ServerConfig>),
+    /// Between two of the above.
+    #[default]
+    Changing,
+}
+
+impl SimHost {
+    /// A host that holds a port on the loopback address and waits to be enrolled.
+    pub async fn bind() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("bind a loopback port")?;
+        let address = listener.local_addr()?;
+        Ok(Self {
+            agent: Arc::new(Agent {
+                inventory: Mutex::new(Inventory::default()),
+                faults: faults::Faults::default(),
+                processes: guest::Processes::default(),
+            }),
+            key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            address,
+            serving: Mutex::new(Serving::Bound(listener)),
+        })
+    }
+
+    /// The address at which the control plane reaches it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// A certificate signing request for its key, in PEM.
+    pub fn csr(&self) -> anyhow::Result<String> {
+        Ok(CertificateParams::new(Vec::new())?.serialize_request(&self.key)?.pem()?)
+    }
+
+    /// Takes the identity that the control plane answered to the registration, and begins to serve.
+    ///
+    /// An agent that has one already drops it and its connections: it has been registered anew.
+    pub async fn enroll(&self, host_id: &str, cert_pem: &str, ca_pem: &str) -> anyhow::Result<()> {
+        let tls = self.tls(cert_pem, ca_pem)?;
+        host_id.clone_into(&mut self.agent.inventory().host_id);
+        let listener = match self.take_serving() {
+            Serving::Bound(listener) => listener,
+            Serving::Up(_, task) => {
+                end(task).await;
+                self.rebind().await?
+            }
+            Serving::Down(_) | Serving::Changing => self.rebind().await?,
+        };
+        self.serve(listener, tls);
+        Ok(())
+    }
+
+    /// Kills the agent as SIGKILL would: every connection and call breaks, the sandboxes live on.
+    pub async fn crash(&self) -> anyhow::Result<()> {
+        match self.take_serving() {
+            Serving::Up(tls, task) => {
+                end(task).await;
+                *self.serving() = Serving::Down(tls);
+                Ok(())
+            }
+            Serving::Bound(_) | Serving::Down(_) | Serving::Changing => {
+                anyhow::bail!("only an agent that serves can crash")
+            }
+        }
+    }
+
+    /// Starts the agent again, on the same port, with the sandboxes that it had.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        match self.take_serving() {
+            Serving::Down(tls) => {
+                let listener = self.rebind().await?;
+                self.agent.inventory().changed();
+                self.serve(listener, tls);
+                Ok(())
+            }
+            Serving::Bound(_) | Serving::Up(..) | Serving::Changing => {
+                anyhow::bail!("only a crashed agent is started again")
+            }
+        }
+    }
+
+    async fn rebind(&self) -> anyhow::Result<TcpListener> {
+        TcpListener::bind(self.address).await.context("bind the port again")
+    }
+
+    fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>) {
+        let router = Router::new().add_service(Arc::new(service::Service::new(Arc::clone(&self.agent))));
+        let server = Server::from_listener(listener).with_tls(Arc::clone(&tls));
+        let task = tokio::spawn(async move {
+            // It ends only when its listener is broken: then calls fail, as they should.
+            let _ = server.serve(router).await;
+        });
+        *self.serving() = Serving::Up(tls, task);
+    }
+
+    /// Only a caller with a client certificate of the same authority is let in.
+    fn tls(&self, cert_pem: &str, ca_pem: &str) -> anyhow::Result<Arc<ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        for ca in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(ca?)?;
+        }
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+        let chain = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// Makes the next calls of `rpc` go wrong.
+    pub fn inject(&self, rpc: Rpc, fault: Fault, times: Times) {
+        self.agent.faults.inject(rpc, fault, times);
+    }
+
+    /// Holds calls of `rpc` at the door until the gate is opened.
+    #[must_use]
+    pub fn hold(&self, rpc: Rpc) -> Gate {
+        let gate = Gate::default();
+        self.agent.faults.inject(rpc, Fault::Hold(gate.clone()), Times::Once);
+        gate
+    }
+
+    /// Ends all faults.
+    pub fn heal(&self) {
+        self.agent.faults.clear();
+    }
+
+    /// How many calls of `rpc` have arrived.
+    #[must_use]
+    pub fn calls(&self, rpc: Rpc) -> usize {
+        self.agent.faults.calls(rpc)
+    }
+
+    /// Waits until `count` calls of `rpc` have arrived.
+    pub async fn arrived(&self, rpc: Rpc, count: usize) {
+        self.agent.faults.arrived(rpc, count).await;
+    }
+
+    /// The sandboxes it has, whatever their state.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<rpc::Sandbox> {
+        self.agent.inventory().list()
+    }
+
+    /// The generation that a heartbeat reports.
+    #[must_use]
+    pub fn inventory_generation(&self) -> u64 {
+        self.agent.inventory().generation
+    }
+
+    /// The VMM of `id` dies by itself.
+    pub fn kill_vmm(&self, id: &str) {
+        self.agent.inventory().set_state(id, SandboxState::SANDBOX_STATE_STOPPED, "the VMM ended by itself");
+    }
+
+    /// The host loses every trace of `id`.
+    pub fn forget(&self, id: &str) {
+        self.agent.inventory().remove(id);
+    }
+
+    /// A running sandbox that no control plane asked for, made this long ago.
+    pub fn plant(&self, id: &str, age: std::time::Duration) {
+        self.agent.inventory().plant(id, age);
+    }
+
+    /// What the control plane sent to create `id`.
+    #[must_use]
+    pub fn creation_of(&self, id: &str) -> Option<rpc::CreateSandboxRequest> {
+        self.agent.inventory().creation_of(id)
+    }
+
+    /// Waits until `count` commands run in its guests.
+    pub async fn processes_are(&self, count: usize) {
+        self.agent.processes.reach(count).await;
+    }
+
+    fn serving(&self) -> MutexGuard<'_, Serving> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_serving(&self) -> Serving {
+        std::mem::take(&mut *self.serving())
+    }
+}
+
+/// Ends the server at once: its port is free when this returns, and its connections break with it.
+async fn end(server: JoinHandle<()>) {
+    server.abort();
+    let _ = server.await;
+}
+
+impl Drop for SimHost {
+    fn drop(&mut self) {
+        if let Serving::Up(_, task) = &*self.serving() {
+            task.abort();
+        }
+    }
+}
+
+impl Agent {
+    fn inventory(&self) -> MutexGuard<'_, Inventory> {
+        self.inventory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,109 @@
+//! The programs of a simulated guest: small, and each shows one thing that a caller must carry rightly.
+
+use std::collections::BTreeMap;
+
+use connectrpc::ConnectError;
+use sandbar_proto::host as rpc;
+use tokio::sync::watch;
+
+use super::Reason;
+use super::faults::refusal;
+
+/// What a command does.
+pub(super) enum Program {
+    /// Writes its output, piece by piece, and exits.
+    Print { pieces: Vec<Piece>, exit_code: i32 },
+    /// Copies standard input to standard output until it is closed.
+    Cat,
+    /// Runs until it is killed.
+    Sleep,
+}
+
+/// One write of a program.
+pub(super) enum Piece {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+}
+
+impl Program {
+    /// The program that `command` names.
+    ///
+    /// - `echo WORDS`: the words and a line feed.
+    /// - `warn WORDS`: the same, on standard error.
+    /// - `exit CODE`: nothing but the exit code.
+    /// - `bytes HEX...`: each argument's bytes in a write of its own.
+    /// - `flood COUNT`: that many bytes of `x`.
+    /// - `context`: the user, working directory and environment, one a line.
+    /// - `cat`, `sleep`.
+    pub(super) fn find(command: &rpc::Command) -> Result<Self, ConnectError> {
+        let words = || format!("{}\n", command.args.join(" ")).into_bytes();
+        let print = |pieces| Ok(Self::Print { pieces, exit_code: 0 });
+        match command.cmd.as_str() {
+            "echo" => print(vec![Piece::Stdout(words())]),
+            "warn" => print(vec![Piece::Stderr(words())]),
+            "exit" => Ok(Self::Print { pieces: Vec::new(), exit_code: number(command)? }),
+            "bytes" => print(command.args.iter().map(|arg| bytes(arg)).collect::<Result<_, _>>()?),
+            "flood" => print(vec![Piece::Stdout(vec![b'x'; number(command)?])]),
+            "context" => print(vec![Piece::Stdout(context(command).into_bytes())]),
+            "cat" => Ok(Self::Cat),
+            "sleep" => Ok(Self::Sleep),
+            _ => Err(refusal(Reason::REASON_COMMAND_NOT_FOUND)),
+        }
+    }
+}
+
+fn number<N: std::str::FromStr>(command: &rpc::Command) -> Result<N, ConnectError> {
+    let text = command.args.first().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+    text.parse().map_err(|_| refusal(Reason::REASON_BAD_INPUT))
+}
+
+fn bytes(hex: &str) -> Result<Piece, ConnectError> {
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| hex.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect::<Option<Vec<u8>>>()
+        .map(Piece::Stdout)
+        .ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))
+}
+
+fn context(command: &rpc::Command) -> String {
+    let env: BTreeMap<_, _> = command.env.iter().collect();
+    let mut lines = format!("user={}\ncwd={}\n", command.user, command.cwd);
+    for (name, value) in env {
+        lines.push_str(&format!("{name}={value}\n"));
+    }
+    lines
+}
+
+/// How many commands run.
+#[derive(Default)]
+pub(super) struct Processes(watch::Sender<usize>);
+
+impl Processes {
+    /// A command that runs until the guard is dropped.
+    pub(super) fn start(&self) -> Running {
+        self.0.send_modify(|count| *count += 1);
+        Running(self.0.clone())
+    }
+
+    pub(super) async fn reach(&self, count: usize) {
+        // The sender lives as long as `self`.
+        let _ = self.0.subscribe().wait_for(|now| *now == count).await;
+    }
+}
+
+/// A command that runs.
+pub(super) struct Running(watch::Sender<usize>);
+
+impl Running {
+    /// The command goes on without anybody to watch it.
+    pub(super) fn detach(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}

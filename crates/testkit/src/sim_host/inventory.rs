@@ -1,0 +1,186 @@
+//! The sandboxes and templates of a simulated host.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use connectrpc::ConnectError;
+use sandbar_proto::host as rpc;
+use sandbar_types::guest::GUEST_IP;
+
+use super::faults::refusal;
+use super::{Reason, SandboxState};
+
+/// MiB of disk of every template.
+const TEMPLATE_DISK_MB: u32 = 2_048;
+
+/// What the host holds. Every change raises the generation.
+#[derive(Default)]
+pub(super) struct Inventory {
+    pub(super) host_id: String,
+    pub(super) generation: u64,
+    sandboxes: BTreeMap<String, Vm>,
+    templates: BTreeMap<String, rpc::Template>,
+}
+
+struct Vm {
+    record: rpc::Sandbox,
+    creation: Option<rpc::CreateSandboxRequest>,
+    files: HashMap<String, Vec<u8>>,
+}
+
+impl Inventory {
+    pub(super) fn changed(&mut self) {
+        self.generation += 1;
+    }
+
+    pub(super) fn list(&self) -> Vec<rpc::Sandbox> {
+        self.sandboxes.values().map(|vm| vm.record.clone()).collect()
+    }
+
+    pub(super) fn list_templates(&self) -> Vec<rpc::Template> {
+        self.templates.values().cloned().collect()
+    }
+
+    pub(super) fn creation_of(&self, id: &str) -> Option<rpc::CreateSandboxRequest> {
+        self.sandboxes.get(id)?.creation.clone()
+    }
+
+    /// The same id asked for again answers what is there.
+    pub(super) fn create(
+        &mut self,
+        request: rpc::CreateSandboxRequest,
+    ) -> Result<rpc::Sandbox, ConnectError> {
+        if let Some(vm) = self.sandboxes.get(&request.id) {
+            return Ok(vm.record.clone());
+        }
+        let template = self
+            .templates
+            .get(&request.template_id)
+            .ok_or_else(|| refusal(Reason::REASON_TEMPLATE_NOT_FOUND))?;
+        let (vcpus, memory_mb, disk_mb) = (template.vcpus, template.memory_mb, template.disk_mb);
+        let created_at = unix_ms(SystemTime::now());
+        let expires_at =
+            if request.timeout_sec == 0 { 0 } else { created_at + i64::from(request.timeout_sec) * 1_000 };
+        let record = rpc::Sandbox {
+            id: request.id.clone(),
+            state: SandboxState::SANDBOX_STATE_RUNNING.into(),
+            template_id: request.template_id.clone(),
+            vcpus,
+            memory_mb,
+            disk_mb,
+            guest_ip: GUEST_IP.to_string(),
+            host_ip: self.next_address(),
+            created_at_unix_ms: created_at,
+            last_active_at_unix_ms: created_at,
+            expires_at_unix_ms: expires_at,
+            generation: 1,
+            ..Default::default()
+        };
+        self.insert(record.clone(), Some(request));
+        Ok(record)
+    }
+
+    pub(super) fn plant(&mut self, id: &str, age: Duration) {
+        let created_at = unix_ms(SystemTime::now() - age);
+        let record = rpc::Sandbox {
+            id: id.to_owned(),
+            state: SandboxState::SANDBOX_STATE_RUNNING.into(),
+            vcpus: 1,
+            memory_mb: 512,
+            disk_mb: TEMPLATE_DISK_MB,
+            guest_ip: GUEST_IP.to_string(),
+            host_ip: self.next_address(),
+            created_at_unix_ms: created_at,
+            last_active_at_unix_ms: created_at,
+            generation: 1,
+            ..Default::default()
+        };
+        self.insert(record, None);
+    }
+
+    fn insert(&mut self, record: rpc::Sandbox, creation: Option<rpc::CreateSandboxRequest>) {
+        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files: HashMap::new() });
+        self.changed();
+    }
+
+    /// A new address in 10.64.0.0/16 for each sandbox.
+    fn next_address(&self) -> String {
+        let [.., high, low] = (self.generation + 1).to_be_bytes();
+        format!("10.64.{high}.{low}")
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> bool {
+        let existed = self.sandboxes.remove(id).is_some();
+        if existed {
+            self.changed();
+        }
+        existed
+    }
+
+    pub(super) fn set_state(&mut self, id: &str, state: SandboxState, reason: &str) {
+        if let Some(vm) = self.sandboxes.get_mut(id) {
+            vm.record.state = state.into();
+            vm.record.generation += 1;
+            reason.clone_into(&mut vm.record.stop_reason);
+            self.changed();
+        }
+    }
+
+    /// The sandbox, if its guest can be asked for something; counts as activity.
+    pub(super) fn active(&mut self, id: &str) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.running(id)?;
+        vm.record.last_active_at_unix_ms = unix_ms(SystemTime::now());
+        Ok(vm.record.clone())
+    }
+
+    fn running(&mut self, id: &str) -> Result<&mut Vm, ConnectError> {
+        let vm = self.sandboxes.get_mut(id).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))?;
+        if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {
+            Ok(vm)
+        } else {
+            Err(refusal(Reason::REASON_INVALID_STATE))
+        }
+    }
+
+    pub(super) fn write_file(
+        &mut self,
+        id: &str,
+        path: String,
+        content: Vec<u8>,
+    ) -> Result<(), ConnectError> {
+        self.running(id)?.files.insert(path, content);
+        Ok(())
+    }
+
+    pub(super) fn read_file(&mut self, id: &str, path: &str) -> Result<Vec<u8>, ConnectError> {
+        let vm = self.running(id)?;
+        vm.files.get(path).cloned().ok_or_else(|| refusal(Reason::REASON_FILE_NOT_FOUND))
+    }
+
+    /// The same id asked for again answers what is there.
+    pub(super) fn create_template(
+        &mut self,
+        request: rpc::CreateTemplateRequest,
+    ) -> Result<rpc::Template, ConnectError> {
+        if request.image != "base" {
+            return Err(refusal(Reason::REASON_TEMPLATE_NOT_FOUND));
+        }
+        let template = rpc::Template {
+            id: request.id.clone(),
+            vcpus: request.vcpus,
+            memory_mb: request.memory_mb,
+            disk_mb: TEMPLATE_DISK_MB,
+            size_bytes: 300 << 20,
+            arch: "x86_64".to_owned(),
+            vmm: "qemu".to_owned(),
+            compatibility: "simulated".to_owned(),
+            ..Default::default()
+        };
+        Ok(self.templates.entry(request.id).or_insert(template).clone())
+    }
+}
+
+fn unix_ms(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,97 @@
+//! What can go wrong with a VMM.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::{ProcessIdentity, qmp::QmpError};
+
+/// A failure of a VMM driver. After a failed [`boot`](crate::Vmm::boot) or [`restore`](crate::Vmm::restore) no process is left.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// A file or folder that the machine needs could not be used.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A memory image is not of the machine's size.
+    #[error("the memory image {path} has {found} bytes, the machine {needed}")]
+    MemorySize {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// The machine's memory, in bytes.
+        needed: u64,
+    },
+    /// A path cannot be written on the VMM's command line.
+    #[error("the path {0:?} cannot be passed to the VMM")]
+    UnusablePath(PathBuf),
+    /// The VMM's binary does not start.
+    #[error("cannot start {binary}")]
+    Start {
+        /// The binary.
+        binary: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The VMM's binary says something unexpected about itself.
+    #[error("{binary} does not tell its version: {answer:?}")]
+    UnknownBuild {
+        /// The binary.
+        binary: PathBuf,
+        /// The first line of what it said.
+        answer: String,
+    },
+    /// The VMM process ended when it should have run on.
+    #[error("the VMM ended while {step}")]
+    Ended {
+        /// What was under way.
+        step: &'static str,
+        /// The end of the VMM's log: for the operator's log, not for users.
+        log: String,
+    },
+    /// The VMM refused a request, or its control socket failed.
+    #[error("the VMM failed while {step}")]
+    Control {
+        /// What was under way.
+        step: &'static str,
+        /// The end of the VMM's log: for the operator's log, not for users.
+        log: String,
+        /// The refusal.
+        source: QmpError,
+    },
+    /// The machine's memory is a private mapping, so no file has it.
+    #[error("the machine of {process} runs on a private copy of its snapshot's memory and cannot be saved")]
+    PrivateMemory {
+        /// The machine.
+        process: ProcessIdentity,
+    },
+    /// The recorded process is gone, or its pid is another process by now.
+    #[error("{process} is gone")]
+    Gone {
+        /// The recorded process.
+        process: ProcessIdentity,
+    },
+    /// The process does not end although it was killed (the kernel holds it in an operation that cannot be interrupted).
+    #[error("{process} is still there {waited:?} after SIGKILL")]
+    Unkillable {
+        /// The process.
+        process: ProcessIdentity,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A system call on the process failed.
+    #[error("cannot {action} {process}")]
+    Process {
+        /// What was tried.
+        action: &'static str,
+        /// The process.
+        process: ProcessIdentity,
+        /// The system's reason.
+        source: io::Error,
+    },
+}

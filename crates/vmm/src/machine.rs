@@ -1,0 +1,99 @@
+//! The contract that every VMM driver fulfils.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use sandbar_types::VmmKind;
+
+use crate::{Compatibility, ProcessIdentity, VmmError};
+
+/// What a machine is made of, whether it boots or is restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// Virtual CPUs. A restore needs the number that the snapshot was made with.
+    pub vcpus: u32,
+    /// Memory in MiB. A restore needs the size that the snapshot was made with.
+    pub memory_mb: u32,
+    /// The writable root disk, a raw image that belongs to this machine alone.
+    pub disk: PathBuf,
+    /// Folder for the control socket and the logs. It must exist, and belong to this machine alone.
+    pub work_dir: PathBuf,
+    /// The network namespace that the VMM runs in (`/run/netns/NAME`).
+    pub netns: PathBuf,
+    /// The TAP device in that namespace.
+    pub tap: String,
+}
+
+/// What a machine boots from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSource {
+    /// An uncompressed kernel (ELF `vmlinux`).
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initramfs: PathBuf,
+    /// The file that is the guest's memory. The driver makes it; it must not exist. Mapped shared, so that a paused machine's memory
+    /// is this file's content.
+    pub memory: PathBuf,
+}
+
+/// The VMM's part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFiles {
+    /// The device state that [`Machine::save_state`] wrote.
+    pub state: PathBuf,
+    /// The memory image. Mapped privately: any number of machines may run from it at once, and it must not change while they do.
+    pub memory: PathBuf,
+}
+
+/// A virtual machine monitor of this host.
+#[async_trait]
+pub trait Vmm: Send + Sync + 'static {
+    /// Which one it is.
+    fn kind(&self) -> VmmKind;
+
+    /// What a snapshot made by this VMM asks of the one that restores it. Stored with the snapshot; before a restore,
+    /// [`Compatibility::check`] compares it with the restoring host's.
+    fn compatibility(&self) -> &Compatibility;
+
+    /// Starts a machine from a kernel. Returns once the guest's processors run; the guest says by itself when it is ready.
+    async fn boot(&self, machine: &MachineSpec, source: &BootSource) -> Result<Box<dyn Machine>, VmmError>;
+
+    /// Starts a machine from a snapshot. Returns once the guest's processors run.
+    async fn restore(
+        &self,
+        machine: &MachineSpec,
+        snapshot: &SnapshotFiles,
+    ) -> Result<Box<dyn Machine>, VmmError>;
+
+    /// Takes over a machine that another process started: the pid's start time must match and its control socket must answer.
+    /// The machine is left as it is, running or paused.
+    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError>;
+}
+
+/// One machine. Dropping the handle leaves the machine running; only [`Machine::kill`] ends it.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// The VMM's process.
+    fn process(&self) -> ProcessIdentity;
+
+    /// Stops the guest's processors. Does nothing if they are stopped.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets the guest's processors run. Does nothing if they do.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Writes the device state of a paused machine to `state_file`, which must not exist; it is complete and durable when this
+    /// returns. The memory is not written: it is in the file that the machine booted on, which with this one and a clone of the disk
+    /// makes the snapshot. The machine stays paused. Refused with [`VmmError::PrivateMemory`] for a machine that runs on a private
+    /// mapping of a snapshot's memory, since no file has its memory.
+    async fn save_state(&self, state_file: &Path) -> Result<(), VmmError>;
+
+    /// Completes when the process is gone. Any number may wait, and waiting may be given up at any time.
+    async fn exited(&self);
+
+    /// The end of what the VMM and the guest's console said, for the operator's log. Both are kept up to a bound.
+    fn output(&self) -> String;
+
+    /// Ends the process without asking the guest, and returns once it is gone. Fine if it already is.
+    async fn kill(&self) -> Result<(), VmmError>;
+}

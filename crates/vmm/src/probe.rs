@@ -1,0 +1,201 @@
+//! Whether KVM runs guests here: asked by booting one.
+//!
+//! `/dev/kvm` that opens and answers proves little: under a page-table hypervisor it runs real-mode code, and a stock 64-bit kernel
+//! spins for ever. So the kernel that sandboxes use is booted, and has to start a process that is heard of.
+
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{process::MARK, qemu, tsc};
+
+/// What a probe needs.
+#[derive(Debug, Clone)]
+pub struct KvmProbe {
+    /// The QEMU binary.
+    pub qemu: PathBuf,
+    /// The kernel that sandboxes boot: the verdict holds for it alone.
+    pub kernel: PathBuf,
+    /// An initramfs whose `/init` writes a line to the console or ends the machine. The kernel's command line has `sandbar.probe`.
+    /// The one that sandboxes boot will do too, since its init complains of the missing disk.
+    pub initramfs: PathBuf,
+    /// An existing folder. It marks the process, should this one die.
+    pub work_dir: PathBuf,
+    /// When to give up. A kernel takes a second or two.
+    pub deadline: Duration,
+}
+
+/// What a probe found. It holds for one kernel, one build of QEMU and one boot of the host: the key to cache it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum KvmVerdict {
+    /// A guest kernel booted and started its first process.
+    Usable {
+        /// How long that took.
+        boot_ms: u64,
+    },
+    /// KVM cannot run the guest kernel here.
+    Unusable {
+        /// Why, in words for the operator.
+        reason: String,
+    },
+}
+
+/// What the console told so far.
+#[derive(Debug, Default)]
+struct Console {
+    init_started: bool,
+    last_line: String,
+}
+
+/// What a line of the console settles.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    UserSpace,
+    Panic,
+}
+
+impl Console {
+    fn hear(&mut self, line: &str) -> Heard {
+        let line = line.trim();
+        if line.is_empty() {
+            return Heard::Nothing;
+        }
+        line.clone_into(&mut self.last_line);
+        // The kernel's own lines start with a time stamp; whatever else comes after it started init is from there.
+        if line.contains("Kernel panic") {
+            Heard::Panic
+        } else if line.contains("Run /init as init process") {
+            self.init_started = true;
+            Heard::Nothing
+        } else if self.init_started && !line.starts_with('[') {
+            Heard::UserSpace
+        } else {
+            Heard::Nothing
+        }
+    }
+}
+
+impl KvmProbe {
+    /// Boots the guest. Ends by the deadline and leaves no process.
+    pub async fn run(&self) -> KvmVerdict {
+        let started = Instant::now();
+        match self.boot().await {
+            Ok(()) => KvmVerdict::Usable {
+                boot_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            },
+            Err(reason) => KvmVerdict::Unusable { reason },
+        }
+    }
+
+    async fn boot(&self) -> Result<(), String> {
+        device()?;
+        let binary = qemu::resolve(&self.qemu).map_err(|error| error.to_string())?;
+        let mut child = Command::new(binary)
+            .args(qemu::probe_arguments(&self.kernel, &self.initramfs, tsc::measure_khz()))
+            .env_clear()
+            .env(MARK, &self.work_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("QEMU cannot be started: {error}"))?;
+        let mut console = Console::default();
+        let listened = timeout(self.deadline, listen(&mut child, &mut console)).await;
+        let answer = listened.unwrap_or_else(|_| {
+            let seconds = self.deadline.as_secs_f32();
+            Err(if console.last_line.is_empty() {
+                format!("/dev/kvm is there, but a guest kernel started under it printed nothing for {seconds} s")
+            } else {
+                format!(
+                    "/dev/kvm is there, but a guest kernel did not start its first process within {seconds} s; the last it \
+                     said: {:?}",
+                    console.last_line
+                )
+            })
+        });
+        // Also when it ended by itself: this reaps it.
+        if let Err(error) = child.kill().await {
+            tracing::error!(%error, "cannot kill the probe's machine");
+        }
+        answer
+    }
+}
+
+async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> {
+    let (Some(output), Some(mut complaints)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("QEMU's output cannot be read".to_owned());
+    };
+    let mut lines = BufReader::new(output).split(b'\n');
+    loop {
+        match lines.next_segment().await.map_err(|error| format!("QEMU's output cannot be read: {error}"))? {
+            Some(line) => match console.hear(&String::from_utf8_lossy(&line)) {
+                Heard::Nothing => {}
+                Heard::UserSpace => return Ok(()),
+                Heard::Panic => {
+                    return Err(format!("the guest kernel failed under KVM: {}", console.last_line));
+                }
+            },
+            // Init ended the machine without a word.
+            None if console.init_started => return Ok(()),
+            None => {
+                let mut text = String::new();
+                // A process that closed its output has written its complaints, if any.
+                let _ = complaints.read_to_string(&mut text).await;
+                return Err(format!("QEMU ended before the guest kernel was up: {}", text.trim()));
+            }
+        }
+    }
+}
+
+fn device() -> Result<(), String> {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(
+            "there is no /dev/kvm: the processor's virtualization is switched off or not passed on to this machine"
+                .to_owned(),
+        ),
+        Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_user_space_counts() {
+        let mut console = Console::default();
+        for line in
+            ["", "SeaBIOS", "[    0.000000] Linux version 6.1", "[    1.7] Run /init as init process", "\r"]
+        {
+            assert_eq!(console.hear(line), Heard::Nothing, "{line}");
+        }
+        assert_eq!(console.hear("[    1.8] virtio_blk virtio0: ready"), Heard::Nothing);
+        assert_eq!(console.hear("sandbar-init: alive\r"), Heard::UserSpace);
+        assert_eq!(
+            console.hear("[    1.9] Kernel panic - not syncing: No working init found."),
+            Heard::Panic
+        );
+        assert!(console.last_line.contains("No working init"));
+    }
+
+    #[test]
+    fn a_verdict_can_be_kept() {
+        let verdict = KvmVerdict::Unusable { reason: "no".to_owned() };
+        let stored = serde_json::to_string(&verdict).unwrap();
+        assert_eq!(stored, r#"{"verdict":"unusable","reason":"no"}"#);
+        assert_eq!(serde_json::from_str::<KvmVerdict>(&stored).unwrap(), verdict);
+    }
+}

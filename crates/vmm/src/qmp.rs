@@ -1,0 +1,488 @@
+//! QEMU's control protocol (QMP): JSON lines over a unix socket, requests answered in their order, events in between.
+//!
+//! QEMU reads its monitor a byte at a time and handles commands one after another, so requests carry no id, and they may be sent
+//! before the greeting: a whole start is one round trip.
+
+use std::{collections::VecDeque, fmt, io, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    sync::{broadcast, mpsc, oneshot},
+    time::timeout,
+};
+
+/// Requests that wait for the connection's task: none of our callers sends more at once.
+const REQUESTS: usize = 16;
+/// Events kept for a subscriber that has not looked yet. A machine sends a handful in its life.
+const EVENTS: usize = 64;
+/// Longest line taken from QEMU. Answers to what we ask are under a kilobyte; the bound is for a QEMU that went mad.
+const LINE_BYTES: usize = 256 * 1024;
+
+/// A failure of the control protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The socket cannot be reached or failed.
+    #[error("the control socket failed")]
+    Socket(#[source] io::Error),
+    /// QEMU closed the connection, which it does when it ends.
+    #[error("the control socket was closed")]
+    Closed,
+    /// QEMU said something that is not the protocol.
+    #[error("not understood: {line}")]
+    Malformed {
+        /// The beginning of what it said.
+        line: String,
+        /// Why it was not understood.
+        source: serde_json::Error,
+    },
+    /// A line longer than any answer.
+    #[error("a line of more than {LINE_BYTES} bytes")]
+    TooLong,
+    /// QEMU refused the request.
+    #[error("{command} was refused: {reason}")]
+    Refused {
+        /// The request.
+        command: &'static str,
+        /// QEMU's words.
+        reason: String,
+    },
+    /// What was asked for was not done in time.
+    #[error("{what} took longer than {limit:?}")]
+    Deadline {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit: Duration,
+    },
+    /// A state was not saved or loaded.
+    #[error("the state transfer ended as {0:?}")]
+    Transfer(String),
+}
+
+impl From<io::Error> for QmpError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // QEMU ended before it accepted us, or while we spoke.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Socket(error),
+        }
+    }
+}
+
+/// One kind of request.
+pub(crate) trait Request: Serialize {
+    /// QEMU's name for it.
+    const COMMAND: &'static str;
+    /// The answer.
+    type Reply: DeserializeOwned;
+}
+
+/// An answer that says nothing.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Done {}
+
+/// What QEMU says unasked. Kinds that no caller waits for are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "event", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum Event {
+    /// The guest's processors run.
+    Resume,
+    /// A state transfer changed its status.
+    Migration {
+        /// QEMU's word for it.
+        status: String,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// A connection. One task serves it; it ends when this is dropped or QEMU closes.
+#[derive(Debug)]
+pub(crate) struct Qmp {
+    calls: mpsc::Sender<Call>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Call {
+    line: Vec<u8>,
+    reply: oneshot::Sender<Result<Value, String>>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, R> {
+    execute: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<&'a R>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Return {
+        r#return: Value,
+    },
+    Error {
+        error: Refusal,
+    },
+    Event(Event),
+    Greeting {
+        #[serde(rename = "QMP")]
+        _version: Value,
+    },
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    desc: String,
+}
+
+impl Qmp {
+    /// Serves a connection. The caller's first request has to be [`Negotiate`].
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        let (calls, queue) = mpsc::channel(REQUESTS);
+        let (events, _) = broadcast::channel(EVENTS);
+        tokio::spawn(Connection { queue, events: events.clone(), pending: VecDeque::new() }.serve(stream));
+        Self { calls, events }
+    }
+
+    /// Events from now on.
+    pub(crate) fn events(&self) -> Events {
+        Events(self.events.subscribe())
+    }
+
+    /// Asks and waits for the answer.
+    pub(crate) async fn call<R: Request>(&self, request: &R, limit: Duration) -> Result<R::Reply, QmpError> {
+        let command = R::COMMAND;
+        let malformed = |line: String| move |source| QmpError::Malformed { line, source };
+        let arguments = (size_of::<R>() > 0).then_some(request);
+        let mut line = serde_json::to_vec(&Envelope { execute: command, arguments })
+            .map_err(malformed(command.to_owned()))?;
+        line.push(b'\n');
+        let exchange = async {
+            let (reply, answer) = oneshot::channel();
+            self.calls.send(Call { line, reply }).await.map_err(|_| QmpError::Closed)?;
+            answer
+                .await
+                .map_err(|_| QmpError::Closed)?
+                .map_err(|reason| QmpError::Refused { command, reason })
+        };
+        let value =
+            timeout(limit, exchange).await.map_err(|_| QmpError::Deadline { what: command, limit })??;
+        let text = value.to_string();
+        serde_json::from_value(value).map_err(malformed(text))
+    }
+}
+
+/// A subscription to events.
+pub(crate) struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// Waits for an event that `pick` makes something of.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        what: &'static str,
+        limit: Duration,
+        mut pick: impl FnMut(Event) -> Option<T>,
+    ) -> Result<T, QmpError> {
+        let search = async {
+            loop {
+                match self.0.recv().await {
+                    Ok(event) => {
+                        if let Some(found) = pick(event) {
+                            return Ok(found);
+                        }
+                    }
+                    // What was lost may be what we wait for; the deadline ends the wait.
+                    Err(broadcast::error::RecvError::Lagged(count)) => {
+                        tracing::warn!(count, "control events were lost");
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Err(QmpError::Closed),
+                }
+            }
+        };
+        timeout(limit, search).await.map_err(|_| QmpError::Deadline { what, limit })?
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+struct Connection {
+    queue: mpsc::Receiver<Call>,
+    events: broadcast::Sender<Event>,
+    /// Answers come in the order of the requests. A caller that gave up keeps its place.
+    pending: VecDeque<oneshot::Sender<Result<Value, String>>>,
+}
+
+impl Connection {
+    async fn serve(mut self, stream: UnixStream) {
+        let (reading, mut writing) = stream.into_split();
+        let mut lines = Lines { reader: BufReader::new(reading), partial: Vec::new() };
+        let ended = loop {
+            tokio::select! {
+                call = self.queue.recv() => {
+                    let Some(mut call) = call else { return };
+                    // Whatever else is waiting goes out in the same write.
+                    let mut bytes = Vec::new();
+                    loop {
+                        bytes.append(&mut call.line);
+                        self.pending.push_back(call.reply);
+                        match self.queue.try_recv() {
+                            Ok(next) => call = next,
+                            Err(_) => break,
+                        }
+                    }
+                    if let Err(error) = writing.write_all(&bytes).await {
+                        break QmpError::from(error);
+                    }
+                }
+                line = lines.next() => match line.and_then(|line| self.take(&line)) {
+                    Ok(()) => {}
+                    Err(error) => break error,
+                },
+            }
+        };
+        // Dropping the queue, the pending replies and the events tells every caller.
+        if !matches!(ended, QmpError::Closed) {
+            tracing::warn!(error = %ended, "a control connection failed");
+        }
+    }
+
+    fn take(&mut self, line: &[u8]) -> Result<(), QmpError> {
+        let parsed = serde_json::from_slice(line).map_err(|source| QmpError::Malformed {
+            line: String::from_utf8_lossy(line).chars().take(200).collect(),
+            source,
+        })?;
+        let answer = match parsed {
+            Line::Return { r#return } => Ok(r#return),
+            Line::Error { error } => Err(error.desc),
+            Line::Event(event) => {
+                if event != Event::Other {
+                    // Nobody listens most of the time.
+                    let _ = self.events.send(event);
+                }
+                return Ok(());
+            }
+            Line::Greeting { .. } => return Ok(()),
+        };
+        if let Some(caller) = self.pending.pop_front() {
+            // The caller may have given up.
+            let _ = caller.send(answer);
+        }
+        Ok(())
+    }
+}
+
+struct Lines<R> {
+    reader: R,
+    partial: Vec<u8>,
+}
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// The next line. May be dropped at any time without losing a byte.
+    async fn next(&mut self) -> Result<Vec<u8>, QmpError> {
+        loop {
+            let available = self.reader.fill_buf().await?;
+            if available.is_empty() {
+                return Err(QmpError::Closed);
+            }
+            let end = available.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(available.len(), |end| end + 1);
+            self.partial.extend_from_slice(&available[..taken]);
+            self.reader.consume(taken);
+            if self.partial.len() > LINE_BYTES {
+                return Err(QmpError::TooLong);
+            }
+            if end.is_some() {
+                return Ok(std::mem::take(&mut self.partial));
+            }
+        }
+    }
+}
+
+macro_rules! requests {
+    ($($(#[$doc:meta])* $name:ident = $command:literal { $($field:ident: $type:ty),* } -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+
+        impl Request for $name {
+            const COMMAND: &'static str = $command;
+            type Reply = $reply;
+        }
+    )*};
+}
+
+requests! {
+    /// Ends the greeting; QEMU takes no other command before.
+    Negotiate = "qmp_capabilities" {} -> Done;
+    /// Switches features of state transfers.
+    SetTransferFeatures = "migrate-set-capabilities" { capabilities: Vec<Feature> } -> Done;
+    /// Sets parameters of state transfers.
+    SetTransferRate = "migrate-set-parameters" { max_bandwidth: u64 } -> Done;
+    /// Saves the state.
+    Save = "migrate" { uri: String } -> Done;
+    /// Loads a state.
+    Load = "migrate-incoming" { uri: String } -> Done;
+    /// Stops the processors.
+    Stop = "stop" {} -> Done;
+    /// Lets the processors run.
+    Continue = "cont" {} -> Done;
+    /// Asks what the machine is doing.
+    QueryStatus = "query-status" {} -> Status;
+    /// Asks how the memory is mapped.
+    QueryMemory = "query-memdev" {} -> Vec<MemoryDevice>;
+}
+
+/// A feature of state transfers, on.
+#[derive(Debug, Serialize)]
+pub(crate) struct Feature {
+    capability: &'static str,
+    state: bool,
+}
+
+impl Feature {
+    /// Memory in a shared file is not part of the transfer.
+    pub(crate) const IGNORE_SHARED: Self = Self { capability: "x-ignore-shared", state: true };
+    /// Changes of status are told as events.
+    pub(crate) const EVENTS: Self = Self { capability: "events", state: true };
+}
+
+/// What the machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) status: RunState,
+}
+
+/// QEMU's run states, as far as they make a difference here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RunState {
+    /// The processors run.
+    Running,
+    /// A state is being written: the machine cannot be continued yet.
+    FinishMigrate,
+    /// Stopped, for whatever reason.
+    #[serde(other)]
+    Stopped,
+}
+
+/// A block of the guest's memory.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MemoryDevice {
+    /// Whether what the guest writes reaches the file.
+    pub(crate) share: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{io::AsyncReadExt, net::unix::OwnedReadHalf};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// The client, and the ends of the socket on which a test plays QEMU.
+    fn pair() -> (Arc<Qmp>, BufReader<OwnedReadHalf>, tokio::net::unix::OwnedWriteHalf) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reading, writing) = theirs.into_split();
+        (Arc::new(Qmp::new(ours)), BufReader::new(reading), writing)
+    }
+
+    async fn expect(reader: &mut BufReader<OwnedReadHalf>, expected: &str) {
+        let mut line = String::new();
+        reader.read_line(&mut line).await.unwrap();
+        assert_eq!(line.trim_end(), expected);
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_requests_with_events_in_between() {
+        let (qmp, mut reader, mut writer) = pair();
+        let mut events = qmp.events();
+        let calls = {
+            let qmp = Arc::clone(&qmp);
+            tokio::spawn(async move {
+                let save = Save { uri: "file:/x".to_owned() };
+                tokio::join!(
+                    qmp.call(&Negotiate {}, LIMIT),
+                    qmp.call(&save, LIMIT),
+                    qmp.call(&QueryStatus {}, LIMIT),
+                )
+            })
+        };
+        expect(&mut reader, r#"{"execute":"qmp_capabilities"}"#).await;
+        expect(&mut reader, r#"{"execute":"migrate","arguments":{"uri":"file:/x"}}"#).await;
+        expect(&mut reader, r#"{"execute":"query-status"}"#).await;
+        let script = [
+            r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#,
+            r#"{"return": {}}"#,
+            r#"{"timestamp": {"seconds": 1}, "event": "NIC_RX_FILTER_CHANGED", "data": {"name": "n0"}}"#,
+            r#"{"timestamp": {"seconds": 1}, "event": "MIGRATION", "data": {"status": "setup"}}"#,
+            r#"{"error": {"class": "GenericError", "desc": "no such file"}}"#,
+            r#"{"timestamp": {"seconds": 1}, "event": "RESUME"}"#,
+            r#"{"return": {"status": "prelaunch", "running": false}}"#,
+        ];
+        writer.write_all((script.join("\r\n") + "\r\n").as_bytes()).await.unwrap();
+        let (negotiated, saved, status) = calls.await.unwrap();
+        negotiated.unwrap();
+        assert_eq!(saved.unwrap_err().to_string(), "migrate was refused: no such file");
+        assert_eq!(status.unwrap().status, RunState::Stopped);
+        let seen = events.wait("setup", LIMIT, |event| match event {
+            Event::Migration { status } => Some(status),
+            _ => None,
+        });
+        assert_eq!(seen.await.unwrap(), "setup");
+        events.wait("resume", LIMIT, |event| (event == Event::Resume).then_some(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_does_not_get_the_next_ones_answer() {
+        let (qmp, mut reader, mut writer) = pair();
+        let short = Duration::from_millis(1);
+        let given_up = qmp.call(&Stop {}, short).await.unwrap_err();
+        assert!(matches!(given_up, QmpError::Deadline { what: "stop", .. }), "{given_up}");
+        expect(&mut reader, r#"{"execute":"stop"}"#).await;
+        writer.write_all(b"{\"error\": {\"desc\": \"for stop\"}}\n{\"return\": {}}\n").await.unwrap();
+        qmp.call(&Continue {}, LIMIT).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_qemu_reaches_every_caller() {
+        let (qmp, mut reader, writer) = pair();
+        let mut events = qmp.events();
+        let call = {
+            let qmp = Arc::clone(&qmp);
+            tokio::spawn(async move { qmp.call(&Stop {}, LIMIT).await })
+        };
+        expect(&mut reader, r#"{"execute":"stop"}"#).await;
+        drop((reader, writer));
+        assert!(matches!(call.await.unwrap(), Err(QmpError::Closed)));
+        assert!(matches!(qmp.call(&Stop {}, LIMIT).await, Err(QmpError::Closed)));
+        drop(qmp);
+        assert!(matches!(events.wait("x", LIMIT, |_| Some(())).await, Err(QmpError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_endless_lines_end_the_connection() {
+        for flood in [b"no json\n".to_vec(), vec![b'x'; LINE_BYTES + 1]] {
+            let (qmp, mut reader, mut writer) = pair();
+            let (call, ()) = tokio::join!(qmp.call(&Stop {}, LIMIT), async {
+                // The client hangs up on the flood before it is all written.
+                let _ = writer.write_all(&flood).await;
+                let mut rest = Vec::new();
+                let _ = reader.read_to_end(&mut rest).await;
+            });
+            assert!(matches!(call, Err(QmpError::Closed)));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The `qemu` driver against real QEMU processes, in software emulation. Needs root (network namespaces), QEMU, binutils, iproute2.
+
+mod guest;
+
+use std::{fs, path::Path, time::Duration};
+
+use guest::{Place, line, past, vmm, within};
+use sandbar_vmm::{
+    Machine, MachineSpec, QemuVmm, SnapshotFiles, Vmm, VmmError,
+    probe::{KvmProbe, KvmVerdict},
+    process::{self, machines_under},
+};
+
+async fn boot(vmm: &QemuVmm, place: &mut Place, name: &str) -> (MachineSpec, Box<dyn Machine>) {
+    let spec = place.spec(name);
+    let machine = vmm.boot(&spec, &place.source(&format!("{name}.memory"))).await.unwrap();
+    (spec, machine)
+}
+
+/// Boots, saves and freezes a machine. Returns the snapshot and the last line that the guest wrote before.
+async fn snapshot(vmm: &QemuVmm, place: &mut Place) -> (SnapshotFiles, guest::Line) {
+    let (_, machine) = boot(vmm, place, "origin").await;
+    past(&*machine, 3).await;
+    machine.pause().await.unwrap();
+    let state = place.path("snapshot.state");
+    machine.save_state(&state).await.unwrap();
+    let memory = place.path("snapshot.memory");
+    fs::copy(place.path("origin.memory"), &memory).unwrap();
+    let last = line(&*machine).unwrap();
+    machine.kill().await.unwrap();
+    (SnapshotFiles { state, memory }, last)
+}
+
+#[tokio::test]
+async fn a_machine_runs_pauses_and_runs_on() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (_, machine) = boot(&vmm, &mut place, "one").await;
+    let first = past(&*machine, 1).await;
+    machine.pause().await.unwrap();
+    machine.pause().await.unwrap();
+    let stopped = line(&*machine).unwrap();
+    // Round trips through the machine's main loop, in which a running guest would count on.
+    for _ in 0..20 {
+        machine.pause().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(line(&*machine).unwrap(), stopped, "a paused guest went on");
+    machine.resume().await.unwrap();
+    machine.resume().await.unwrap();
+    let later = past(&*machine, stopped.counter).await;
+    assert_eq!(first.nonce, later.nonce);
+    machine.kill().await.unwrap();
+    machine.kill().await.unwrap();
+    within("the end", machine.exited()).await;
+    assert_eq!(place.processes(), 0);
+    assert!(matches!(machine.pause().await, Err(VmmError::Ended { .. } | VmmError::Control { .. })));
+}
+
+#[tokio::test]
+async fn a_machine_can_be_saved_again_and_again_and_goes_on() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (_, machine) = boot(&vmm, &mut place, "one").await;
+    let first = past(&*machine, 1).await;
+    for round in 0..5 {
+        machine.pause().await.unwrap();
+        let state = place.path(&format!("state.{round}"));
+        machine.save_state(&state).await.unwrap();
+        let size = fs::metadata(&state).unwrap().len();
+        assert!(size > 10_000 && size < 1 << 20, "{size} bytes: the memory has no place in the state");
+        assert!(
+            matches!(machine.save_state(&state).await, Err(VmmError::File { .. })),
+            "a state was overwritten"
+        );
+        let stopped = line(&*machine).unwrap();
+        machine.resume().await.unwrap();
+        assert_eq!(past(&*machine, stopped.counter).await.nonce, first.nonce);
+    }
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn clones_go_on_where_the_snapshot_was_taken_and_leave_it_as_it_is() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (files, last) = snapshot(&vmm, &mut place).await;
+    let frozen = fs::read(&files.memory).unwrap();
+    for round in 0..2 {
+        let specs: Vec<_> = (0..3).map(|clone| place.spec(&format!("clone-{round}-{clone}"))).collect();
+        let starts = specs.iter().map(|spec| vmm.restore(spec, &files));
+        let machines: Vec<_> =
+            futures::future::join_all(starts).await.into_iter().map(Result::unwrap).collect();
+        for machine in &machines {
+            let resumed = past(&**machine, last.counter).await;
+            assert_eq!(resumed.nonce, last.nonce, "a reboot passed for a restore");
+            // The line that a clone writes first is the one after the snapshot's.
+            assert!(resumed.counter - last.counter < 1_000, "{resumed:?} after {last:?}");
+        }
+        for machine in &machines {
+            machine.pause().await.unwrap();
+            let refused = machine.save_state(&place.path("never")).await;
+            assert!(matches!(refused, Err(VmmError::PrivateMemory { .. })));
+            machine.kill().await.unwrap();
+        }
+    }
+    assert!(!place.path("never").exists());
+    assert!(fs::read(&files.memory).unwrap() == frozen, "a clone wrote into the snapshot");
+    assert_eq!(place.processes(), 0);
+}
+
+#[tokio::test]
+async fn a_machine_outlives_its_handle_and_is_taken_over() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (spec, machine) = boot(&vmm, &mut place, "one").await;
+    let before = past(&*machine, 1).await;
+    let process = machine.process();
+    drop(machine);
+    let found = machines_under(place.root()).unwrap();
+    assert_eq!(found, [(spec.work_dir.canonicalize().unwrap(), process)]);
+
+    let mut other = process;
+    other.start_time += 1;
+    assert!(matches!(vmm.adopt(&spec.work_dir, other).await, Err(VmmError::Gone { .. })));
+
+    // Twice: the socket has to take the next one as well.
+    for _ in 0..2 {
+        let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+        assert_eq!(adopted.process(), process);
+        let seen = past(&*adopted, before.counter).await;
+        assert_eq!(seen.nonce, before.nonce);
+        adopted.pause().await.unwrap();
+        adopted.resume().await.unwrap();
+    }
+    let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+    adopted.pause().await.unwrap();
+    adopted.save_state(&place.path("state")).await.unwrap();
+    adopted.kill().await.unwrap();
+    assert!(matches!(vmm.adopt(&spec.work_dir, process).await, Err(VmmError::Gone { .. })));
+}
+
+#[tokio::test]
+async fn a_machine_that_dies_is_noticed_by_all_and_leaves_no_zombie() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (_, machine) = boot(&vmm, &mut place, "one").await;
+    past(&*machine, 1).await;
+    let process = machine.process();
+    // Given up at once, so as to leave no trace in the next one.
+    assert!(tokio::time::timeout(Duration::from_millis(1), machine.exited()).await.is_err());
+    let ended = async { tokio::join!(machine.exited(), machine.exited(), process::kill(process)) };
+    let ((), (), killed) = within("the end", ended).await;
+    killed.unwrap();
+    assert!(!Path::new(&format!("/proc/{}", process.pid)).exists());
+    assert!(matches!(machine.resume().await, Err(VmmError::Ended { .. })));
+}
+
+#[tokio::test]
+async fn a_failed_start_says_why_and_leaves_nothing() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (files, _) = snapshot(&vmm, &mut place).await;
+    let good = place.spec("good");
+
+    let no_tap = MachineSpec { tap: "tap7".to_owned(), ..good.clone() };
+    let no_disk = MachineSpec { disk: place.path("none"), ..good.clone() };
+    let no_namespace = MachineSpec { netns: "/run/netns/none".into(), ..good.clone() };
+    let ended = |result: Result<Box<dyn Machine>, VmmError>| match result.map(|_| ()) {
+        Err(VmmError::Ended { log, .. }) => log,
+        other => panic!("{other:?}"),
+    };
+    let log = ended(vmm.restore(&no_disk, &files).await);
+    assert!(log.contains("No such file"), "{log}");
+    // Without the privilege to make devices this would fail; as root QEMU makes the TAP that is not there, and that is a machine.
+    vmm.restore(&no_tap, &files).await.unwrap().kill().await.unwrap();
+    assert!(matches!(vmm.restore(&no_namespace, &files).await, Err(VmmError::File { action: "open", .. })));
+
+    let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
+    fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..20_000]).unwrap();
+    ended(vmm.restore(&good, &damaged).await);
+    let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
+    assert!(matches!(
+        vmm.restore(&good, &missing).await,
+        Err(VmmError::Control { .. } | VmmError::Ended { .. })
+    ));
+    let smaller = SnapshotFiles { memory: place.path("smaller"), ..files.clone() };
+    fs::write(&smaller.memory, b"short").unwrap();
+    assert!(matches!(vmm.restore(&good, &smaller).await, Err(VmmError::MemorySize { found: 5, .. })));
+
+    let taken = place.source("snapshot.memory");
+    assert!(
+        matches!(vmm.boot(&good, &taken).await, Err(VmmError::File { .. })),
+        "a snapshot's memory was taken over"
+    );
+    assert_eq!(place.processes(), 0);
+    assert!(matches!(
+        QemuVmm::new(Path::new("no-such-qemu"), sandbar_vmm::Accelerator::Tcg).await,
+        Err(VmmError::Start { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_leaves_nothing() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let spec = place.spec("one");
+    for (round, given) in [0, 1, 3, 10, 20].into_iter().enumerate() {
+        let source = place.source(&format!("memory.{round}"));
+        let boot = tokio::time::timeout(Duration::from_millis(given), vmm.boot(&spec, &source)).await;
+        if let Ok(machine) = boot {
+            machine.unwrap().kill().await.unwrap();
+        }
+        // The process may be in the middle of its start and its end.
+        for (_, process) in machines_under(place.root()).unwrap() {
+            within("the end of a start that was given up", async {
+                while Path::new(&format!("/proc/{}/exe", process.pid)).exists() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_probe_ends_in_time_and_leaves_nothing() {
+    let place = Place::new();
+    let probe = KvmProbe {
+        qemu: "qemu-system-x86_64".into(),
+        // Not a kernel that would ever start an init: KVM or not, the verdict is no.
+        kernel: place.path("kernel"),
+        initramfs: place.path("initramfs"),
+        work_dir: place.root().to_owned(),
+        deadline: Duration::from_secs(1),
+    };
+    let verdict = within("the verdict", probe.run()).await;
+    let KvmVerdict::Unusable { reason } = verdict else { panic!("{verdict:?}") };
+    assert!(reason.contains("/dev/kvm") || reason.contains("QEMU ended"), "{reason}");
+    assert_eq!(place.processes(), 0);
+}

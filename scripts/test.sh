@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# `make test`: installs what is missing, then runs every check and every test, and says what each phase took.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+phase() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n=== %s\n' "$name"
+    "$@"
+    printf '=== %s: %d s\n' "$name" "$((SECONDS - start))"
+}
+
+# Advisories need a database from the network: where cargo-deny or the network is missing, the rest is checked all the same.
+licences() {
+    cargo xtask licences
+    if cargo deny --version >/dev/null 2>&1; then
+        cargo deny --locked check bans licenses sources
+        cargo deny --locked check advisories || [[ -n ${SANDBAR_OFFLINE:-} ]]
+    else
+        echo "cargo-deny is not installed: advisories were not checked"
+    fi
+}
+
+phase "install" scripts/install-deps.sh run build test
+# Rust may have been installed just now.
+export PATH="$HOME/.cargo/bin:$PATH"
+
+phase "format" cargo fmt --all --check
+phase "licences" licences
+phase "guest binaries" cargo xtask guest
+phase "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+phase "query cache" scripts/sqlx-prepare.sh --check
+phase "build" cargo test --workspace --all-targets --locked --no-run
+phase "binary" cargo build --workspace --locked --bins
+phase "tests" cargo run -q --locked -p sandbar-testkit --bin with-postgres -- \
+    cargo test --workspace --all-targets --locked
+echo
+printf 'all phases passed in %d s\n' "$SECONDS"

@@ -1,0 +1,348 @@
+//! What a platform has on this machine, found by looking at the machine: processes, mounts, namespaces, devices, folders. And the
+//! removal of all of it, for a platform that nobody will stop any more.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal};
+use sha2::{Digest as _, Sha256};
+
+/// How long killed processes may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// A platform's marks: its folder, and the tag of its network devices.
+#[derive(Debug, Clone)]
+pub struct Footprint {
+    data_dir: PathBuf,
+}
+
+/// A process of the platform.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// When it started, in clock ticks since the machine did: with the id, this names one process for good.
+    pub started: u64,
+    /// Its command line.
+    pub command: Vec<String>,
+}
+
+/// What there is of a platform that has been stopped and whose sandboxes are gone. Empty, if all is well.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Processes of any kind.
+    pub processes: Vec<Process>,
+    /// Folders of sandboxes.
+    pub sandbox_folders: BTreeSet<String>,
+    /// Records in the host's journal.
+    pub journal: BTreeSet<String>,
+    /// Network namespaces, links and tables.
+    pub network: BTreeSet<String>,
+}
+
+impl Process {
+    /// Whether it runs a virtual machine.
+    #[must_use]
+    pub fn is_vmm(&self) -> bool {
+        self.command.first().is_some_and(|program| program.contains("qemu-system"))
+    }
+
+    /// The sandbox in whose folder it works.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<String> {
+        let words = self.command.iter().flat_map(|argument| argument.split(['/', ',', '=', ':']));
+        words.filter(|word| word.len() == 39 && word.starts_with("sb-")).map(str::to_owned).next()
+    }
+
+    /// Whether it is still the same one.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        start_time(self.pid).is_ok_and(|started| started == self.started)
+    }
+
+    /// Ends it without asking. That it is gone already is fine.
+    pub fn kill(&self) -> Result<()> {
+        signal(self.pid, Signal::KILL)
+    }
+}
+
+/// Sends a signal; a process that is gone is fine.
+pub fn signal(pid: i32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(pid).context("not a process id")?;
+    match rustix::process::kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("the process cannot be signalled"),
+    }
+}
+
+/// A memory figure of a process in KiB, by its name in `/proc/PID/status` (`VmRSS`, `VmHWM`).
+pub fn memory_kib(pid: i32, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such figure")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+impl Footprint {
+    /// The marks of the platform in a folder.
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned() }
+    }
+
+    /// The folder of the host agent.
+    #[must_use]
+    pub fn host_dir(&self) -> PathBuf {
+        self.data_dir.join("host")
+    }
+
+    /// The folder of disks.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.host_dir().join("store")
+    }
+
+    /// The four digits that are in the name of every network device of the platform.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        hex::encode(&Sha256::digest(self.host_dir().as_os_str().as_bytes())[..2])
+    }
+
+    /// All processes that work in the platform's folder, but for this one.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let own = std::process::id();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            if pid == own {
+                continue;
+            }
+            // A process that ends while it is looked at is not there.
+            if let Ok(Some(process)) = self.look_at(pid.cast_signed()) {
+                found.push(process);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn look_at(&self, pid: i32) -> io::Result<Option<Process>> {
+        let command = fs::read(format!("/proc/{pid}/cmdline"))?;
+        let command: Vec<String> = command
+            .split(|byte| *byte == 0)
+            .filter(|argument| !argument.is_empty())
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect();
+        if command.is_empty() {
+            // A thread of the kernel, or a process that has ended and waits to be reaped.
+            return Ok(None);
+        }
+        let folder = self.data_dir.to_string_lossy();
+        let named = command.iter().any(|argument| argument.contains(&*folder));
+        let inside = |link: &str| {
+            fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|path| path.starts_with(&self.data_dir))
+        };
+        if named || inside("cwd") || inside("root") {
+            return Ok(Some(Process { pid, started: start_time(pid)?, command }));
+        }
+        Ok(None)
+    }
+
+    /// The processes of virtual machines.
+    pub fn vmms(&self) -> Result<Vec<Process>> {
+        Ok(self.processes()?.into_iter().filter(Process::is_vmm).collect())
+    }
+
+    /// The VMM of a sandbox.
+    pub fn vmm_of(&self, sandbox: &str) -> Result<Option<Process>> {
+        Ok(self.vmms()?.into_iter().find(|process| process.sandbox().as_deref() == Some(sandbox)))
+    }
+
+    /// The sandboxes that have a folder.
+    pub fn sandbox_folders(&self) -> Result<BTreeSet<String>> {
+        names_in(&self.store_dir().join("sandboxes"))
+    }
+
+    /// Network namespaces, links and tables that carry the platform's tag.
+    pub fn network(&self) -> Result<BTreeSet<String>> {
+        let tag = self.tag();
+        let mut found = self.namespaces()?;
+        let links = names_in(Path::new("/sys/class/net"))?;
+        found.extend(links.into_iter().filter(|name| name.starts_with(&format!("sb{tag}"))));
+        found.extend(self.tables()?);
+        Ok(found)
+    }
+
+    /// Network namespaces: one for each sandbox, and the prepared ones.
+    pub fn namespaces(&self) -> Result<BTreeSet<String>> {
+        let prefix = format!("sb-{}-", self.tag());
+        Ok(names_in(Path::new("/run/netns"))?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+    }
+
+    fn tables(&self) -> Result<BTreeSet<String>> {
+        let listed = Command::new("nft").args(["list", "tables"]).output().context("nft does not start")?;
+        let name = format!("sandbar_{}", self.tag());
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        Ok(text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect())
+    }
+
+    /// Mount points under the folder, in the order of their mounting.
+    pub fn mounts(&self) -> Result<Vec<PathBuf>> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+        Ok(points.filter(|point| point.starts_with(&self.data_dir)).collect())
+    }
+
+    /// Half-made things of the store: what its sessions are building or deleting, by session.
+    pub fn store_sessions(&self) -> Result<BTreeSet<String>> {
+        names_in(&self.store_dir().join("tmp"))
+    }
+
+    /// What must not be there once all sandboxes are gone and the platform has been stopped.
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        Ok(Leftovers {
+            processes: self.processes()?,
+            sandbox_folders: self.sandbox_folders()?,
+            journal: names_in(&self.host_dir().join("journal"))?,
+            network: self.network()?,
+        })
+    }
+
+    /// Removes every trace: kills, unmounts, deletes. For a platform that nobody will stop any more, and at the end of the tests.
+    pub fn remove_everything(&self) -> Result<()> {
+        self.stop_by_force()?;
+        match fs::remove_dir_all(&self.data_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} stays", self.data_dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills and unmounts, but leaves what is on the disk.
+    pub fn stop_by_force(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let processes = self.processes()?;
+            if processes.is_empty() {
+                break;
+            }
+            if started.elapsed() > KILL_LIMIT {
+                bail!("these do not die: {processes:?}");
+            }
+            for process in processes {
+                process.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for name in self.namespaces()? {
+            run("ip", &["netns", "delete", &name])?;
+        }
+        let prefix = format!("sb{}", self.tag());
+        for name in names_in(Path::new("/sys/class/net"))?.iter().filter(|name| name.starts_with(&prefix)) {
+            // With its namespace the other end went, and this one with it, perhaps since we looked.
+            if Path::new("/sys/class/net").join(name).exists() {
+                run("ip", &["link", "delete", name])?;
+            }
+        }
+        for table in self.tables()? {
+            let words: Vec<&str> = ["delete"].into_iter().chain(table.split(' ')).collect();
+            run("nft", &words)?;
+        }
+        for point in self.mounts()?.into_iter().rev() {
+            run("umount", &["--lazy", &point.to_string_lossy()])?;
+        }
+        Ok(())
+    }
+}
+
+/// The names in a folder; none where it does not exist.
+fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot list {}", folder.display())),
+    }
+}
+
+/// When a process started, in clock ticks since the machine did.
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in brackets and may hold anything.
+    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let started = rest.split(' ').nth(19).and_then(|field| field.parse().ok());
+    started.ok_or_else(|| io::Error::other("no start time"))
+}
+
+/// A path as `/proc/self/mountinfo` writes it: `\040` for a space.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(escaped) if byte == b'\\' => {
+                bytes.push(escaped);
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{program} does not start"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program} {arguments:?}: {said}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_with_a_space_is_read_as_it_is() {
+        assert_eq!(unescape("/a\\040b/c"), PathBuf::from("/a b/c"));
+        assert_eq!(unescape("/plain"), PathBuf::from("/plain"));
+        assert_eq!(unescape("/end\\"), PathBuf::from("/end\\"));
+    }
+
+    #[test]
+    fn a_process_in_the_folder_is_found_killed_and_told_from_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        let footprint = Footprint::new(&path);
+        let mut child = Command::new("sleep").arg("600").current_dir(&path).spawn().unwrap();
+        let found = footprint.processes().unwrap();
+        assert_eq!(found.iter().map(|process| process.pid.cast_unsigned()).collect::<Vec<_>>(), [child.id()]);
+        assert!(found[0].lives() && !found[0].is_vmm());
+        found[0].kill().unwrap();
+        child.wait().unwrap();
+        assert!(!found[0].lives());
+        assert_eq!(footprint.processes().unwrap(), []);
+    }
+
+    #[test]
+    fn the_sandbox_is_read_from_a_path_among_other_things() {
+        let id = "sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e";
+        let process = |argument: String| Process { pid: 1, started: 0, command: vec!["/usr/bin/qemu-system-x86_64".into(), argument] };
+        let vmm = process(format!("id=d0,file=/x/store/sandboxes/{id}/disk.ext4,format=raw"));
+        assert!(vmm.is_vmm());
+        assert_eq!(vmm.sandbox().as_deref(), Some(id));
+        assert_eq!(process("file=/x/tmp/disk.ext4".into()).sandbox(), None);
+    }
+}

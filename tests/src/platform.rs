@@ -1,0 +1,277 @@
+//! One platform: `sandbar up` with its own folder, port and network, as a user starts it in a terminal.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use crate::census::Footprint;
+use crate::{Cli, Client, Sandbox, wait};
+
+/// The network between the host and the test platform's sandboxes: not the default one, which may be in use.
+pub const NETWORK: &str = "10.214.0.0/16";
+
+/// The first start installs nothing, but fetches and unpacks packages, boots a guest and keeps it, all perhaps in emulation.
+const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
+/// A stop writes a checkpoint of the database; sandboxes run on.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// The text after which `up` has nothing left to do: it opens the summary's commands to copy.
+const READY_TEXT: &str = "sandbar run";
+/// Bytes of a log that a failure shows.
+const LOG_TAIL: u64 = 8 << 10;
+
+/// A platform, started or not.
+#[derive(Debug)]
+pub struct Platform {
+    binary: PathBuf,
+    data_dir: PathBuf,
+    log_dir: PathBuf,
+    port: u16,
+    up: Mutex<Option<Up>>,
+    starts: Mutex<u32>,
+}
+
+/// A `sandbar up` that was started here.
+#[derive(Debug)]
+pub struct Up {
+    child: Child,
+    pid: i32,
+    stdout: PathBuf,
+    started: Instant,
+}
+
+impl Platform {
+    /// A platform in a folder, which need not exist. Nothing is started.
+    pub fn new(binary: PathBuf, data_dir: &Path) -> Result<Self> {
+        fs::create_dir_all(data_dir)?;
+        let data_dir = data_dir.canonicalize()?;
+        let log_dir = data_dir.with_extension("logs");
+        fs::create_dir_all(&log_dir)?;
+        Ok(Self { binary, data_dir, log_dir, port: free_port()?, up: Mutex::default(), starts: Mutex::default() })
+    }
+
+    /// The binary under test: `SANDBAR_BIN`, or the one that was built beside the tests.
+    pub fn find_binary() -> Result<PathBuf> {
+        let binary = match std::env::var_os("SANDBAR_BIN") {
+            Some(path) => PathBuf::from(path),
+            None => {
+                let own = std::env::current_exe()?;
+                let profile = own.parent().and_then(Path::parent).context("the test is in no target folder")?;
+                profile.join("sandbar")
+            }
+        };
+        let found = binary.canonicalize();
+        found.with_context(|| format!("{} is missing: build it with `cargo build -p sandbar`", binary.display()))
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The binary under test.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The port of its API.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it has on this machine.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        Footprint::new(&self.data_dir)
+    }
+
+    /// The command line `sandbar up` for this platform.
+    #[must_use]
+    pub fn up_command(&self, more: &[&str]) -> Cli {
+        let data_dir = self.data_dir.to_string_lossy().into_owned();
+        let listen = format!("127.0.0.1:{}", self.port);
+        let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", NETWORK];
+        Cli::new(&self.binary, own.into_iter().chain(more.iter().copied()))
+    }
+
+    /// Another of the binary's commands, with the platform's folder.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> Cli {
+        Cli::new(&self.binary, arguments).env("SANDBAR_DATA_DIR", &self.data_dir.to_string_lossy())
+    }
+
+    /// Starts `sandbar up` in the foreground, and returns at once.
+    pub fn spawn_up(&self) -> Result<()> {
+        let number = {
+            let mut starts = self.starts.lock().expect("no test panics while it holds this");
+            *starts += 1;
+            *starts
+        };
+        let log = |stream: &str| self.log_dir.join(format!("up-{number}.{stream}"));
+        let (stdout, stderr) = (log("stdout"), log("stderr"));
+        let child = self
+            .up_command(&[])
+            .env("RUST_LOG", &std::env::var("SANDBAR_E2E_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .into_command()
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout)?)
+            .stderr(File::create(&stderr)?)
+            // As a shell does: Ctrl-C goes to the whole group, and the terminal's own group is another.
+            .process_group(0)
+            .spawn()
+            .context("sandbar does not start")?;
+        let pid = child.id().context("no process id")?.cast_signed();
+        let up = Up { child, pid, stdout, started: Instant::now() };
+        *self.up.lock().expect("no test panics while it holds this") = Some(up);
+        Ok(())
+    }
+
+    /// Waits until the `up` that was started has said so, and tells how long it took.
+    pub async fn wait_ready(&self) -> Result<Duration> {
+        wait::until("sandbar up is ready", FIRST_START_LIMIT, async || {
+            let mut guard = self.up.lock().expect("no test panics while it holds this");
+            let up = guard.as_mut().context("sandbar up was not started")?;
+            if let Some(status) = up.child.try_wait()? {
+                // No use in asking again.
+                return Ok(Some(Err(status)));
+            }
+            let said = fs::read_to_string(&up.stdout)?;
+            Ok(said.contains(READY_TEXT).then(|| Ok(up.started.elapsed())))
+        })
+        .await?
+        .map_err(|status| anyhow::anyhow!("sandbar up ended: {status}"))
+    }
+
+    /// Starts it, unless it runs, and waits until it is ready.
+    pub async fn start(&self) -> Result<()> {
+        if self.up.lock().expect("no test panics while it holds this").is_none() {
+            self.spawn_up()?;
+            self.wait_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// The process id of the `up` that runs.
+    pub fn up_pid(&self) -> Result<i32> {
+        let guard = self.up.lock().expect("no test panics while it holds this");
+        Ok(guard.as_ref().context("sandbar up was not started")?.pid)
+    }
+
+    /// What the `up` that runs has printed.
+    pub fn up_stdout(&self) -> Result<String> {
+        let guard = self.up.lock().expect("no test panics while it holds this");
+        Ok(fs::read_to_string(&guard.as_ref().context("sandbar up was not started")?.stdout)?)
+    }
+
+    /// Presses Ctrl-C in `up`'s terminal, and waits for its end.
+    pub async fn interrupt(&self) -> Result<ExitStatus> {
+        let group = Pid::from_raw(self.up_pid()?).context("no process id")?;
+        rustix::process::kill_process_group(group, Signal::INT)?;
+        self.reap().await
+    }
+
+    /// Ends `up` as a service manager would. Sandboxes run on.
+    pub async fn stop(&self) -> Result<ExitStatus> {
+        crate::census::signal(self.up_pid()?, Signal::TERM)?;
+        self.reap().await
+    }
+
+    /// Kills `up`, and nothing else.
+    pub async fn kill_up(&self) -> Result<()> {
+        crate::census::signal(self.up_pid()?, Signal::KILL)?;
+        let status = self.reap().await?;
+        anyhow::ensure!(status.signal() == Some(9), "it had ended before: {status}");
+        Ok(())
+    }
+
+    async fn reap(&self) -> Result<ExitStatus> {
+        let up = self.up.lock().expect("no test panics while it holds this").take();
+        let mut up = up.context("sandbar up was not started")?;
+        match tokio::time::timeout(STOP_LIMIT, up.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                up.child.start_kill()?;
+                bail!("sandbar up does not end within {STOP_LIMIT:?}")
+            }
+        }
+    }
+
+    /// What `up` left for the first user.
+    pub fn first_run(&self) -> Result<Value> {
+        let file = self.data_dir.join("first-run.json");
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// A client with the first user's key.
+    pub fn client(&self) -> Result<Client> {
+        let key = self.first_run()?["api_key"].as_str().context("no api_key")?.to_owned();
+        Client::new(self.url(), Some(key))
+    }
+
+    /// A sandbox from the base template.
+    pub async fn sandbox(&self) -> Result<Sandbox> {
+        Sandbox::create(&self.client()?, &json!({})).await
+    }
+
+    /// The host agent's process id: its lock's holder writes it there.
+    pub fn agent_pid(&self) -> Result<i32> {
+        let text = fs::read_to_string(self.footprint().host_dir().join("agent.lock"))?;
+        text.trim().parse().context("the agent's lock names no process")
+    }
+
+    /// The end of every log, for people.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut files = Vec::new();
+        for folder in [self.log_dir.clone(), self.data_dir.join("log")] {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            files.extend(entries.map(|entry| entry.path()));
+        }
+        files.sort();
+        let shown = files.iter().map(|file| {
+            let text = tail(file).unwrap_or_else(|error| error.to_string());
+            format!("---- {}\n{text}\n", file.display())
+        });
+        shown.collect()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Only reached with a living `up` where the tests end in a panic; the footprint's removal then ends the rest.
+        let _gone = self.child.start_kill();
+    }
+}
+
+fn tail(file: &Path) -> std::io::Result<String> {
+    let mut file = File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A port that nobody listens on. Somebody may take it before we do; a start then fails and says so.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
