@@ -1,2 +1,69 @@
-//! Sandbar.
-fn main() {}
+//! What the platform costs: every figure is measured side by side with the same thing done by the bare virtual machine monitor,
+//! in one run, in turns. See `README.md` for what each means.
+//!
+//! - [`platform`]: the platform under test, found or started, spoken to through its REST API.
+//! - [`bare`]: the same template restored by the same VMM in the same kind of network slot, with nothing else around it.
+//! - [`scenarios`]: what is measured.
+//! - [`report`]: the table and `bench.json`.
+
+mod bare;
+mod platform;
+mod report;
+mod scenarios;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use bare::Bare;
+use platform::{Endpoint, Platform};
+use scenarios::Rounds;
+
+/// Measure the platform against the bare virtual machine monitor
+///
+/// Must run on the platform's machine, as root: it restores the platform's own template without the platform.
+#[derive(Debug, Parser)]
+#[command(name = "sandbar-bench")]
+struct Arguments {
+    /// Data folder of the platform; one of the benchmark's own is started where it does not run
+    #[arg(long, env = "SANDBAR_DATA_DIR", default_value = "/var/lib/sandbar", value_name = "FOLDER")]
+    data_dir: PathBuf,
+
+    /// Address of the platform [default: as its first-run.json says]
+    #[arg(long, env = "SANDBAR_URL", requires = "api_key")]
+    url: Option<String>,
+
+    /// API key of the platform [default: as its first-run.json says]
+    #[arg(long, env = "SANDBAR_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+
+    /// Fewer rounds: for a look, not for a comparison
+    #[arg(long)]
+    quick: bool,
+
+    /// Where the figures go
+    #[arg(long, default_value = "target/bench.json", value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Arguments { data_dir, url, api_key, quick, out } = Arguments::parse();
+    let rounds = if quick { Rounds::QUICK } else { Rounds::FULL };
+    let endpoint = url.zip(api_key).map(|(url, api_key)| Endpoint { url, api_key });
+    let platform = Platform::find_or_start(&data_dir, endpoint).await?;
+    let bare = Bare::new(platform.store_dir()).await.context("the bare machines cannot be prepared")?;
+    // What was begun is taken back, however the measuring ends: also by Ctrl-C.
+    let measured = tokio::select! {
+        rows = scenarios::all(&platform, &bare, rounds) => rows,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    bare.remove().await?;
+    platform.leave().await?;
+    let rows = measured?;
+    print!("{}", report::table(&rows));
+    report::write(&rows, &out)?;
+    println!("\nwritten to {}", out.display());
+    Ok(())
+}

@@ -24,7 +24,8 @@ pub(crate) fn tests() -> Vec<Test> {
 async fn a_sandbox_that_cannot_be_is_refused(platform: &Platform) -> Result<()> {
     platform.start().await?;
     let client = platform.client()?;
-    let template = client.create(&json!({"template": "no-such-template"})).await?.refusal(ErrorCode::NotFound)?;
+    let template =
+        client.create(&json!({"template": "no-such-template"})).await?.refusal(ErrorCode::NotFound)?;
     ensure!(template.contains("no-such-template"), "{template}");
     let many: serde_json::Map<String, Value> =
         (0..=limits::MAP_ENTRIES).map(|n| (format!("key-{n}"), json!("value"))).collect();
@@ -57,7 +58,8 @@ async fn a_sandbox_that_cannot_be_is_refused(platform: &Platform) -> Result<()> 
         json!({"network": {"allow_internet": false}}),
     ];
     for body in refused {
-        let message = client.create(&body).await?.refusal(ErrorCode::InvalidRequest).context(body.to_string())?;
+        let message =
+            client.create(&body).await?.refusal(ErrorCode::InvalidRequest).context(body.to_string())?;
         let field = body.as_object().and_then(|body| body.keys().next().cloned()).context("no field")?;
         ensure!(message.contains(&field) || message.contains("expected"), "{body}: {message}");
     }
@@ -77,8 +79,16 @@ async fn unknown_and_malformed_ids_are_not_found(platform: &Platform) -> Result<
         client.delete(&path).await?.refusal(ErrorCode::NotFound).with_context(of)?;
         client.exec(id, &json!({"cmd": "true"})).await?.refusal(ErrorCode::NotFound).with_context(of)?;
         client.read_file(id, "/etc/hosts").await?.refusal(ErrorCode::NotFound).with_context(of)?;
-        client.write_file(id, "/tmp/x", b"x".to_vec()).await?.refusal(ErrorCode::NotFound).with_context(of)?;
-        client.post(&format!("{path}/ping"), &json!({})).await?.refusal(ErrorCode::NotFound).with_context(of)?;
+        client
+            .write_file(id, "/tmp/x", b"x".to_vec())
+            .await?
+            .refusal(ErrorCode::NotFound)
+            .with_context(of)?;
+        client
+            .post(&format!("{path}/ping"), &json!({}))
+            .await?
+            .refusal(ErrorCode::NotFound)
+            .with_context(of)?;
     }
     client.get("/v1/no-such-thing").await?.refusal(ErrorCode::NotFound)?;
     let method = client.delete("/v1/sandboxes").await?;
@@ -123,8 +133,13 @@ async fn what_is_not_json_is_refused(platform: &Platform) -> Result<()> {
         let reply = client.post_raw(path, "application/json", body.into()).await?;
         reply.refusal(ErrorCode::InvalidRequest).with_context(|| format!("for {body:?}"))?;
     }
-    client.post_raw(path, "text/plain", b"{\"template\":\"base\"}".to_vec()).await?.refusal(ErrorCode::InvalidRequest)?;
-    for query in ["limit=0", "limit=-1", "limit=many", "limit=100000", "cursor=nonsense", "status=happy", "metadata=x"] {
+    client
+        .post_raw(path, "text/plain", b"{\"template\":\"base\"}".to_vec())
+        .await?
+        .refusal(ErrorCode::InvalidRequest)?;
+    for query in
+        ["limit=0", "limit=-1", "limit=many", "limit=100000", "cursor=nonsense", "status=happy", "metadata=x"]
+    {
         let reply = client.get(&format!("{path}?{query}")).await?;
         reply.refusal(ErrorCode::InvalidRequest).with_context(|| query.to_owned())?;
     }
@@ -146,7 +161,10 @@ async fn unknown_fields_are_ignored(platform: &Platform) -> Result<()> {
     assert_eq!(found.iter().map(|sandbox| &sandbox["id"]).collect::<Vec<_>>(), [&json!(sandbox.id)]);
     assert_eq!(client.list("metadata=test%3Dsomething%20else").await?, Vec::<Value>::new());
     // The same resource under the dashboard's word.
-    assert_eq!(client.get(&format!("/v1/capsules/{}", sandbox.id)).await?.json(200)?["id"], json!(sandbox.id));
+    assert_eq!(
+        client.get(&format!("/v1/capsules/{}", sandbox.id)).await?.json(200)?["id"],
+        json!(sandbox.id)
+    );
     Ok(())
 }
 

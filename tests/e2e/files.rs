@@ -67,7 +67,9 @@ async fn what_cannot_be_read_or_written_is_said_to_be_so(platform: &Platform) ->
     read("", ErrorCode::InvalidRequest).await?;
     read(&"x".repeat(5000), ErrorCode::InvalidRequest).await?;
 
-    let write = async |path: &str| client.write_file(id, path, b"x".to_vec()).await?.refusal(ErrorCode::InvalidRequest);
+    let write = async |path: &str| {
+        client.write_file(id, path, b"x".to_vec()).await?.refusal(ErrorCode::InvalidRequest)
+    };
     let folder = write("/tmp").await?;
     ensure!(folder.contains("directory") || folder.contains("folder"), "{folder}");
     write("/etc/passwd/below-a-file").await?;
@@ -77,7 +79,8 @@ async fn what_cannot_be_read_or_written_is_said_to_be_so(platform: &Platform) ->
     let parts = format!("/v1/sandboxes/{id}/files/write");
     client.post(&parts, &json!({"path": "/tmp/x"})).await?.refusal(ErrorCode::InvalidRequest)?;
     let boundary = "multipart/form-data; boundary=b";
-    let no_path = b"--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nx\r\n--b--\r\n";
+    let no_path =
+        b"--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nx\r\n--b--\r\n";
     client.post_raw(&parts, boundary, no_path.to_vec()).await?.refusal(ErrorCode::InvalidRequest)?;
     // An upload that breaks off leaves no part of a file.
     let cut = b"--b\r\ncontent-disposition: form-data; name=\"path\"\r\n\r\n/tmp/cut\r\n--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nhalf";
@@ -103,7 +106,10 @@ async fn a_full_disk_is_told_and_the_old_file_stays(platform: &Platform) -> Resu
     let read = client.read_file(&sandbox.id, "/home/user/kept").await?;
     ensure!(read.expect(200)?.bytes == old, "the old file is not what it was");
     let after: i64 = sandbox.sh(free).await?.parse()?;
-    ensure!((before - after).abs() < 1_000_000, "what was written of the new file stays: {before} to {after} bytes");
+    ensure!(
+        (before - after).abs() < 1_000_000,
+        "what was written of the new file stays: {before} to {after} bytes"
+    );
     // Room again, and it goes on.
     sandbox.sh_as("root", "rm /var/fill").await?;
     client.write_file(&sandbox.id, "/home/user/kept", b"new".to_vec()).await?.expect(204)?;

@@ -79,8 +79,8 @@ fn main() -> ExitCode {
     ];
     if arguments.list {
         let trials = groups.into_iter().flat_map(|(_, tests)| tests);
-        libtest_mimic::run(&arguments, trials.map(|(name, _)| Trial::test(short(name), || Ok(()))).collect());
-        return ExitCode::SUCCESS;
+        let trials = trials.map(|(name, _)| Trial::test(short(name), || Ok(()))).collect();
+        return libtest_mimic::run(&arguments, trials).exit_code();
     }
     let run = Run::new(&arguments).and_then(|run| run.all(&arguments, groups.into()));
     match run {
@@ -112,10 +112,14 @@ impl Run {
             Some(path) => PathBuf::from(path),
             None => binary.ancestors().nth(2).context("the binary is in no target folder")?.join("e2e"),
         };
-        // What a run left that was killed, with the folder's own eyes: nobody else may work in it.
+        // What a run left that was killed, is found by its folder: nobody else may work in it.
         std::fs::create_dir_all(&data_dir)?;
         let footprint = sandbar_tests::census::Footprint::new(&data_dir.canonicalize()?);
-        if keep { footprint.stop_by_force()? } else { footprint.remove_everything()? };
+        if keep {
+            footprint.stop_by_force()?;
+        } else {
+            footprint.remove_everything()?;
+        };
         let platform = Arc::new(Platform::new(binary, &data_dir)?);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         if !arguments.quiet {

@@ -135,9 +135,9 @@ async fn mistakes_are_told_and_end_the_stream(platform: &Platform) -> Result<()>
 
     let unknown = "sb-00000000-0000-7000-8000-000000000000";
     let refused = ExecSocket::open(sandbox.client(), unknown).await;
-    assert!(format!("{:?}", refused.unwrap_err()).contains("404"));
+    assert!(format!("{:?}", refused.expect_err("an unknown sandbox")).contains("404"));
     let stranger = ExecSocket::open(&sandbox.client().with_key(None), &sandbox.id).await;
-    assert!(format!("{:?}", stranger.unwrap_err()).contains("401"));
+    assert!(format!("{:?}", stranger.expect_err("no key")).contains("401"));
     Ok(())
 }
 

@@ -84,7 +84,10 @@ pub fn signal(pid: i32, signal: Signal) -> Result<()> {
 /// A memory figure of a process in KiB, by its name in `/proc/PID/status` (`VmRSS`, `VmHWM`).
 pub fn memory_kib(pid: i32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such figure")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .context("no such figure")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -118,7 +121,9 @@ impl Footprint {
         let own = std::process::id();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
             if pid == own {
                 continue;
             }
@@ -284,7 +289,8 @@ fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let octal =
+            after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         match octal {
             Some(escaped) if byte == b'\\' => {
                 bytes.push(escaped);
@@ -339,7 +345,11 @@ mod tests {
     #[test]
     fn the_sandbox_is_read_from_a_path_among_other_things() {
         let id = "sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e";
-        let process = |argument: String| Process { pid: 1, started: 0, command: vec!["/usr/bin/qemu-system-x86_64".into(), argument] };
+        let process = |argument: String| Process {
+            pid: 1,
+            started: 0,
+            command: vec!["/usr/bin/qemu-system-x86_64".into(), argument],
+        };
         let vmm = process(format!("id=d0,file=/x/store/sandboxes/{id}/disk.ext4,format=raw"));
         assert!(vmm.is_vmm());
         assert_eq!(vmm.sandbox().as_deref(), Some(id));

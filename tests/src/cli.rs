@@ -93,7 +93,8 @@ impl Cli {
             // A command that does not read its input may end before it was written.
             let _closed = pipe.write_all(&input).await;
         });
-        let ended = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.context("the command hangs")??;
+        let ended =
+            tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.context("the command hangs")??;
         feed.abort();
         Ok(Output {
             code: ended.status.code(),

@@ -118,7 +118,11 @@ impl Client {
                 Some(cursor) => format!("/v1/sandboxes?limit=200&cursor={cursor}&{query}"),
             };
             let reply = self.get(&page).await?;
-            let next = reply.headers.get("x-next-cursor").map(|value| value.to_str().map(str::to_owned)).transpose()?;
+            let next = reply
+                .headers
+                .get("x-next-cursor")
+                .map(|value| value.to_str().map(str::to_owned))
+                .transpose()?;
             match reply.json(200)? {
                 Value::Array(page) => all.extend(page),
                 other => anyhow::bail!("a list answered {other}"),
@@ -140,7 +144,8 @@ impl Client {
         let form = reqwest::multipart::Form::new()
             .text("path", path.to_owned())
             .part("file", reqwest::multipart::Part::bytes(content).file_name("file"));
-        self.send(self.builder(Method::POST, &format!("/v1/sandboxes/{id}/files/write")).multipart(form)).await
+        self.send(self.builder(Method::POST, &format!("/v1/sandboxes/{id}/files/write")).multipart(form))
+            .await
     }
 
     /// Reads a file.
@@ -158,7 +163,12 @@ impl Reply {
 
     /// Fails unless the answer has this status.
     pub fn expect(&self, status: u16) -> Result<&Self> {
-        anyhow::ensure!(self.status == status, "status {} in place of {status}: {}", self.status, self.text());
+        anyhow::ensure!(
+            self.status == status,
+            "status {} in place of {status}: {}",
+            self.status,
+            self.text()
+        );
         Ok(self)
     }
 
@@ -170,7 +180,10 @@ impl Reply {
         anyhow::ensure!(error["code"] == code.as_str(), "not the code {code}: {} {body}", self.status);
         anyhow::ensure!(self.status == code.http_status(), "{code} with the status {}", self.status);
         let header = self.headers.get("x-request-id").context("no X-Request-Id")?.to_str()?;
-        anyhow::ensure!(error["request_id"] == header, "the body names another request than {header}: {body}");
+        anyhow::ensure!(
+            error["request_id"] == header,
+            "the body names another request than {header}: {body}"
+        );
         let message = error["message"].as_str().context("no message")?;
         anyhow::ensure!(!message.is_empty(), "an empty message");
         Ok(message.to_owned())

@@ -56,7 +56,14 @@ impl Platform {
         let data_dir = data_dir.canonicalize()?;
         let log_dir = data_dir.with_extension("logs");
         fs::create_dir_all(&log_dir)?;
-        Ok(Self { binary, data_dir, log_dir, port: free_port()?, up: Mutex::default(), starts: Mutex::default() })
+        Ok(Self {
+            binary,
+            data_dir,
+            log_dir,
+            port: free_port()?,
+            up: Mutex::default(),
+            starts: Mutex::default(),
+        })
     }
 
     /// The binary under test: `SANDBAR_BIN`, or the one that was built beside the tests.
@@ -65,12 +72,15 @@ impl Platform {
             Some(path) => PathBuf::from(path),
             None => {
                 let own = std::env::current_exe()?;
-                let profile = own.parent().and_then(Path::parent).context("the test is in no target folder")?;
+                let profile =
+                    own.parent().and_then(Path::parent).context("the test is in no target folder")?;
                 profile.join("sandbar")
             }
         };
         let found = binary.canonicalize();
-        found.with_context(|| format!("{} is missing: build it with `cargo build -p sandbar`", binary.display()))
+        found.with_context(|| {
+            format!("{} is missing: build it with `cargo build -p sandbar`", binary.display())
+        })
     }
 
     /// Its folder.

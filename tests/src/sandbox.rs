@@ -94,7 +94,7 @@ impl Sandbox {
     /// Ends it. That it is gone already is fine.
     pub async fn destroy(&self) -> Result<()> {
         let reply = self.client.delete(&format!("/v1/sandboxes/{}", self.id)).await?;
-        if reply.status == 409 { Ok(()) } else { reply.expect(204).map(|_| ()) }
+        if [404, 409].contains(&reply.status) { Ok(()) } else { reply.expect(204).map(|_| ()) }
     }
 }
 

@@ -50,7 +50,8 @@ impl ExecSocket {
         if let Some(key) = client.key() {
             request.headers_mut().insert("x-api-key", key.parse()?);
         }
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.context("the WebSocket was refused")?;
+        let (socket, _) =
+            tokio_tungstenite::connect_async(request).await.context("the WebSocket was refused")?;
         Ok(Self(socket))
     }
 
@@ -67,7 +68,8 @@ impl ExecSocket {
     /// The next message, or none at the end.
     pub async fn next(&mut self) -> Result<Option<Value>> {
         loop {
-            let message = tokio::time::timeout(MESSAGE_TIMEOUT, self.0.next()).await.context("no message came")?;
+            let message =
+                tokio::time::timeout(MESSAGE_TIMEOUT, self.0.next()).await.context("no message came")?;
             match message.transpose()? {
                 Some(Message::Text(text)) => return Ok(Some(serde_json::from_str(&text)?)),
                 Some(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}

@@ -8,7 +8,11 @@ use anyhow::{Result, anyhow};
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Looks until `look` finds something. Where it fails instead, it is asked again, and the last failure is told at the deadline.
-pub async fn until<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub async fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     let mut last = None;
     loop {
@@ -26,6 +30,10 @@ pub async fn until<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut(
 }
 
 /// Looks until `look` says yes.
-pub async fn until_true(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub async fn until_true(
+    what: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
     until(what, deadline, async || Ok(look().await?.then_some(()))).await
 }

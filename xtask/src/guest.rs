@@ -36,7 +36,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for binary in BINARIES {
         let built = target_dir.join(TARGET).join(PROFILE).join(binary);
         let kept = out.join(binary);
-        let outcome = copy_if_changed(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
+        let outcome =
+            copy_if_changed(&built, &kept).with_context(|| format!("cannot copy {}", built.display()))?;
         println!("{} {} KiB, {outcome}", kept.display(), fs::metadata(&kept)?.len() / 1024);
     }
     println!("took {:.1} s", started.elapsed().as_secs_f64());

@@ -72,7 +72,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn metadata() -> anyhow::Result<Metadata> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"]);
+    command.args([
+        "metadata",
+        "--format-version=1",
+        "--locked",
+        "--filter-platform=x86_64-unknown-linux-gnu",
+    ]);
     let output = command.stderr(std::process::Stdio::inherit()).output().context("run cargo metadata")?;
     if !output.status.success() {
         bail!("cargo metadata: {}", output.status);
@@ -94,7 +99,9 @@ fn package_faults(rules: &Rules, package: &Package) -> Vec<String> {
     }
     match license.as_deref().map(|text| spdx::Expression::parse_mode(text, spdx::ParseMode::LAX)) {
         None => faults.push(format!("{name} {version} names no licence")),
-        Some(Err(error)) => faults.push(format!("{name} {version}: its licence cannot be understood: {error}")),
+        Some(Err(error)) => {
+            faults.push(format!("{name} {version}: its licence cannot be understood: {error}"))
+        }
         Some(Ok(expression)) => {
             if !expression.evaluate(|requirement| rules.licenses.allow.contains(&requirement.to_string())) {
                 faults.push(format!("{name} {version}: licence {expression} is not allowed"));

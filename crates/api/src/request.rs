@@ -100,11 +100,12 @@ fn finish(mut response: Response<Body>, id: RequestId) -> Response<Body> {
 
 /// A handler that panicked: a fault of ours like any other.
 pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
-    let what = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "of an unknown kind".to_owned());
+    let what = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic
+            .downcast::<&str>()
+            .map_or_else(|_| "of an unknown kind".to_owned(), |text| (*text).to_owned()),
+    };
     ApiError::from_typed(ErrorCode::InternalError, HandlerPanicked(what)).into_response()
 }
 
@@ -124,4 +125,36 @@ pub(crate) async fn no_method(request: Request) -> ApiError {
         request.uri().path(),
         request.method()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::to_bytes;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_500_with_the_id_and_without_a_word_of_why() {
+        async fn broken() -> &'static str {
+            panic!("a secret detail")
+        }
+        let router = Router::new()
+            .route("/broken", get(broken))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn(surround));
+        let request = Request::get("/broken").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let id = response.headers()[&X_REQUEST_ID].to_str().unwrap().to_owned();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], "internal_error");
+        assert_eq!(body["error"]["request_id"], id);
+        assert!(!body.to_string().contains("secret"));
+    }
 }

@@ -97,7 +97,7 @@ refusal_sets! {
     /// Acting on a sandbox through its host.
     ActRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
-        InternalError, AgentError, HostUnavailable, Timeout,
+        InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
     /// What hosts ask.
     HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];

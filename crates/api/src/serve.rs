@@ -67,3 +67,97 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         tracing::warn!("some requests did not end in time and are cut off");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::extract::JsonBody;
+
+    async fn started(
+        router: Router,
+        stop: &CancellationToken,
+        grace: Duration,
+    ) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (address, tokio::spawn(serve(listener, router, stop.clone(), grace)))
+    }
+
+    /// Sends this and returns all that comes back until the server closes.
+    async fn exchange(address: SocketAddr, bytes: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    // The clock is stopped and jumps to the next timer whenever nothing else is left to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_ends_its_request_is_cut_off() {
+        let router = Router::new()
+            .route("/", post(async |JsonBody(_): JsonBody<serde_json::Value>| ()))
+            .layer(axum::middleware::from_fn(crate::request::surround));
+        let (address, _server) = started(router, &CancellationToken::new(), Duration::ZERO).await;
+        for silence in ["", "POST / HTTP/1.1\r\nHost: x\r\n"] {
+            let answer = exchange(address, silence).await;
+            assert!(!answer.contains("200 OK"), "{answer}");
+        }
+        let half_a_body =
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+        assert!(exchange(address, half_a_body).await.starts_with("HTTP/1.1 400"));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_under_way_at_the_end_is_answered_and_no_other_is_taken() {
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let router = Router::new().route("/", {
+            let (entered, release) = (Arc::clone(&entered), Arc::clone(&release));
+            get(async move || {
+                entered.notify_one();
+                release.notified().await;
+                "done"
+            })
+        });
+        let stop = CancellationToken::new();
+        let (address, server) = started(router, &stop, Duration::from_secs(30)).await;
+        let request = tokio::spawn(exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+        entered.notified().await;
+        stop.cancel();
+        // The listener is gone once the server waits for the request alone; until then the kernel may still take connections.
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        release.notify_one();
+        assert!(request.await.unwrap().ends_with("done"));
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_is_cut_off_after_the_grace() {
+        let entered = Arc::new(Notify::new());
+        let router = Router::new().route("/", {
+            let entered = Arc::clone(&entered);
+            get(async move || {
+                entered.notify_one();
+                std::future::pending::<()>().await;
+            })
+        });
+        let stop = CancellationToken::new();
+        let (address, server) = started(router, &stop, Duration::from_secs(5)).await;
+        let request = tokio::spawn(exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+        entered.notified().await;
+        stop.cancel();
+        server.await.unwrap();
+        assert_eq!(request.await.unwrap(), "");
+    }
+}

@@ -3,7 +3,7 @@
 use sandbar_store::audit::{Event, Outcome, Scope};
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_types::Id;
-use sandbar_types::id::Host;
+use sandbar_types::id::{Host, Team, User};
 use serde_json::{Value, json};
 
 use crate::{Actor, OpContext};
@@ -63,6 +63,24 @@ pub(crate) fn host<'a>(ctx: &'a OpContext, id: Id<Host>, action: &'a str, outcom
         action,
         scope: Scope::Admin,
         outcome,
+        metadata: json!({}),
+        request_id: Some(ctx.request_id),
+    }
+}
+
+/// Somebody got an account.
+pub(crate) fn signup(ctx: &OpContext, team: Id<Team>, user: Id<User>) -> Event<'_> {
+    let (actor_type, actor_id, actor_name) = actor(ctx);
+    Event {
+        team_id: Some(team),
+        actor_type,
+        actor_id,
+        actor_name,
+        resource_type: "user",
+        resource_id: user.to_string(),
+        action: "signup",
+        scope: Scope::Admin,
+        outcome: Outcome::Success,
         metadata: json!({}),
         request_id: Some(ctx.request_id),
     }

@@ -89,7 +89,9 @@ mod tests {
         assert!(is_api_key(key), "{key}");
         assert_eq!(key.len(), 44);
         assert_eq!(shown_prefix(key), &key[..12]);
-        for bad in ["", "e2b_", &key[..43], &format!("{key}0"), &key.to_uppercase(), &key.replace("e2b_", "e2c_")] {
+        for bad in
+            ["", "e2b_", &key[..43], &format!("{key}0"), &key.to_uppercase(), &key.replace("e2b_", "e2c_")]
+        {
             assert!(!is_api_key(bad), "{bad}");
         }
     }

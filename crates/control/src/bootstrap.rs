@@ -1,12 +1,21 @@
 //! What a new installation needs: the platform team, its first person and key, and the `base` template.
 
+use argon2::{Argon2, PasswordHasher as _};
 use sandbar_store::StoreError;
-use sandbar_types::Id;
+use sandbar_store::api_keys::NewApiKeyRow;
+use sandbar_store::teams::{NewUserRow, Role};
+use sandbar_store::templates::{CompleteTemplate, NewTemplateRow};
 use sandbar_types::id::{Host, Team, Template, User};
-use secrecy::SecretString;
+use sandbar_types::{Id, TemplateKind, TemplateName, limits};
+use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::host_client::HostError as HostCallError;
-use crate::Control;
+use crate::auth::{is_api_key, new_api_key, shown_prefix};
+use crate::host_client::{HostError as HostCallError, TemplateSize};
+use crate::secrets::{random, random_token, token_hash};
+use crate::{Control, OpContext, audit};
+
+/// The platform's template, and the image that it is made of.
+const BASE: &str = "base";
 
 /// Secrets of a first run, made before anything is written, so that the caller can keep them before they count.
 #[derive(Debug, Clone)]
@@ -38,6 +47,9 @@ pub enum BootstrapError {
     /// A key that is not one of ours.
     #[error("the API key does not have the form of one")]
     ApiKey,
+    /// The base template's name is not one.
+    #[error("{BASE:?} is not a template's name")]
+    Name,
     /// The password could not be hashed.
     #[error("the password could not be hashed")]
     Hash,
@@ -65,14 +77,14 @@ impl FirstRunSecrets {
     /// New random secrets.
     #[must_use]
     pub fn generate() -> Self {
-        unimplemented!()
+        Self { password: random_token::<12>(""), api_key: new_api_key() }
     }
 }
 
 impl Control {
     /// Whether anybody has an account.
     pub async fn has_users(&self) -> Result<bool, BootstrapError> {
-        unimplemented!()
+        Ok(self.store().users_exist().await?)
     }
 
     /// Makes the first person (administrator of the platform), their team and an API key, in one transaction. None when anybody
@@ -83,11 +95,141 @@ impl Control {
         team_name: &str,
         secrets: &FirstRunSecrets,
     ) -> Result<Option<FirstRun>, BootstrapError> {
-        unimplemented!()
+        let name = display_name(email).ok_or_else(|| BootstrapError::Email { email: email.to_owned() })?;
+        let FirstRunSecrets { password, api_key } = secrets;
+        if !is_api_key(api_key.expose_secret()) {
+            return Err(BootstrapError::ApiKey);
+        }
+        if self.has_users().await? {
+            return Ok(None);
+        }
+        let password_hash = hash_password(password.clone()).await?;
+        let (user_id, team_id) = (Id::new(), Id::new());
+        let slug = hex::encode(random::<6>());
+        let (left, right) = slug.split_at(6);
+
+        let mut tx = self.store().begin().await?;
+        if tx.users_exist_locked().await? {
+            return Ok(None);
+        }
+        tx.user_insert(&NewUserRow {
+            id: user_id,
+            email,
+            name,
+            password_hash: Some(&password_hash),
+            is_admin: true,
+        })
+        .await?;
+        tx.team_insert(team_id, team_name, &format!("{left}-{right}")).await?;
+        tx.membership_insert(team_id, user_id, Role::Owner, true).await?;
+        tx.api_key_insert(&NewApiKeyRow {
+            id: Id::new(),
+            team_id,
+            name: "first key",
+            key_hash: &token_hash(api_key),
+            key_prefix: shown_prefix(api_key.expose_secret()),
+            created_by: Some(user_id),
+            expires_at: None,
+        })
+        .await?;
+        tx.audit(&audit::signup(&OpContext::system(), team_id, user_id)).await?;
+        tx.commit().await?;
+        Ok(Some(FirstRun { user_id, team_id }))
     }
 
-    /// Makes sure that a host has the platform's template `base`. May be repeated after an end at any moment.
+    /// Makes sure that a host has the platform's template `base`, asking the host itself what it has. The template's id is decided
+    /// before the host is asked to make it, and making is idempotent by id: this may be repeated after an end at any moment.
     pub async fn ensure_base_template(&self, host: Id<Host>) -> Result<Id<Template>, BootstrapError> {
-        unimplemented!()
+        let row = self.store().host_find(host).await?;
+        let (arch, vmm, address) = row
+            .and_then(|row| Some((row.arch?, row.vmm?, row.address?)))
+            .ok_or(BootstrapError::NoHost { id: host })?;
+        let name: TemplateName = BASE.parse().map_err(|_| BootstrapError::Name)?;
+        let reserved = NewTemplateRow {
+            id: Id::new(),
+            team_id: Id::PLATFORM,
+            name: &name,
+            kind: TemplateKind::Snapshot,
+            vcpus: limits::DEFAULT_VCPUS,
+            memory_mb: limits::DEFAULT_MEMORY_MB,
+            arch,
+            vmm,
+        };
+        let mut tx = self.store().begin().await?;
+        let id = tx.template_reserve(&reserved).await?;
+        tx.commit().await?;
+
+        let client = self.host_clients().get(host, &address);
+        let failed = |source| BootstrapError::Template { id: host, source };
+        let on_host = client.list_templates(self.config().call_deadline).await.map_err(failed)?;
+        let wanted = id.to_string();
+        let template = match on_host.into_iter().find(|template| template.id == wanted) {
+            Some(template) if self.store().template_is_ready_on(id, host).await? => {
+                tracing::debug!(template = template.id, %host, "the base template is there");
+                return Ok(id);
+            }
+            Some(template) => template,
+            None => {
+                let size = TemplateSize { vcpus: reserved.vcpus, memory_mb: reserved.memory_mb };
+                let limit = self.config().template_deadline;
+                client.create_template(id, BASE, size, limit).await.map_err(failed)?
+            }
+        };
+        let complete = CompleteTemplate {
+            vcpus: template.vcpus,
+            memory_mb: template.memory_mb,
+            disk_mb: template.disk_mb,
+            size_bytes: template.size_bytes,
+            compatibility: &template.compatibility,
+        };
+        let mut tx = self.store().begin().await?;
+        tx.template_complete(id, host, &complete).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+}
+
+/// What to call a person of whom only the address is known. None when it is no address.
+fn display_name(email: &str) -> Option<&str> {
+    let (name, domain) = email.split_once('@')?;
+    let fits = email.len() <= 254 && !email.contains(char::is_whitespace) && !domain.contains('@');
+    (fits && !name.is_empty() && name.len() <= 64 && !domain.is_empty()).then_some(name)
+}
+
+/// Hashes a password (argon2id), off the threads that serve requests.
+async fn hash_password(password: SecretString) -> Result<String, BootstrapError> {
+    let hash = tokio::task::spawn_blocking(move || {
+        Argon2::default().hash_password(password.expose_secret().as_bytes()).map(|hash| hash.to_string())
+    });
+    hash.await.map_err(|_| BootstrapError::Hash)?.map_err(|_| BootstrapError::Hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argon2::PasswordVerifier as _;
+
+    #[test]
+    fn an_address_gives_a_name_and_garbage_none() {
+        assert_eq!(display_name("admin@localhost"), Some("admin"));
+        for bad in ["", "admin", "@x", "a@", "a@b@c", "a b@c", &format!("{}@x", "a".repeat(65))] {
+            assert_eq!(display_name(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn generated_secrets_differ_and_are_long_enough() {
+        let (a, b) = (FirstRunSecrets::generate(), FirstRunSecrets::generate());
+        assert_ne!(a.password.expose_secret(), b.password.expose_secret());
+        assert!(a.password.expose_secret().len() >= 16);
+        assert!(is_api_key(a.api_key.expose_secret()));
+    }
+
+    #[tokio::test]
+    async fn a_password_is_kept_as_argon2id() {
+        let hash = hash_password("correct horse".into()).await.unwrap();
+        assert!(hash.starts_with("$argon2id$"), "{hash}");
+        assert!(Argon2::default().verify_password(b"correct horse", hash.as_str()).is_ok());
+        assert!(Argon2::default().verify_password(b"wrong", hash.as_str()).is_err());
     }
 }

@@ -1,14 +1,25 @@
-//! The handle to the control plane.
+//! The handle to the control plane, and what all operations share.
 
+use std::future::Future;
 use std::sync::Arc;
 
+use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
-use tokio_util::sync::CancellationToken;
+use sandbar_types::Id;
+use sandbar_types::id::Host;
+use tokio::sync::broadcast;
+use tokio_util::task::TaskTracker;
 
 use crate::Config;
-use crate::host_client::{HostClient, HostClients, HostError};
-use crate::sandboxes::{Sandbox, SandboxError};
-use std::time::Duration;
+use crate::host_client::{HostClient, HostClients};
+use crate::hosts::HostTokens;
+use crate::pki::{CertificateAuthority, PkiError};
+use crate::reconcile::Wanted;
+use crate::sandboxes::SandboxError;
+use crate::secrets::{GuestKey, MasterKey, SecretError};
+
+/// Heartbeats that a slow listener may lag behind.
+const HEARD_BACKLOG: usize = 64;
 
 /// The control plane. Cheap to clone; stateless but for connections: any number of replicas may run on one database.
 #[derive(Clone)]
@@ -19,43 +30,24 @@ pub struct Control {
 struct Inner {
     store: Store,
     config: Config,
-    hosts: HostClients,
+    authority: CertificateAuthority,
+    host_tokens: HostTokens,
+    guest_key: GuestKey,
+    host_clients: HostClients,
+    wanted: Wanted,
+    heard: broadcast::Sender<Id<Host>>,
+    work: TaskTracker,
 }
 
 /// Why the control plane cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database failed.
-    #[error("the database failed")]
-    Store(#[from] StoreError),
-}
-
-impl Control {
-    /// Starts on a migrated database: reads the platform's keys, or makes them at the first start.
-    pub async fn start(store: Store, master_key: crate::secrets::MasterKey, config: Config) -> Result<Self, StartError> {
-        unimplemented!()
-    }
-
-    /// Runs the background work until cancelled. The future returns once the round that was under way is done.
-    pub async fn run_background(&self, stop: CancellationToken) {
-        unimplemented!()
-    }
-
-    /// Whether the database answers and at least one host is online.
-    pub async fn readiness(&self) -> Result<Readiness, StoreError> {
-        unimplemented!()
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        &self.inner.config
-    }
-
-    pub(crate) fn client_of_running(&self, sandbox: &Sandbox, operation: &'static str) -> Result<HostClient, SandboxError> {
-        unimplemented!()
-    }
-    pub(crate) fn host_failed(&self, sandbox: &Sandbox, what: &'static str, limit: Duration, error: HostError) -> SandboxError {
-        unimplemented!()
-    }
+    /// The platform's keys cannot be had.
+    #[error("the platform's keys cannot be had")]
+    Secret(#[from] SecretError),
+    /// Certificates cannot be made.
+    #[error("the certificate authority cannot be used")]
+    Pki(#[from] PkiError),
 }
 
 /// Whether the platform can take requests.
@@ -63,4 +55,101 @@ impl Control {
 pub struct Readiness {
     /// How many hosts are online.
     pub hosts_online: u32,
+}
+
+impl Control {
+    /// Starts on a migrated database: reads the platform's keys, or makes them at the first start.
+    pub async fn start(store: Store, master_key: &MasterKey, config: Config) -> Result<Self, StartError> {
+        let authority = CertificateAuthority::load(master_key, &store).await?;
+        let host_tokens = HostTokens::load(master_key, &store).await?;
+        let guest_key = GuestKey::load(master_key, &store).await?;
+        let host_clients = HostClients::new(authority.client_config()?);
+        let inner = Inner {
+            store,
+            config,
+            authority,
+            host_tokens,
+            guest_key,
+            host_clients,
+            wanted: Wanted::default(),
+            heard: broadcast::channel(HEARD_BACKLOG).0,
+            work: TaskTracker::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether the database answers and how many hosts are online.
+    pub async fn readiness(&self) -> Result<Readiness, StoreError> {
+        Ok(Readiness { hosts_online: self.store().hosts_online().await? })
+    }
+
+    /// The hosts whose heartbeats arrive at this very control plane, from now on.
+    pub fn heard_hosts(&self) -> broadcast::Receiver<Id<Host>> {
+        self.inner.heard.subscribe()
+    }
+
+    /// Tells [`Self::heard_hosts`].
+    pub(crate) fn host_heard(&self, host: Id<Host>) {
+        // Nobody need listen.
+        let _ = self.inner.heard.send(host);
+    }
+
+    /// Waits until all work that was begun is finished or undone. For an orderly end: take no more requests first.
+    pub async fn drain(&self) {
+        self.inner.work.close();
+        self.inner.work.wait().await;
+    }
+
+    /// Runs work to its end even when the caller goes away: a client that closes its connection must not leave half a sandbox.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, SandboxError>> + Send + 'static,
+    ) -> Result<T, SandboxError> {
+        match self.inner.work.spawn(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(SandboxError::ShuttingDown),
+        }
+    }
+
+    /// The client of the host that a sandbox was placed on.
+    pub(crate) fn client_of(&self, row: &SandboxRow) -> Result<HostClient, SandboxError> {
+        match (row.host_id, &row.host_address) {
+            (Some(host), Some(address)) => Ok(self.host_clients().get(host, address)),
+            _ => Err(SandboxError::Missing { id: row.id }),
+        }
+    }
+
+    /// Asks the background work to hold a host's rows against its inventory soon.
+    pub(crate) fn wants_reconcile(&self, host: Id<Host>) {
+        self.inner.wanted.add(host);
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn authority(&self) -> &CertificateAuthority {
+        &self.inner.authority
+    }
+
+    pub(crate) fn host_tokens(&self) -> &HostTokens {
+        &self.inner.host_tokens
+    }
+
+    pub(crate) fn guest_key(&self) -> &GuestKey {
+        &self.inner.guest_key
+    }
+
+    pub(crate) fn host_clients(&self) -> &HostClients {
+        &self.inner.host_clients
+    }
+
+    pub(crate) fn wanted(&self) -> &Wanted {
+        &self.inner.wanted
+    }
 }

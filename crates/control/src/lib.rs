@@ -7,6 +7,7 @@
 //! - Work of several steps ([`sandboxes`]) undoes what it did when a step fails; what a killed control plane leaves behind is
 //!   finished by [`reconcile`].
 
+mod audit;
 pub mod auth;
 pub mod bootstrap;
 pub mod config;
@@ -17,7 +18,9 @@ pub mod hosts;
 pub mod page;
 pub mod pki;
 pub mod reconcile;
+mod reported;
 pub mod sandboxes;
+mod scheduler;
 pub mod secrets;
 pub mod templates;
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -69,7 +70,8 @@ impl CertificateAuthority {
     const NAME: &str = "certificate-authority";
 
     pub(crate) async fn load(master: &MasterKey, store: &Store) -> Result<Self, PkiError> {
-        let fresh = serde_json::to_vec(&Kept::generate()?).map_err(|_| SecretError::Damaged { name: Self::NAME })?;
+        let fresh =
+            serde_json::to_vec(&Kept::generate()?).map_err(|_| SecretError::Damaged { name: Self::NAME })?;
         let kept = master.secret(store, Self::NAME, || fresh).await?;
         let kept: Kept =
             serde_json::from_slice(&kept).map_err(|_| SecretError::Damaged { name: Self::NAME })?;
@@ -80,7 +82,8 @@ impl CertificateAuthority {
         let Kept { cert_pem, key_pem } = kept;
         let damaged = || SecretError::Damaged { name: Self::NAME };
         let issuer = Issuer::from_ca_cert_pem(&cert_pem, KeyPair::from_pem(&key_pem)?)?;
-        let cert_der = rustls::pki_types::pem::PemObject::from_pem_slice(cert_pem.as_bytes()).map_err(|_| damaged())?;
+        let cert_der =
+            rustls::pki_types::pem::PemObject::from_pem_slice(cert_pem.as_bytes()).map_err(|_| damaged())?;
         Ok(Self { issuer, cert_pem, cert_der })
     }
 
@@ -192,7 +195,8 @@ mod tests {
     #[test]
     fn garbage_and_requests_signed_with_another_key_are_refused() {
         let authority = authority();
-        for bad in ["", "x", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"] {
+        for bad in ["", "x", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"]
+        {
             assert!(matches!(authority.sign_host(Id::new(), bad), Err(PkiError::Request(_))), "{bad:?}");
         }
         // The signature covers the key: changing one byte of the request breaks it.

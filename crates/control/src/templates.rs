@@ -1,7 +1,8 @@
 //! Templates: what sandboxes start from.
 
 use chrono::{DateTime, Utc};
-use sandbar_store::StoreError;
+use sandbar_store::templates::TemplateRow;
+use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, Team};
 use sandbar_types::{Arch, ErrorCode, Id, TemplateKind, TemplateName, VmmKind};
 
@@ -64,6 +65,27 @@ impl Control {
         kind: Option<TemplateKind>,
         page: &PageRequest,
     ) -> Result<Page<Template>, TemplateError> {
-        unimplemented!()
+        let rows = self.store().template_list(ctx.team()?, kind, page.after(), page.fetch()).await?;
+        let position = |row: &TemplateRow| Position { created_at: row.created_at, id: row.id.uuid() };
+        Ok(page.page(rows, position, Template::from))
+    }
+}
+
+impl From<TemplateRow> for Template {
+    fn from(row: TemplateRow) -> Self {
+        let TemplateRow {
+            id,
+            team_id,
+            name,
+            kind,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            size_bytes,
+            arch,
+            vmm,
+            created_at,
+        } = row;
+        Self { id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at }
     }
 }

@@ -80,7 +80,9 @@ fn admit(
     let Some(token) = token else {
         return match guard {
             Guard::Init if peer.to_canonical() == gateway => Ok(Credential::Full),
-            Guard::Init => Err(ApiError::new(StatusCode::FORBIDDEN, "only the host may initialise this sandbox")),
+            Guard::Init => {
+                Err(ApiError::new(StatusCode::FORBIDDEN, "only the host may initialise this sandbox"))
+            }
             _ => Err(ApiError::unauthorized("this sandbox is not initialised yet")),
         };
     };

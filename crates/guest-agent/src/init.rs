@@ -119,10 +119,13 @@ pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> 
     let _turn = agent.init_turn.lock().await;
     let for_steps = Arc::clone(&agent);
     let outcome =
-        tokio::task::spawn_blocking(move || apply(request, for_steps.system.as_ref(), &for_steps.state)).await;
+        tokio::task::spawn_blocking(move || apply(request, for_steps.system.as_ref(), &for_steps.state))
+            .await;
     match outcome {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Err(error @ InitError::Invalid { .. })) => ApiError::bad_request(error.to_string()).into_response(),
+        Ok(Err(error @ InitError::Invalid { .. })) => {
+            ApiError::bad_request(error.to_string()).into_response()
+        }
         Ok(Err(error)) => {
             tracing::error!(%error, "init failed");
             ApiError::internal(error.to_string()).into_response()
@@ -135,7 +138,11 @@ pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> 
 ///
 /// # Errors
 /// If the request is invalid (nothing was done) or a step failed (those before it are done, the token is as it was).
-pub fn apply(request: InitRequest, system: &dyn System, state: &crate::state::State) -> Result<(), InitError> {
+pub fn apply(
+    request: InitRequest,
+    system: &dyn System,
+    state: &crate::state::State,
+) -> Result<(), InitError> {
     let plan = check(request)?;
     let failed = |step| move |source| InitError::Machine { step, source };
     if let Some(unix_nanos) = plan.unix_nanos {

@@ -2,6 +2,7 @@
 //!
 //! - `server` puts the routes together, `auth` guards them all, `init` makes the guest one particular sandbox.
 //! - `process` is the service `process.Process`: starting, following and signalling processes.
+//! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders and entries.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
 //! - `ready` tells the host that the guest is up.
 //!
@@ -11,7 +12,10 @@
 pub mod auth;
 mod caller;
 pub mod error;
+mod files;
+mod filesystem;
 pub mod init;
+pub mod metrics;
 pub mod options;
 pub mod paths;
 pub mod process;

@@ -39,7 +39,9 @@ pub async fn push(gateway: IpAddr, port: u16, start: Start, boot_id: &str) {
     for attempt in 1..=attempts {
         match send(host, &line).await {
             Ok(()) => return,
-            Err(error) if attempt == attempts => tracing::warn!(%host, %error, event, "the host did not take the report"),
+            Err(error) if attempt == attempts => {
+                tracing::warn!(%host, %error, event, "the host did not take the report");
+            }
             Err(_) => sleep(RETRY_EVERY).await,
         }
     }

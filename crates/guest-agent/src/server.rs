@@ -13,11 +13,13 @@ use connectrpc::{CompressionPolicy, ConnectRpcService};
 use http::StatusCode;
 use tokio::net::TcpListener;
 
+use crate::filesystem::FilesystemService;
+use crate::metrics::CpuMeter;
 use crate::options::{Options, SystemChanges};
 use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
-use crate::{auth, init};
+use crate::{auth, files, init, metrics};
 
 /// Everything that handlers share.
 pub struct Agent {
@@ -29,6 +31,8 @@ pub struct Agent {
     pub system: Box<dyn System>,
     /// The processes that were started through the agent.
     pub processes: ProcessTable,
+    /// What `/metrics` remembers.
+    pub(crate) cpu: CpuMeter,
     /// Makes calls of `/init` take turns.
     pub(crate) init_turn: tokio::sync::Mutex<()>,
 }
@@ -41,7 +45,14 @@ impl Agent {
             SystemChanges::Refused => Box::new(Untouched),
         };
         let processes = ProcessTable::new(options.stall_limit);
-        Self { options, state, system, processes, init_turn: tokio::sync::Mutex::new(()) }
+        Self {
+            options,
+            state,
+            system,
+            processes,
+            cpu: CpuMeter::default(),
+            init_turn: tokio::sync::Mutex::new(()),
+        }
     }
 }
 
@@ -61,13 +72,17 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
 }
 
 fn router(agent: Arc<Agent>) -> Router {
-    let rpc = connectrpc::Router::new().add_service(Arc::new(ProcessService::new(Arc::clone(&agent))));
+    let rpc = connectrpc::Router::new()
+        .add_service(Arc::new(ProcessService::new(Arc::clone(&agent))))
+        .add_service(Arc::new(FilesystemService::new(Arc::clone(&agent))));
     // Frames go out as they are made: E2B's clients ask for no compression, and the host is one hop away.
     let rpc = ConnectRpcService::new(rpc).with_compression_policy(CompressionPolicy::disabled());
     Router::new()
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/init", post(init::handle))
         .route("/envs", get(envs))
+        .route("/metrics", get(metrics::handle))
+        .merge(files::router())
         .fallback_service(rpc)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), auth::gate))
         .with_state(agent)

@@ -122,8 +122,11 @@ impl State {
     /// # Errors
     /// If the file cannot be written; the state is then as before.
     pub fn replace(&self, sandbox: Sandbox) -> Result<(), StateError> {
-        write_durably(&self.file, &sandbox)
-            .map_err(|source| StateError { action: "write", path: self.file.clone(), source })?;
+        write_durably(&self.file, &sandbox).map_err(|source| StateError {
+            action: "write",
+            path: self.file.clone(),
+            source,
+        })?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(sandbox);
         Ok(())
     }

@@ -125,7 +125,8 @@ fn groups_of(group: &str, name: &str, primary: u32) -> Vec<u32> {
     for line in group.lines() {
         let mut fields = line.split(':').skip(2);
         let Some(gid) = fields.next().and_then(|gid| gid.parse().ok()) else { continue };
-        let is_member = fields.next().is_some_and(|members| members.split(',').any(|member| member.trim() == name));
+        let is_member =
+            fields.next().is_some_and(|members| members.split(',').any(|member| member.trim() == name));
         if is_member && !groups.contains(&gid) {
             groups.push(gid);
         }
@@ -144,7 +145,10 @@ mod tests {
     #[test]
     fn finds_the_user_and_all_its_groups() {
         let user = parse_user(PASSWD, GROUP, "user").unwrap();
-        assert_eq!((user.uid, user.gid, user.home.to_str(), user.shell.as_str()), (1000, 1000, Some("/home/user"), "/bin/bash"));
+        assert_eq!(
+            (user.uid, user.gid, user.home.to_str(), user.shell.as_str()),
+            (1000, 1000, Some("/home/user"), "/bin/bash")
+        );
         assert_eq!(user.groups, [1000, 27, 4]);
         assert_eq!(parse_user(PASSWD, GROUP, "root").unwrap().groups, [0]);
     }

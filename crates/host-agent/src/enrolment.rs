@@ -168,7 +168,8 @@ impl ControlPlane {
         let key = rcgen::KeyPair::generate()?;
         // The control plane decides which name the certificate gets.
         let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
-        let request = self.http.post(format!("{}/v1/hosts/register", self.url)).json(&Request { token, csr, facts });
+        let request =
+            self.http.post(format!("{}/v1/hosts/register", self.url)).json(&Request { token, csr, facts });
         let answer: Answer =
             self.send(request).await?.json().await.map_err(|source| self.unreachable(source))?;
         Ok(Credentials {
@@ -181,7 +182,11 @@ impl ControlPlane {
         })
     }
 
-    async fn heartbeat(&self, credentials: &Credentials, heartbeat: &Heartbeat) -> Result<(), EnrolmentError> {
+    async fn heartbeat(
+        &self,
+        credentials: &Credentials,
+        heartbeat: &Heartbeat,
+    ) -> Result<(), EnrolmentError> {
         let request = self
             .http
             .post(format!("{}/v1/hosts/{}/heartbeat", self.url, credentials.host_id))
@@ -237,7 +242,8 @@ pub(crate) async fn report(
             inventory_generation: resources.inventory.generation(),
             load: Load {
                 sandboxes: registry.all().len(),
-                memory_used_mb: machine_facts::memory_mb().saturating_sub(machine_facts::memory_available_mb()),
+                memory_used_mb: machine_facts::memory_mb()
+                    .saturating_sub(machine_facts::memory_available_mb()),
                 disk_free_mb: resources.store.space().map_or(0, |space| space.free >> 20),
                 load1: machine_facts::load_1m(),
             },

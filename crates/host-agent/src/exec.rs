@@ -9,8 +9,8 @@ use sandbar_proto::host::{
     exec_stream_response,
 };
 use sandbar_proto::process::{
-    self, CloseStdinRequest, ProcessEvent, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest,
-    StartRequest, StartResponse,
+    self, CloseStdinRequest, ProcessEvent, ProcessInput, ProcessSelector, SendInputRequest,
+    SendSignalRequest, StartRequest, StartResponse,
 };
 use sandbar_types::limits;
 use tokio::sync::mpsc;
@@ -38,7 +38,8 @@ pub(crate) async fn run(guest: &GuestClient, request: &ExecRequest) -> Result<Ex
     let command = request.command.as_option().ok_or_else(|| Error::BadInput("command is missing".into()))?;
     let timeout_sec =
         if request.timeout_sec == 0 { limits::DEFAULT_EXEC_TIMEOUT_SEC } else { request.timeout_sec };
-    let limit = if request.max_output_bytes == 0 { limits::EXEC_OUTPUT_BYTES } else { request.max_output_bytes };
+    let limit =
+        if request.max_output_bytes == 0 { limits::EXEC_OUTPUT_BYTES } else { request.max_output_bytes };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
 
     let started = Instant::now();
@@ -75,7 +76,8 @@ pub(crate) async fn stream(
     requests: InboundStream<ExecStreamRequest>,
     in_use: Use,
 ) -> Result<mpsc::Receiver<Result<ExecStreamResponse, ConnectError>>, Error> {
-    let command = start_request.command.as_option().ok_or_else(|| Error::BadInput("command is missing".into()))?;
+    let command =
+        start_request.command.as_option().ok_or_else(|| Error::BadInput("command is missing".into()))?;
     let stdin = if start_request.stdin { Stdin::Open } else { Stdin::Closed };
     let mut events = start(&guest, command, start_request.timeout_sec, stdin).await?;
     let pid = match next(&mut events).await? {
@@ -125,15 +127,19 @@ impl Call {
                     None => continue,
                 },
                 Ok(Some(Event::End(end))) => {
-                    let exit =
-                        exec_stream_response::Exit { exit_code: end.exit_code, status: end.status, ..Default::default() };
+                    let exit = exec_stream_response::Exit {
+                        exit_code: end.exit_code,
+                        status: end.status,
+                        ..Default::default()
+                    };
                     // Whether the reader is still there no longer matters: the command has ended.
                     let _gone = self.send(Response::from(exit)).await;
                     return true;
                 }
                 Ok(Some(Event::Start(_) | Event::Keepalive(_))) => continue,
                 Ok(None) => {
-                    let error = Error::GuestUnreachable("the command's stream ended before the command".into());
+                    let error =
+                        Error::GuestUnreachable("the command's stream ended before the command".into());
                     let _gone = self.sender.send(Err(error.into())).await;
                     return false;
                 }
@@ -152,12 +158,22 @@ impl Call {
 
     /// Forwards input for as long as the call lasts; never completes by itself, so that the end of the caller's requests
     /// does not end the command.
-    async fn forward_input(&self, mut requests: InboundStream<ExecStreamRequest>) -> std::convert::Infallible {
+    async fn forward_input(
+        &self,
+        mut requests: InboundStream<ExecStreamRequest>,
+    ) -> std::convert::Infallible {
         while let Some(Ok(request)) = requests.next().await {
             match request.to_owned_message().request {
                 Some(Request::Stdin(bytes)) => {
-                    let input = ProcessInput { input: Some(process::process_input::Input::Stdin(bytes)), ..Default::default() };
-                    let request = SendInputRequest { process: self.selector().into(), input: input.into(), ..Default::default() };
+                    let input = ProcessInput {
+                        input: Some(process::process_input::Input::Stdin(bytes)),
+                        ..Default::default()
+                    };
+                    let request = SendInputRequest {
+                        process: self.selector().into(),
+                        input: input.into(),
+                        ..Default::default()
+                    };
                     if let Err(error) = self.guest.process().send_input(request).await {
                         tracing::debug!(pid = self.pid, %error, "input not taken");
                     }
@@ -193,7 +209,10 @@ impl Call {
     }
 
     fn selector(&self) -> ProcessSelector {
-        ProcessSelector { selector: Some(process::process_selector::Selector::Pid(self.pid)), ..Default::default() }
+        ProcessSelector {
+            selector: Some(process::process_selector::Selector::Pid(self.pid)),
+            ..Default::default()
+        }
     }
 }
 
@@ -203,7 +222,12 @@ enum Stdin {
     Closed,
 }
 
-async fn start(guest: &GuestClient, command: &Command, timeout_sec: u32, stdin: Stdin) -> Result<Events, Error> {
+async fn start(
+    guest: &GuestClient,
+    command: &Command,
+    timeout_sec: u32,
+    stdin: Stdin,
+) -> Result<Events, Error> {
     if command.cmd.is_empty() {
         return Err(Error::BadInput("cmd is empty".into()));
     }

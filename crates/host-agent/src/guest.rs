@@ -112,7 +112,8 @@ impl GuestClient {
             .body(empty)
             .map_err(Error::internal("build a request to the guest"))?;
         let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.http.request(request)).await;
-        let response = answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
+        let response =
+            answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
         match response.map_err(unreachable)?.status() {
             status if status.is_success() => Ok(()),
             status => Err(Error::GuestUnreachable(status.to_string())),
@@ -139,11 +140,20 @@ impl GuestClient {
         let empty = Full::default().map_err(|never| match never {}).boxed();
         let request = self.file_request(Method::GET, path, user, empty)?;
         let response = self.http.request(request).await.map_err(unreachable)?;
-        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refusal(response).await) }
+        if response.status() == StatusCode::OK {
+            Ok(response.into_body())
+        } else {
+            Err(refusal(response).await)
+        }
     }
 
     /// Writes a file whole, and returns its absolute path in the guest.
-    pub(crate) async fn write_file(&self, path: &str, user: &str, body: RequestBody) -> Result<String, Error> {
+    pub(crate) async fn write_file(
+        &self,
+        path: &str,
+        user: &str,
+        body: RequestBody,
+    ) -> Result<String, Error> {
         #[derive(serde::Deserialize)]
         struct Written {
             path: String,
@@ -208,7 +218,9 @@ pub(crate) fn process_error(error: &ConnectError) -> Error {
             Error::BadInput(message)
         }
         ErrorCode::NotFound => Error::CommandNotFound(message),
-        ErrorCode::DeadlineExceeded => Error::Timeout("the command did not end in time and was killed".into()),
+        ErrorCode::DeadlineExceeded => {
+            Error::Timeout("the command did not end in time and was killed".into())
+        }
         _ => Error::GuestUnreachable(format!("{}: {message}", error.code.as_str())),
     }
 }

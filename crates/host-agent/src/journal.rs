@@ -168,7 +168,10 @@ impl Journal {
     /// Writes a record: durable when this returns.
     pub(crate) fn write(&self, record: &Record) -> Result<(), JournalError> {
         let path = self.path(record.id);
-        write_atomically(&path, &serde_json::to_vec(record).expect("a record has no map with keys other than text"))
+        write_atomically(
+            &path,
+            &serde_json::to_vec(record).expect("a record has no map with keys other than text"),
+        )
     }
 
     /// Removes a record. None there is a success.

@@ -38,8 +38,9 @@ pub use enrolment::{EnrolmentError, Facts};
 pub use error::Error;
 pub use instance_lock::{InstanceLock, LockError};
 pub use journal::JournalError;
+pub use sandbox::State;
 pub use tls::TlsError;
-pub use virtualization::{VirtualizationError, Virtualization};
+pub use virtualization::{Virtualization, VirtualizationError};
 
 /// What a host agent is told.
 #[derive(Debug, Clone)]
@@ -143,9 +144,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         let config = config.clone();
         tokio::task::spawn_blocking(move || -> Result<_, StartError> {
             let store = Store::open(&Config::store_dir(&config.data_dir), &config.store)?;
-            let kernel = sandbar_storage::prepare_kernel(&store, config.guest, &config.debian, &|step: &str| {
-                tracing::info!(step, "preparing the guest kernel");
-            })?;
+            let kernel =
+                sandbar_storage::prepare_kernel(&store, config.guest, &config.debian, &|step: &str| {
+                    tracing::info!(step, "preparing the guest kernel");
+                })?;
             Ok((store, kernel))
         })
         .await??
@@ -203,8 +205,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     };
     let control = enrolment::ControlPlane::new(&config.control_url)?;
     let credentials_file = Config::credentials_file(&config.data_dir);
-    let credentials =
-        control.enrol(&credentials_file, config.registration_token.as_deref(), &facts).await?;
+    let credentials = control.enrol(&credentials_file, config.registration_token.as_deref(), &facts).await?;
 
     let service = Arc::new(service::Service {
         host_id: credentials.host_id,
@@ -212,7 +213,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         resources: Arc::clone(&resources),
     });
     let server = Server::from_listener(listener).with_tls(tls::server_config(&credentials)?);
-    let serving = server.serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
+    let serving = server
+        .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");
     let reporting = tokio::spawn(enrolment::report(
         control,

@@ -170,7 +170,10 @@ impl HostService for Service {
         let resources = Arc::clone(&self.resources);
         let work = tokio::spawn(async move { template::create(&resources, &request).await });
         let template = work.await.map_err(Error::internal("make the template"))??;
-        Response::ok(CreateTemplateResponse { template: describe_template(&template).into(), ..Default::default() })
+        Response::ok(CreateTemplateResponse {
+            template: describe_template(&template).into(),
+            ..Default::default()
+        })
     }
 
     async fn list_templates(

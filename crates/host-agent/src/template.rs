@@ -41,7 +41,10 @@ impl TemplateRequest {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Self { vcpus, memory_mb, .. } = self;
         if !limits::VCPUS.contains(vcpus) {
-            return Err(Error::BadInput(format!("{vcpus} is no number of vCPUs: {:?} are possible", limits::VCPUS)));
+            return Err(Error::BadInput(format!(
+                "{vcpus} is no number of vCPUs: {:?} are possible",
+                limits::VCPUS
+            )));
         }
         if !limits::MEMORY_MB.contains(memory_mb) {
             return Err(Error::BadInput(format!(
@@ -71,7 +74,8 @@ pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> 
         let name = image.parse().map_err(|_| Error::ImageNotFound(image.clone()))?;
         let image = store.image(&name)?.ok_or(Error::ImageNotFound(image))?;
         let draft = store.begin_template(id)?;
-        clone_file(&image.rootfs(), &draft.path(TemplateFile::Disk)).map_err(Error::internal("clone the image"))?;
+        clone_file(&image.rootfs(), &draft.path(TemplateFile::Disk))
+            .map_err(Error::internal("clone the image"))?;
         Ok(draft)
     })
     .await?;
@@ -132,7 +136,8 @@ async fn commit(
     draft: TemplateDraft,
     guest_token: String,
 ) -> Result<Template, Error> {
-    let disk = std::fs::metadata(draft.path(TemplateFile::Disk)).map_err(Error::internal("measure the disk"))?;
+    let disk =
+        std::fs::metadata(draft.path(TemplateFile::Disk)).map_err(Error::internal("measure the disk"))?;
     let spec = TemplateSpec {
         kind: TemplateKind::Snapshot,
         vcpus: request.vcpus,
@@ -201,7 +206,10 @@ async fn snapshot(
 
     tracing::info!(template = %request.id, "guest is warm; saving it");
     machine.pause().await.map_err(Error::internal("pause the guest"))?;
-    machine.save_state(&draft.path(TemplateFile::State)).await.map_err(Error::internal("save the guest's state"))?;
+    machine
+        .save_state(&draft.path(TemplateFile::State))
+        .await
+        .map_err(Error::internal("save the guest's state"))?;
     Ok(token)
 }
 

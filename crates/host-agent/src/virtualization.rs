@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::journal::{JournalError, write_atomically};
 
+/// Where the verdict on KVM is kept, in the agent's folder.
+const VERDICT: &str = "kvm-verdict.json";
 /// A guest kernel that has not started its first process by then is not going to.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -38,7 +40,7 @@ pub enum VirtualizationError {
 
 /// A verdict that holds until the kernel, QEMU or the host's boot changes.
 #[derive(Serialize, Deserialize)]
-struct Cached {
+struct Kept {
     key: String,
     verdict: KvmVerdict,
 }
@@ -47,42 +49,46 @@ impl Virtualization {
     /// Chooses the VMM. The verdict on KVM is kept in `folder`, so that only the first start after a boot pays for it.
     pub async fn detect(kernel: &Kernel, folder: &Path) -> Result<Self, VirtualizationError> {
         let qemu = qemu_binary();
-        let probe = KvmProbe {
-            qemu: qemu.clone(),
-            kernel: kernel.vmlinux.clone(),
-            initramfs: kernel.initramfs.clone(),
-            work_dir: folder.to_owned(),
-            deadline: PROBE_DEADLINE,
-        };
-        let file = folder.join("kvm-verdict.json");
-        let key = probe.cache_key().await;
-        let cached = std::fs::read(&file)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok())
-            .filter(|cached| cached.key == key);
-        let verdict = match cached {
-            Some(cached) => cached.verdict,
+        let emulated = QemuVmm::new(&qemu, Accelerator::Tcg).await?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let key = format!("{} {} {}", kernel.hash, emulated.compatibility().build, boot_id.trim());
+        let verdict = match kept(&folder.join(VERDICT), &key) {
+            Some(verdict) => verdict,
             None => {
+                let probe = KvmProbe {
+                    qemu: qemu.clone(),
+                    kernel: kernel.vmlinux.clone(),
+                    initramfs: kernel.initramfs.clone(),
+                    work_dir: folder.to_owned(),
+                    deadline: PROBE_DEADLINE,
+                };
                 let verdict = probe.run().await;
-                let cached = Cached { key, verdict: verdict.clone() };
-                if let Ok(bytes) = serde_json::to_vec(&cached) {
-                    write_atomically(&file, &bytes)?;
-                }
+                keep(&folder.join(VERDICT), &Kept { key, verdict: verdict.clone() })?;
                 verdict
             }
         };
-        let (accelerator, reason) = match verdict {
-            KvmVerdict::Usable { boot_ms } => (
-                Accelerator::Kvm,
-                format!("QEMU with KVM: a guest kernel booted under it in {boot_ms} ms"),
-            ),
-            KvmVerdict::Unusable { reason } => {
-                (Accelerator::Tcg, format!("QEMU with software emulation, since KVM is not usable: {reason}"))
-            }
-        };
-        let vmm = Arc::new(QemuVmm::new(qemu, accelerator).await?);
-        Ok(Self { vmm, reason })
+        Ok(match verdict {
+            KvmVerdict::Usable { boot_ms } => Self {
+                vmm: Arc::new(QemuVmm::new(&qemu, Accelerator::Kvm).await?),
+                reason: format!("QEMU with KVM: a guest kernel booted under it in {boot_ms} ms"),
+            },
+            KvmVerdict::Unusable { reason } => Self {
+                vmm: Arc::new(emulated),
+                reason: format!("QEMU with software emulation, since KVM is not usable: {reason}"),
+            },
+        })
     }
+}
+
+fn kept(file: &Path, key: &str) -> Option<KvmVerdict> {
+    // A file that cannot be read or understood is no verdict: the probe is run again.
+    let kept: Kept = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    (kept.key == key).then_some(kept.verdict)
+}
+
+fn keep(file: &Path, kept: &Kept) -> Result<(), JournalError> {
+    let bytes = serde_json::to_vec(kept).expect("a verdict has no map with keys other than text");
+    write_atomically(file, &bytes)
 }
 
 /// The QEMU of this host: from `SANDBAR_QEMU`, else by its usual name.

@@ -46,6 +46,12 @@ impl NetConfig {
 }
 
 impl Tag {
+    /// First bytes of the hardware addresses of this platform's links: locally administered, then the tag.
+    pub(crate) fn hardware_prefix(&self) -> [u8; 3] {
+        let byte = |digits| u8::from_str_radix(digits, 16).unwrap_or(0);
+        [0x02, byte(&self.0[..2]), byte(&self.0[2..])]
+    }
+
     /// The tag as it appears in names.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -88,5 +94,19 @@ impl From<Tag> for String {
 impl fmt::Display for SlotIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_four_hexadecimal_digits() {
+        assert_eq!("0a1f".parse::<Tag>().unwrap().as_str(), "0a1f");
+        for bad in ["", "0a1", "0a1f0", "0A1F", "0a1g", "../x", "äb"] {
+            assert!(matches!(bad.parse::<Tag>(), Err(NetError::BadTag { .. })), "{bad}");
+            assert!(serde_json::from_value::<Tag>(bad.into()).is_err(), "{bad}");
+        }
     }
 }

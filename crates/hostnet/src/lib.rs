@@ -22,8 +22,14 @@
 
 mod config;
 mod error;
+mod host;
+mod netlink;
+mod netns;
+mod plan;
 mod pool;
+mod rules;
 mod slot;
+mod tap;
 
 pub use config::{NetConfig, SlotIndex, Tag, Uplink};
 pub use error::NetError;

@@ -1,6 +1,34 @@
-//! The pool of slots.
+//! The pool: which slots are free, which are taken, and the task that makes more.
+//!
+//! ```text
+//!            worker                  take                    release
+//!   unused ----------> building --> free ---------> in use ----------> being removed --> unused
+//!                          \                                                  \
+//!                           `--- failed: removed, unused ---                   `--- failed: kept out of use until the next open
+//! ```
+//!
+//! A slot is never used twice: releasing it removes the namespace, and with it every connection, neighbour and counter of its
+//! tenant. Numbers go round, so that one comes back as late as possible.
 
-use crate::{NetConfig, NetError, Slot, SlotIndex};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+
+use crate::{NetConfig, NetError, Slot, SlotIndex, host, netlink::Netlink, plan, plan::SlotPlan, slot};
+
+/// Slots made at the same time. The kernel makes namespaces and devices under global locks: more would only wait.
+const BUILDERS: usize = 2;
+/// After a failure nobody waited for: until the next try.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// How many slots there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,41 +39,334 @@ pub struct Counts {
     pub in_use: usize,
 }
 
-/// Prepared slots. Cheap to clone; all clones are one pool.
+/// Prepared slots. Cheap to clone; all clones are one pool. When the last one is dropped no more slots are made, but those that are
+/// there stay until the next pool of the same tag is opened: [`Pool::shutdown`] is the orderly end.
 #[derive(Debug, Clone)]
-pub struct Pool {}
+pub struct Pool(Arc<Owner>);
+
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+    worker: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: NetConfig,
+    host: Netlink,
+    state: Mutex<State>,
+    /// Tells the worker that there may be work.
+    work: Notify,
+    /// Tells those who wait for a slot that there may be one.
+    progress: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: VecDeque<SlotIndex>,
+    in_use: BTreeSet<SlotIndex>,
+    /// Being made or removed, or impossible to remove.
+    busy: BTreeSet<SlotIndex>,
+    building: usize,
+    /// Callers that found no free slot.
+    waiting: usize,
+    next: u16,
+    failures: u64,
+    last_failure: Option<Arc<NetError>>,
+    closed: bool,
+}
+
+impl State {
+    /// Whether another slot should be made now.
+    fn wants_more(&self, pool_size: usize) -> bool {
+        !self.closed && self.free.len() + self.building < pool_size + self.waiting
+    }
+
+    /// A number that nothing has, going round.
+    fn unused(&mut self, capacity: usize) -> Option<SlotIndex> {
+        (0..capacity).find_map(|_| {
+            let index = SlotIndex(self.next);
+            let following = usize::from(self.next) + 1;
+            self.next = u16::try_from(following % capacity).unwrap_or(0);
+            let taken =
+                self.busy.contains(&index) || self.in_use.contains(&index) || self.free.contains(&index);
+            (!taken).then_some(index)
+        })
+    }
+}
 
 impl Pool {
-    /// Opens the pool: adopts the slots `in_use` (making anew what is missing of them), removes every other leftover of the tag, and
-    /// prepares free slots in the background.
+    /// Opens the pool: adopts the slots `in_use`, removes every other leftover of the tag, and prepares free slots in the
+    /// background. A slot in use of which something is missing stays in use until it is released.
     pub async fn open(config: NetConfig, in_use: &[SlotIndex]) -> Result<Self, NetError> {
-        todo!("{config:?} {in_use:?}")
+        let host = Netlink::open()?;
+        let in_use: BTreeSet<_> = in_use.iter().copied().collect();
+        host::prepare(&host, &config).await?;
+        host::reclaim(&host, &config, &in_use).await?;
+        for lost in in_use.difference(&host::present(&host, &config).await?) {
+            tracing::warn!(slot = %lost, "a network slot in use is not there any more");
+        }
+        let state = Mutex::new(State { in_use, ..State::default() });
+        let shared = Arc::new(Shared { config, host, state, work: Notify::new(), progress: Notify::new() });
+        let worker = tokio::spawn(work(Arc::clone(&shared)));
+        Ok(Self(Arc::new(Owner { shared, worker: tokio::sync::Mutex::new(Some(worker)) })))
     }
 
     /// A slot: a prepared one at once if there is one, else one that is made now.
     pub async fn take(&self) -> Result<Slot, NetError> {
-        todo!()
+        let shared = &*self.0.shared;
+        let failures = {
+            let mut state = shared.state();
+            if let Some(slot) = shared.take_free(&mut state) {
+                return Ok(slot);
+            }
+            state.waiting += 1;
+            state.failures
+        };
+        let _waiting = Waiting(shared);
+        loop {
+            // Armed before looking, so that nothing is missed in between.
+            let mut progress = pin!(shared.progress.notified());
+            progress.as_mut().enable();
+            {
+                let mut state = shared.state();
+                if let Some(slot) = shared.take_free(&mut state) {
+                    return Ok(slot);
+                }
+                if state.closed {
+                    return Err(NetError::Closed);
+                }
+                if state.failures > failures
+                    && let Some(failure) = &state.last_failure
+                {
+                    return Err(NetError::Unavailable(Arc::clone(failure)));
+                }
+            }
+            shared.work.notify_one();
+            progress.await;
+        }
     }
 
     /// The description of a slot in use, for a sandbox that was found in the journal.
     #[must_use]
     pub fn slot(&self, index: SlotIndex) -> Option<Slot> {
-        todo!("{index}")
+        let shared = &self.0.shared;
+        shared.state().in_use.contains(&index).then(|| shared.plan(index).describe())
     }
 
-    /// Gives a slot back. Only once its VMM is gone, since the next one to take the index is somebody else.
+    /// Gives a slot back. Only once its VMM is gone, since the number's next user is somebody else. The slot itself is removed;
+    /// what fails of that is logged and its number not used again. Giving up waiting does not stop the removal.
     pub async fn release(&self, index: SlotIndex) -> Result<(), NetError> {
-        todo!("{index}")
+        let shared = Arc::clone(&self.0.shared);
+        {
+            let mut state = shared.state();
+            if !state.in_use.remove(&index) {
+                return Err(NetError::NotInUse(index));
+            }
+            state.busy.insert(index);
+        }
+        let removal = tokio::spawn(async move { shared.remove(index).await });
+        removal.await.unwrap_or(Err(NetError::ThreadLost))
     }
 
     /// How many slots there are.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        todo!()
+        let state = self.0.shared.state();
+        Counts { free: state.free.len(), in_use: state.in_use.len() }
     }
 
-    /// Stops preparing and removes the free slots. Slots in use stay as they are.
+    /// Stops preparing and removes the free slots. Slots in use stay as they are, with the host's rules; without any, those go too.
     pub async fn shutdown(&self) -> Result<(), NetError> {
-        todo!()
+        let Owner { shared, worker } = &*self.0;
+        shared.close();
+        if let Some(worker) = worker.lock().await.take() {
+            // It ends when the slots that are being made are done.
+            let _ = worker.await;
+        }
+        let free: Vec<_> = {
+            let mut state = shared.state();
+            let free = std::mem::take(&mut state.free);
+            state.busy.extend(&free);
+            free.into()
+        };
+        for index in free {
+            shared.remove(index).await?;
+        }
+        if self.counts().in_use == 0 { host::restore(&shared.config).await } else { Ok(()) }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// One caller waits. Also one that gives up.
+struct Waiting<'a>(&'a Shared);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self, index: SlotIndex) -> SlotPlan {
+        SlotPlan::new(&self.config, index)
+    }
+
+    fn take_free(&self, state: &mut State) -> Option<Slot> {
+        let index = if state.closed { None } else { state.free.pop_front() }?;
+        state.in_use.insert(index);
+        self.work.notify_one();
+        Some(self.plan(index).describe())
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.work.notify_one();
+        self.progress.notify_waiters();
+    }
+
+    /// Removes a slot that is marked as busy.
+    async fn remove(&self, index: SlotIndex) -> Result<(), NetError> {
+        match slot::remove(&self.host, &self.plan(index)).await {
+            Ok(()) => {
+                self.state().busy.remove(&index);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(slot = %index, %error, "a network slot cannot be removed: its number is not used again");
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(self: Arc<Self>, index: SlotIndex) -> (SlotIndex, Result<(), NetError>) {
+        let made = slot::make(self.plan(index), self.config.network).await;
+        if made.is_err() {
+            // Logged where it fails; the number stays busy then.
+            let _ = self.remove(index).await;
+        }
+        (index, made)
+    }
+
+    /// The number of a slot to make now, if one is wanted.
+    fn start_build(&self) -> Option<Result<SlotIndex, NetError>> {
+        let mut state = self.state();
+        if !state.wants_more(self.config.pool_size) {
+            return None;
+        }
+        let network = self.config.network;
+        let slots = plan::capacity(network);
+        let Some(index) = state.unused(slots) else {
+            return Some(Err(NetError::Exhausted { network, slots }));
+        };
+        state.busy.insert(index);
+        state.building += 1;
+        Some(Ok(index))
+    }
+
+    fn built(&self, index: SlotIndex) {
+        let mut state = self.state();
+        state.building -= 1;
+        state.busy.remove(&index);
+        state.free.push_back(index);
+        drop(state);
+        self.progress.notify_waiters();
+    }
+
+    fn failed(&self, error: NetError) {
+        tracing::error!(error = &error as &dyn std::error::Error, "a network slot cannot be made");
+        let mut state = self.state();
+        state.failures += 1;
+        state.last_failure = Some(Arc::new(error));
+        drop(state);
+        self.progress.notify_waiters();
+    }
+}
+
+/// Makes slots for as long as the pool is open.
+async fn work(shared: Arc<Shared>) {
+    let mut builds = JoinSet::new();
+    let mut retry: Option<Instant> = None;
+    loop {
+        // After a failure only for callers that wait, until the pause is over.
+        while builds.len() < BUILDERS && (retry.is_none() || shared.state().waiting > 0) {
+            match shared.start_build() {
+                Some(Ok(index)) => {
+                    builds.spawn(Arc::clone(&shared).build(index));
+                }
+                Some(Err(error)) => {
+                    shared.failed(error);
+                    retry = Some(Instant::now() + RETRY);
+                    break;
+                }
+                None => break,
+            }
+        }
+        if builds.is_empty() && shared.state().closed {
+            return;
+        }
+        tokio::select! {
+            () = shared.work.notified() => {}
+            Some(ended) = builds.join_next() => match ended {
+                Ok((index, Ok(()))) => {
+                    retry = None;
+                    shared.built(index);
+                }
+                Ok((_, Err(error))) => {
+                    shared.state().building -= 1;
+                    retry = Some(Instant::now() + RETRY);
+                    shared.failed(error);
+                }
+                Err(panic) => tracing::error!(%panic, "making a network slot panicked"),
+            },
+            () = async { tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => {
+                retry = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_round_and_skip_what_is_taken() {
+        let mut state = State::default();
+        state.in_use.insert(SlotIndex(1));
+        state.busy.insert(SlotIndex(2));
+        state.free.push_back(SlotIndex(4));
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(state.unused(5).unwrap().0);
+        }
+        assert_eq!(seen, [0, 3, 0, 3]);
+        state.busy.extend([SlotIndex(0), SlotIndex(3)]);
+        assert_eq!(state.unused(5), None);
+        assert_eq!(State::default().unused(0), None);
+    }
+
+    #[test]
+    fn more_is_wanted_for_the_pool_and_for_each_who_waits() {
+        let mut state = State::default();
+        assert!(!state.wants_more(0));
+        assert!(state.wants_more(2));
+        state.free.push_back(SlotIndex(0));
+        state.building = 1;
+        assert!(!state.wants_more(2));
+        state.waiting = 1;
+        assert!(state.wants_more(2));
+        state.closed = true;
+        assert!(!state.wants_more(2));
     }
 }

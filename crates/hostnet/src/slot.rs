@@ -1,10 +1,24 @@
-//! One prepared network.
+//! One prepared network: made, listened in, removed.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
+use ipnet::Ipv4Net;
+use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, GUEST_MAC, PREFIX_LEN, READY_PORT, TAP_MAC};
 use tokio::net::TcpListener;
 
-use crate::{NetError, SlotIndex};
+use crate::{
+    NetError, SlotIndex,
+    netlink::{Netlink, VethEnd},
+    netns,
+    plan::{LINK_PREFIX_LEN, SlotPlan, TAP, VETH},
+    rules, tap,
+};
 
 /// A prepared network for one sandbox. A plain description: dropping it changes nothing, [`Pool::release`](crate::Pool::release)
 /// gives it back.
@@ -24,6 +38,94 @@ impl Slot {
     /// A listener on the address and port to which the guest pushes its readiness. Bound inside the namespace; it serves whatever
     /// thread polls it.
     pub async fn ready_listener(&self) -> Result<TcpListener, NetError> {
-        todo!()
+        let netns = self.netns.clone();
+        let failed = || NetError::system(format!("listen for the guest of slot {}", self.index));
+        let bound = netns::on_own_thread(move || {
+            netns::enter(&netns)?;
+            // A socket belongs to the namespace that it was made in, for good.
+            let bind = || {
+                let listener = std::net::TcpListener::bind((GATEWAY_IP, READY_PORT))?;
+                listener.set_nonblocking(true)?;
+                Ok::<_, io::Error>(listener)
+            };
+            bind().map_err(NetError::system("bind the guest's ready port"))
+        });
+        TcpListener::from_std(bound.await?).map_err(failed())
     }
+}
+
+/// Makes a slot. The name comes first, so that whatever a dead process leaves can be found by it.
+pub(crate) async fn make(plan: SlotPlan, network: Ipv4Net) -> Result<(), NetError> {
+    netns::on_own_thread(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(NetError::system("make a runtime"))?;
+        let host_namespace =
+            File::open("/proc/thread-self/ns/net").map_err(NetError::system("open the host's namespace"))?;
+        // Opened before the thread changes its namespace, so it speaks to the host's.
+        let host = runtime.block_on(async { Netlink::open() })?;
+        netns::create(&plan.netns_path())?;
+        settings_of_namespace()?;
+        tap::create(TAP)?;
+        runtime.block_on(async {
+            let slot = Netlink::open()?;
+            let here = VethEnd { name: VETH, mac: plan.slot_mac };
+            let there = VethEnd { name: &plan.host_device, mac: plan.host_mac };
+            slot.add_veth(here, there, host_namespace.as_fd()).await?;
+            inside(&slot, &plan).await?;
+            outside(&host, &plan).await
+        })?;
+        rules::apply(&rules::for_slot(&plan, network))
+    })
+    .await
+}
+
+/// The namespace's own devices.
+async fn inside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
+    netlink.set_up(netlink.device("lo").await?).await?;
+    let tap = netlink.device(TAP).await?;
+    netlink.set_mac(tap, TAP_MAC).await?;
+    netlink.add_address(tap, GATEWAY_IP, PREFIX_LEN).await?;
+    netlink.set_up(tap).await?;
+    netlink.add_neighbour(tap, GUEST_IP, GUEST_MAC).await?;
+    let veth = netlink.device(VETH).await?;
+    netlink.add_address(veth, plan.host_ip, LINK_PREFIX_LEN).await?;
+    netlink.set_up(veth).await?;
+    netlink.add_neighbour(veth, plan.host_end, plan.host_mac).await?;
+    netlink.add_default_route(veth, plan.host_end).await
+}
+
+/// The host's end of the pair.
+async fn outside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
+    let device = netlink.device(&plan.host_device).await?;
+    netlink.add_address(device, plan.host_end, LINK_PREFIX_LEN).await?;
+    netlink.set_up(device).await?;
+    netlink.add_neighbour(device, plan.host_ip, plan.slot_mac).await
+}
+
+/// Kernel settings of the calling thread's namespace.
+fn settings_of_namespace() -> Result<(), NetError> {
+    set("ipv4/ip_forward", "1")?;
+    // Before there is a device, so that none ever gets an address of it.
+    set("ipv6/conf/all/disable_ipv6", "1")?;
+    set("ipv6/conf/default/disable_ipv6", "1")
+}
+
+/// Writes a setting under `/proc/sys/net`, which is the calling thread's namespace's.
+pub(crate) fn set(name: &str, value: &str) -> Result<(), NetError> {
+    let path = Path::new("/proc/sys/net").join(name);
+    match fs::write(&path, value) {
+        // A kernel without IPv6 has no settings of it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("ipv6/") => Ok(()),
+        written => written.map_err(|source| NetError::Setting { path, source }),
+    }
+}
+
+/// Removes a slot, or what there is of it.
+pub(crate) async fn remove(host: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
+    // By name and at once. Left to the namespace's end, which the kernel puts off, it would be in the way of the next one.
+    host.remove_device(&plan.host_device).await?;
+    let path = plan.netns_path();
+    netns::on_own_thread(move || netns::remove(&path)).await
 }

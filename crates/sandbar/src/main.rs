@@ -7,16 +7,26 @@
 mod cli;
 mod client;
 mod data_dir;
+mod doctor;
+mod down;
 mod first_run;
+mod guest_binaries;
+mod host_agent;
 mod logging;
+mod process;
 mod shutdown;
+mod up;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use cli::{CpArgs, RunArgs, SandboxArgs};
+use doctor::DoctorArgs;
+use down::DownArgs;
+use host_agent::HostAgentArgs;
 use logging::LogArgs;
+use up::UpArgs;
 
 /// Run untrusted code in microVMs, on your own machines
 #[derive(Debug, Parser)]
@@ -31,13 +41,33 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(Box<UpArgs>),
+    Down(DownArgs),
+    Doctor(DoctorArgs),
     Run(RunArgs),
     #[command(visible_alias = "sb")]
     Sandbox(SandboxArgs),
     Cp(CpArgs),
+    HostAgent(Box<HostAgentArgs>),
+    /// Print the OpenAPI document of the REST API, as JSON
+    Openapi,
+}
+
+/// Reads `.env` for the one command that does: a host's settings are often kept in one. Before the first thread, since it
+/// changes the environment, and before the arguments, whose defaults come from there.
+fn load_dot_env() {
+    let is_host_agent =
+        std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "host-agent");
+    if is_host_agent
+        && let Err(error) = dotenvy::dotenv()
+        && !error.not_found()
+    {
+        eprintln!("sandbar: the file .env is not understood: {error}");
+    }
 }
 
 fn main() -> ExitCode {
+    load_dot_env();
     let arguments = Arguments::parse();
     arguments.log.start();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -49,6 +79,14 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match arguments.command {
+            Command::Up(args) => args.run().await,
+            Command::Down(args) => args.run().await,
+            Command::Doctor(args) => args.run().await,
+            Command::HostAgent(args) => args.run().await,
+            Command::Openapi => {
+                print!("{}", sandbar_api::openapi_json()?);
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Run(args) => args.run().await,
             Command::Sandbox(args) => args.run().await,
             Command::Cp(args) => args.run().await,
@@ -85,6 +123,11 @@ mod tests {
             &format!("sandbox kill {id} {id}"),
             &format!("cp - {id}:/tmp/x"),
             "--log-format json sandbox list --url http://x --api-key k",
+            "up --data-dir /tmp/x --listen 127.0.0.1:0 --network 10.9.0.0/16 --detach",
+            "down",
+            "doctor --json",
+            "host-agent --control-url http://x --store-size 10",
+            "openapi",
         ] {
             let words = std::iter::once("sandbar").chain(good.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{good}");
@@ -100,6 +143,9 @@ mod tests {
             "sandbox list --status sleeping",
             "sandbox list --all --status running",
             "sandbox kill",
+            "up --listen 8080",
+            "up --network 10.9.0.0",
+            "host-agent",
         ] {
             let words = std::iter::once("sandbar").chain(bad.split(' ').filter(|word| !word.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{bad}");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock, ioctl_ficlone, statvfs};
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::clone::has_no_reflink;
 use crate::files::{self, FileError, OnFile};
 use crate::mounts;
 use crate::store::{Space, StoreError, StoreOptions};
@@ -103,11 +104,20 @@ fn has_reflink(dir: &Path) -> Result<bool, FileError> {
     let name = |n| dir.join(format!(".reflink-{}-{n}", std::process::id()));
     let (from, to) = (name(1), name(2));
     let tried = (|| {
-        let mut source = File::create(&from).on("create", &from)?;
+        let mut source = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&from)
+            .on("create", &from)?;
         // More than fits into an inode: Btrfs clones inline data by other rules.
         source.write_all(&[1; 64 << 10]).on("write", &from)?;
         let target = File::create(&to).on("create", &to)?;
-        Ok(ioctl_ficlone(&target, &source).is_ok())
+        match ioctl_ficlone(&target, &source) {
+            Err(error) if has_no_reflink(error) => Ok(false),
+            cloned => cloned.map(|()| true).on("clone to", &to),
+        }
     })();
     files::remove_all(&from)?;
     files::remove_all(&to)?;
@@ -149,7 +159,10 @@ fn make_image(image: &Path, size: u64) -> Result<(), ToolError> {
     let made = (|| {
         let file = File::create(&draft).map_err(io)?;
         file.set_len(size).map_err(io)?;
-        Tool::new("mkfs.xfs", "xfsprogs").args(["-q", "-f", "-m", "reflink=1", "-L", "sandbar"]).arg(&draft).run()?;
+        Tool::new("mkfs.xfs", "xfsprogs")
+            .args(["-q", "-f", "-m", "reflink=1", "-L", "sandbar"])
+            .arg(&draft)
+            .run()?;
         file.sync_all().map_err(io)?;
         fs::rename(&draft, image).map_err(io)?;
         File::open(files::parent(image)).and_then(|folder| folder.sync_all()).map_err(io)
@@ -163,11 +176,16 @@ fn make_image(image: &Path, size: u64) -> Result<(), ToolError> {
 fn mount_image(image: &Path, dir: &Path) -> Result<(), ToolError> {
     // The loop device goes with the mount (autoclear), also if we die between the two. `discard` gives freed blocks back to the
     // filesystem below.
-    Tool::new("mount", "mount").args(["-t", "xfs", "-o", "loop,discard,noatime"]).arg(image).arg(dir).run()?;
+    Tool::new("mount", "mount")
+        .args(["-t", "xfs", "-o", "loop,discard,noatime"])
+        .arg(image)
+        .arg(dir)
+        .run()?;
     // Past the page cache of the filesystem below: else all that is read here is cached twice, and read four times as slowly.
-    let direct = mounts::at(dir).ok().flatten().map(|mount| {
-        Tool::new("losetup", "mount").arg("--direct-io=on").arg(mount.source).run()
-    });
+    let direct = mounts::at(dir)
+        .ok()
+        .flatten()
+        .map(|mount| Tool::new("losetup", "mount").arg("--direct-io=on").arg(mount.source).run());
     if let Some(Err(error)) = direct {
         tracing::info!(%error, "the store's image is read through two caches");
     }

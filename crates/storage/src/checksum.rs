@@ -81,7 +81,10 @@ impl FromStr for Checksum {
     type Err = InvalidChecksum;
 
     fn from_str(text: &str) -> Result<Self, InvalidChecksum> {
-        let hash = text.strip_prefix("b3s:").and_then(|hex| blake3::Hash::from_hex(hex).ok()).ok_or(InvalidChecksum)?;
+        let hash = text
+            .strip_prefix("b3s:")
+            .and_then(|hex| blake3::Hash::from_hex(hex).ok())
+            .ok_or(InvalidChecksum)?;
         Ok(Self(hash))
     }
 }

@@ -34,13 +34,17 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<CloneMethod, FileError> {
 fn clone_into(source: &File, target: &File) -> io::Result<CloneMethod> {
     match ioctl_ficlone(target, source) {
         Ok(()) => Ok(CloneMethod::Reflink),
-        // What the filesystems that have no reflink answer, and what two different filesystems do.
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS) => {
+        Err(error) if has_no_reflink(error) => {
             copy_sparse(source, target)?;
             Ok(CloneMethod::Copied)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether an answer to FICLONE is that of a filesystem without reflink, or of two different ones.
+pub(crate) fn has_no_reflink(error: Errno) -> bool {
+    matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS)
 }
 
 fn copy_sparse(source: &File, target: &File) -> io::Result<()> {

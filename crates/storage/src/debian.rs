@@ -45,8 +45,9 @@ pub enum DebianSourceError {
 impl DebianSource {
     /// The default release for this machine's architecture, from the archives that the machine itself uses if it runs Debian.
     pub fn detect() -> Result<Self, DebianSourceError> {
-        let arch =
-            std::env::consts::ARCH.parse().map_err(|_| DebianSourceError::Architecture(std::env::consts::ARCH))?;
+        let arch = std::env::consts::ARCH
+            .parse()
+            .map_err(|_| DebianSourceError::Architecture(std::env::consts::ARCH))?;
         let keyring = PathBuf::from(KEYRING);
         if !keyring.exists() {
             return Err(DebianSourceError::NoKeyring { path: keyring });
@@ -100,7 +101,8 @@ struct Mirrors {
 impl Mirrors {
     fn of_host() -> Self {
         let mut mirrors = Self::default();
-        let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
+        let parts =
+            fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
         let mut parts: Vec<_> = parts.collect();
         parts.sort();
         for path in std::iter::once(PathBuf::from("/etc/apt/sources.list")).chain(parts) {
@@ -142,7 +144,8 @@ impl Mirrors {
                 });
                 line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
             };
-            if field("Enabled").eq_ignore_ascii_case("no") || !field("Types").split_whitespace().any(|kind| kind == "deb")
+            if field("Enabled").eq_ignore_ascii_case("no")
+                || !field("Types").split_whitespace().any(|kind| kind == "deb")
             {
                 continue;
             }
@@ -186,7 +189,10 @@ mod tests {
             deb [arch=amd64 signed-by=/k.gpg] https://mirror.example/debian/ bookworm main contrib\n\
             deb http://late.example/debian bookworm main\n\
             deb http://security.example/debian-security bookworm-security main\n";
-        let expected = (Some("https://mirror.example/debian".into()), Some("http://security.example/debian-security".into()));
+        let expected = (
+            Some("https://mirror.example/debian".into()),
+            Some("http://security.example/debian-security".into()),
+        );
         assert_eq!(read(&[("sources.list", classic)]), expected);
 
         let modern = "Types: deb deb-src\n# a comment\nURIs: https://mirror.example/debian http://other/debian\n\
@@ -200,6 +206,9 @@ mod tests {
         let others = "deb http://vendor.example/apt bookworm stable\ndeb http://x.example/debian bookworm-backports main\n\
             deb file:/srv/debian bookworm main\ndeb cdrom:[Debian]/ bookworm main\n";
         let disabled = "Enabled: no\nTypes: deb\nURIs: http://a.example/debian\nSuites: bookworm\n";
-        assert_eq!(read(&[("a.list", others), ("b.sources", disabled), ("c.save", "deb http://a/debian x main")]), (None, None));
+        assert_eq!(
+            read(&[("a.list", others), ("b.sources", disabled), ("c.save", "deb http://a/debian x main")]),
+            (None, None)
+        );
     }
 }

@@ -51,10 +51,13 @@ impl Store {
     /// The image of that name, or `None` where there is no complete one.
     pub fn image(&self, name: &TemplateName) -> Result<Option<Image>, StoreError> {
         let dir = self.images_dir().join(name.as_str());
-        let Json::Value(manifest) = files::read_json::<ImageManifest>(&dir.join(MANIFEST))? else { return Ok(None) };
+        let Json::Value(manifest) = files::read_json::<ImageManifest>(&dir.join(MANIFEST))? else {
+            return Ok(None);
+        };
         let image = Image { dir, manifest };
         let size = image.rootfs().metadata().map_or(0, |metadata| metadata.len());
-        let complete = image.manifest.format == FORMAT && image.manifest.name == *name && size == image.manifest.size;
+        let complete =
+            image.manifest.format == FORMAT && image.manifest.name == *name && size == image.manifest.size;
         Ok(complete.then_some(image))
     }
 

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn reads_the_kernels_format() {
-        let line = br"41 29 7:0 / /data/a\040b\134c rw,noatime shared:7 master:1 - xfs /dev/loop0 rw,attr2,discard";
+        let line =
+            br"41 29 7:0 / /data/a\040b\134c rw,noatime shared:7 master:1 - xfs /dev/loop0 rw,attr2,discard";
         let mount = parse_line(line).unwrap();
         assert_eq!(mount, Mount { point: r"/data/a b\c".into(), source: "/dev/loop0".into() });
         assert_eq!(parse_line(b""), None);

@@ -28,7 +28,9 @@ impl Store {
         self.require_space(0)?;
         let files = self.sandbox_files(id);
         match fs::create_dir(&files.dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(StoreError::SandboxExists { id }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::SandboxExists { id });
+            }
             made => made.on("create", &files.dir)?,
         }
         match clone_file(&template.path(TemplateFile::Disk), &files.disk) {

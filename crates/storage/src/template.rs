@@ -141,7 +141,8 @@ impl Template {
     }
 
     fn read(dir: PathBuf, id: Id<TemplateKey>) -> Result<Self, StoreError> {
-        let damaged = |reason: &str| StoreError::DamagedTemplate { id, file: MANIFEST.into(), reason: reason.into() };
+        let damaged =
+            |reason: &str| StoreError::DamagedTemplate { id, file: MANIFEST.into(), reason: reason.into() };
         let manifest: TemplateManifest = match files::read_json(&dir.join(MANIFEST))? {
             Json::Value(manifest) => manifest,
             Json::Malformed(error) => return Err(damaged(&error.to_string())),

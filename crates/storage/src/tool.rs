@@ -65,7 +65,8 @@ impl Tool {
     }
 
     fn from_command(program: &'static str, package: &'static str, mut command: Command) -> Self {
-        let sbin = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+        let sbin =
+            std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
         command.env("PATH", sbin).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
         let parent = getpid();
         // SAFETY: the closure runs between fork and exec and makes two system calls that allocate nothing and take no lock.

@@ -48,7 +48,8 @@ fn play(role: &str, dir: &Path) {
             let draft = store.begin_template(Id::new()).unwrap();
             fill(&draft, 1);
             fs::create_dir(draft.dir().join("mnt")).unwrap();
-            let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(draft.dir().join("mnt")).status();
+            let mounted =
+                Command::new("mount").args(["-t", "tmpfs", "none"]).arg(draft.dir().join("mnt")).status();
             assert!(mounted.unwrap().success());
             say("ready");
             // Until the parent is done with us.
@@ -143,7 +144,16 @@ fn a_killed_build_leaves_no_process_and_no_mount() {
     fs::write(bin.join("mmdebstrap"), script).unwrap();
     fs::set_permissions(bin.join("mmdebstrap"), fs::Permissions::from_mode(0o755)).unwrap();
 
-    let child = start("build", &place, Some(&bin));
+    let mut child = start("build", &place, Some(&bin));
+    let mut output = child.stdout.take().unwrap();
+    std::thread::spawn({
+        let fifo = fifo.clone();
+        move || {
+            // Should the child end before its script has begun: whoever waits for that to open the FIFO waits no longer.
+            output.read_to_end(&mut Vec::new()).unwrap();
+            let _ = fs::File::options().read(true).write(true).open(&fifo);
+        }
+    });
     let mut told = BufReader::new(fs::File::open(&fifo).unwrap());
     let mut line = String::new();
     told.read_line(&mut line).unwrap();

@@ -51,7 +51,10 @@ fn a_half_made_image_is_made_anew_and_a_broken_one_is_an_error() {
     Store::unmount(&place.store_dir()).unwrap();
     fs::OpenOptions::new().write(true).open(&image).unwrap().write_all_at(&[0; 1 << 20], 0).unwrap();
     let error = Store::open(&place.store_dir(), &options()).unwrap_err();
-    assert!(matches!(&error, StoreError::Backing { image: named, .. } if named.ends_with("store.xfs")), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::Backing { image: named, .. } if named.ends_with("store.xfs")),
+        "{error:?}"
+    );
     // Nothing was put in its place.
     assert_eq!(fs::read_dir(place.store_dir()).unwrap().count(), 0);
 }
@@ -74,7 +77,9 @@ fn sandboxes_share_the_templates_blocks_and_nothing_else() {
     assert_eq!((first(&a.disk), first(&b.disk)), (1, 2));
     template.verify().unwrap();
 
-    assert!(matches!(store.create_sandbox(ids[0], &template), Err(StoreError::SandboxExists { id }) if id == ids[0]));
+    assert!(
+        matches!(store.create_sandbox(ids[0], &template), Err(StoreError::SandboxExists { id }) if id == ids[0])
+    );
     assert_eq!(first(&a.disk), 1, "the folder that was there is left alone");
 
     // Deleting is idempotent, and what is not a sandbox's is not listed.
@@ -91,7 +96,10 @@ fn sandboxes_share_the_templates_blocks_and_nothing_else() {
     store.delete_template(template.id()).unwrap();
     assert_eq!(first(&b.disk), 2);
     let error = store.create_sandbox(ids[0], &template).unwrap_err();
-    assert!(matches!(error, StoreError::File(ref error) if error.source.kind() == ErrorKind::NotFound), "{error:?}");
+    assert!(
+        matches!(error, StoreError::File(ref error) if error.source.kind() == ErrorKind::NotFound),
+        "{error:?}"
+    );
     assert_eq!(store.sandboxes().unwrap(), [ids[1]], "a failed creation leaves no folder");
 }
 
@@ -127,7 +135,9 @@ fn a_dropped_draft_leaves_nothing_and_a_committed_one_only_its_files() {
         fs::write(draft.dir().join("qmp.sock"), "").unwrap();
     }
     let template = draft.commit(spec(TemplateKind::Snapshot)).unwrap();
-    assert!(matches!(rival.commit(spec(TemplateKind::Snapshot)), Err(StoreError::TemplateExists { id: named }) if named == id));
+    assert!(
+        matches!(rival.commit(spec(TemplateKind::Snapshot)), Err(StoreError::TemplateExists { id: named }) if named == id)
+    );
     assert!(matches!(store.begin_template(id), Err(StoreError::TemplateExists { .. })));
 
     let dir = place.store_dir().join("templates").join(id.to_string());
@@ -171,7 +181,10 @@ fn damage_is_named() {
     let truncate = |dir: &std::path::Path| open(dir.join("memory")).set_len(1 << 20).unwrap();
     assert_eq!(damaged_by(&truncate), ("memory".into(), false));
     assert_eq!(damaged_by(&|dir| fs::remove_file(dir.join("state")).unwrap()), ("state".into(), false));
-    assert_eq!(damaged_by(&|dir| fs::remove_file(dir.join("manifest.json")).unwrap()), ("manifest.json".into(), false));
+    assert_eq!(
+        damaged_by(&|dir| fs::remove_file(dir.join("manifest.json")).unwrap()),
+        ("manifest.json".into(), false)
+    );
     let cut = |dir: &std::path::Path| open(dir.join("manifest.json")).set_len(40).unwrap();
     assert_eq!(damaged_by(&cut), ("manifest.json".into(), false));
     let of_another_version = |dir: &std::path::Path| {
@@ -190,14 +203,16 @@ fn damage_is_named() {
 fn too_little_space_is_refused_with_figures() {
     let place = Place::new();
     drop(place.open());
-    let store = Store::open(&place.store_dir(), &StoreOptions { reserve: Some(2 << 30), ..options() }).unwrap();
+    let store =
+        Store::open(&place.store_dir(), &StoreOptions { reserve: Some(1 << 40), ..options() }).unwrap();
     let error = store.begin_template(Id::new()).unwrap_err();
     let StoreError::NoSpace { available, needed, .. } = error else { panic!("{error:?}") };
-    assert_eq!((available, needed), (store.space().unwrap().free, 2 << 30));
+    assert_eq!((available, needed), (store.space().unwrap().free, 1 << 40));
 
     let store = place.open();
     let template = commit_one(&store, 1);
-    let strict = Store::open(&place.store_dir(), &StoreOptions { reserve: Some(u64::MAX), ..options() }).unwrap();
+    let strict =
+        Store::open(&place.store_dir(), &StoreOptions { reserve: Some(u64::MAX), ..options() }).unwrap();
     assert!(matches!(strict.create_sandbox(Id::new(), &template), Err(StoreError::NoSpace { .. })));
     assert!(strict.sandboxes().unwrap().is_empty());
 
@@ -261,7 +276,14 @@ struct Tmpfs {
 impl Tmpfs {
     fn mount(dir: &std::path::Path) -> Self {
         fs::create_dir_all(dir).unwrap();
-        assert!(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(dir).status().unwrap().success());
+        assert!(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=8m", "none"])
+                .arg(dir)
+                .status()
+                .unwrap()
+                .success()
+        );
         Self { dir: dir.to_owned() }
     }
 }

@@ -57,10 +57,7 @@ mod tests {
     fn unknown_values_are_named() {
         assert!(matches!(word("sandboxes.status", "running"), Ok(SandboxStatus::Running)));
         let error = word::<SandboxStatus>("sandboxes.status", "asleep").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "sandboxes.status holds \"asleep\", which this version does not know"
-        );
+        assert_eq!(error.to_string(), "sandboxes.status holds \"asleep\", which this version does not know");
         assert!(unsigned::<i32, u32>("sandboxes.vcpus", -1).is_err());
         assert_eq!(unsigned_opt::<i64, u64>("x", None).unwrap(), None);
         assert_eq!((integer(u32::MAX), bigint(u64::MAX)), (i32::MAX, i64::MAX));

@@ -83,6 +83,26 @@ impl Tx {
 }
 
 impl Store {
+    /// What a key stands for.
+    pub async fn idempotency_find(&self, team: Id<Team>, key: &str) -> Result<Option<Use>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT k.request_hash, k.sandbox_id, s.status, (s.started_at IS NOT NULL) AS "started!"
+               FROM idempotency_keys k JOIN sandboxes s ON s.id = k.sandbox_id
+               WHERE k.team_id = $1 AND k.key = $2"#,
+            team.uuid(),
+            key,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Use {
+            request_hash: row.request_hash,
+            sandbox_id: Id::from_uuid(row.sandbox_id),
+            sandbox_status: word("sandboxes.status", &row.status)?,
+            started: row.started,
+        }))
+    }
+
     /// Forgets keys that are older than `before`.
     pub async fn idempotency_prune(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
         let done = sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1", before)

@@ -45,10 +45,9 @@ impl Store {
     pub async fn try_lock(&self, lock: Lock) -> Result<Option<Held>, StoreError> {
         let mut transaction = self.begin().await?;
         let (kind, which) = lock.key();
-        let got =
-            sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1, $2) AS "got!""#, kind, which)
-                .fetch_one(transaction.connection())
-                .await?;
+        let got = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1, $2) AS "got!""#, kind, which)
+            .fetch_one(transaction.connection())
+            .await?;
         Ok(got.then_some(Held { _transaction: transaction }))
     }
 }

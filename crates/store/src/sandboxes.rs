@@ -100,8 +100,8 @@ impl<'a> Transition<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the schema says what each column is")]
 pub struct RunningOn {
-    pub guest_ip: String,
-    pub host_ip: String,
+    pub guest_ip: Option<String>,
+    pub host_ip: Option<String>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
 }

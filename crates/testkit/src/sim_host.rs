@@ -206,6 +206,13 @@ impl SimHost {
         self.agent.inventory().list()
     }
 
+    /// Waits until it has `count` sandboxes.
+    pub async fn sandboxes_are(&self, count: usize) {
+        let mut counted = self.agent.inventory().counted();
+        // The inventory, and with it the sender, lives as long as `self`.
+        let _ = counted.wait_for(|now| *now == count).await;
+    }
+
     /// The generation that a heartbeat reports.
     #[must_use]
     pub fn inventory_generation(&self) -> u64 {

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_property_is_compared_and_named() {
-        let cases: [(&str, fn(&mut Compatibility)); 7] = [
+        type Case = (&'static str, fn(&mut Compatibility));
+        let cases: [Case; 7] = [
             ("the VMM", |c| c.vmm = VmmKind::Firecracker),
             ("VMM build", |c| c.build.push('1')),
             ("accelerator", |c| c.accelerator = Accelerator::Kvm),

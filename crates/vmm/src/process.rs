@@ -243,6 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn all_waiters_learn_of_the_end_and_nothing_stays() {
         let child = sleeper(None);
         let unclaimed = Unclaimed::child(pid(&child)).unwrap();
@@ -265,6 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn a_start_that_is_given_up_leaves_no_process() {
         let child = sleeper(None);
         let identity = ProcessIdentity::of(pid(&child)).unwrap();

@@ -84,19 +84,23 @@ pub(crate) trait Request: Serialize {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Done {}
 
-/// What QEMU says unasked. Kinds that no caller waits for are dropped.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "event", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+/// What QEMU says unasked, as far as callers wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The guest's processors run.
     Resume,
-    /// A state transfer changed its status.
-    Migration {
-        /// QEMU's word for it.
-        status: String,
-    },
-    #[serde(other)]
-    Other,
+    /// A state transfer changed its status; QEMU's word for it.
+    Migration(String),
+}
+
+impl Event {
+    fn parse(name: &str, data: &Value) -> Option<Self> {
+        match name {
+            "RESUME" => Some(Self::Resume),
+            "MIGRATION" => Some(Self::Migration(data.get("status")?.as_str()?.to_owned())),
+            _ => None,
+        }
+    }
 }
 
 /// A connection. One task serves it; it ends when this is dropped or QEMU closes.
@@ -128,7 +132,11 @@ enum Line {
     Error {
         error: Refusal,
     },
-    Event(Event),
+    Event {
+        event: String,
+        #[serde(default)]
+        data: Value,
+    },
     Greeting {
         #[serde(rename = "QMP")]
         _version: Value,
@@ -263,8 +271,8 @@ impl Connection {
         let answer = match parsed {
             Line::Return { r#return } => Ok(r#return),
             Line::Error { error } => Err(error.desc),
-            Line::Event(event) => {
-                if event != Event::Other {
+            Line::Event { event, data } => {
+                if let Some(event) = Event::parse(&event, &data) {
                     // Nobody listens most of the time.
                     let _ = self.events.send(event);
                 }
@@ -438,8 +446,8 @@ mod tests {
         assert_eq!(saved.unwrap_err().to_string(), "migrate was refused: no such file");
         assert_eq!(status.unwrap().status, RunState::Stopped);
         let seen = events.wait("setup", LIMIT, |event| match event {
-            Event::Migration { status } => Some(status),
-            _ => None,
+            Event::Migration(status) => Some(status),
+            Event::Resume => None,
         });
         assert_eq!(seen.await.unwrap(), "setup");
         events.wait("resume", LIMIT, |event| (event == Event::Resume).then_some(())).await.unwrap();

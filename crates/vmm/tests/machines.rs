@@ -1,5 +1,7 @@
 //! The `qemu` driver against real QEMU processes, in software emulation. Needs root (network namespaces), QEMU, binutils, iproute2.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod guest;
 
 use std::{fs, path::Path, time::Duration};
@@ -160,11 +162,11 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     let no_tap = MachineSpec { tap: "tap7".to_owned(), ..good.clone() };
     let no_disk = MachineSpec { disk: place.path("none"), ..good.clone() };
     let no_namespace = MachineSpec { netns: "/run/netns/none".into(), ..good.clone() };
-    let ended = |result: Result<Box<dyn Machine>, VmmError>| match result.map(|_| ()) {
-        Err(VmmError::Ended { log, .. }) => log,
+    let complaint = |result: Result<Box<dyn Machine>, VmmError>| match result.map(|_| ()) {
+        Err(VmmError::Ended { log, .. } | VmmError::Control { log, .. }) => log,
         other => panic!("{other:?}"),
     };
-    let log = ended(vmm.restore(&no_disk, &files).await);
+    let log = complaint(vmm.restore(&no_disk, &files).await);
     assert!(log.contains("No such file"), "{log}");
     // Without the privilege to make devices this would fail; as root QEMU makes the TAP that is not there, and that is a machine.
     vmm.restore(&no_tap, &files).await.unwrap().kill().await.unwrap();
@@ -172,7 +174,8 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
 
     let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
     fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..20_000]).unwrap();
-    ended(vmm.restore(&good, &damaged).await);
+    let log = complaint(vmm.restore(&good, &damaged).await);
+    assert!(log.contains("load of migration failed"), "{log}");
     let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
     assert!(matches!(
         vmm.restore(&good, &missing).await,

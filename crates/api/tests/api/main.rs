@@ -2,6 +2,8 @@
 //!
 //! Files mirror the URLs. `platform` starts the whole for one test; `client` is how the tests speak HTTP and WebSocket.
 
+#![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
+
 mod auth;
 mod client;
 mod openapi;

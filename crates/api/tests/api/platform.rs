@@ -6,6 +6,7 @@ use std::time::Duration;
 use sandbar_control::bootstrap::FirstRunSecrets;
 use sandbar_control::config::MonitorConfig;
 use sandbar_control::hosts::NewHost;
+use sandbar_control::sandboxes::NewSandbox;
 use sandbar_control::secrets::MasterKey;
 use sandbar_control::{Config, Control, OpContext};
 use sandbar_store::Store;
@@ -19,6 +20,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgListener;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -61,8 +63,8 @@ impl Platform {
     pub(crate) async fn start_with(config: Config) -> Self {
         let database = TestDatabase::new().await;
         let store = Store::connect(&database.url()).await.unwrap();
-        let master_key = MasterKey::generate();
-        let control = Control::start(store.clone(), master_key.clone(), config.clone()).await.unwrap();
+        let master_key = MasterKey::from_hex(&"5a".repeat(32)).unwrap();
+        let control = Control::start(store.clone(), &master_key, config.clone()).await.unwrap();
         let secrets = FirstRunSecrets::generate();
         control.first_run("admin@example.org", "First", &secrets).await.unwrap().unwrap();
 
@@ -85,21 +87,32 @@ impl Platform {
         }
     }
 
-    /// Another control plane on the same database, as after the first one's death. With background work.
-    pub(crate) async fn successor(&self) -> Successor {
+    /// Another control plane on the same database, as after the first one's death, that does the background work until the guard
+    /// is dropped.
+    pub(crate) async fn successor(&self) -> DropGuard {
         let control =
-            Control::start(self.store.clone(), self.master_key.clone(), self.config.clone()).await.unwrap();
+            Control::start(self.store.clone(), &self.master_key, self.config.clone()).await.unwrap();
         let stop = CancellationToken::new();
-        let background = control.clone();
         let token = stop.clone();
-        tokio::spawn(async move { background.run_background(token).await });
-        Successor { api: serve(control, stop.clone()).await, _stop: stop.drop_guard() }
+        tokio::spawn(async move { control.run_background(token).await });
+        stop.drop_guard()
     }
 
-    /// The context of a request with the first team's key.
-    pub(crate) async fn first_team_context(&self) -> OpContext {
-        let actor = self.control.authenticate_api_key(self.key.expose_secret()).await.unwrap();
-        OpContext::new(Uuid::now_v7(), actor)
+    /// A create by a control plane in a process of its own, as it were: ending the runtime ends all of it at once, as SIGKILL
+    /// would.
+    pub(crate) fn doomed_create(&self) -> Runtime {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (url, key, config) = (self.database.url(), self.key.clone(), self.config.clone());
+        let master_key = self.master_key.clone();
+        runtime.spawn(async move {
+            let store = Store::connect(&url).await.unwrap();
+            let control = Control::start(store, &master_key, config).await.unwrap();
+            let actor = control.authenticate_api_key(key.expose_secret()).await.unwrap();
+            let ctx = OpContext::new(Uuid::now_v7(), actor);
+            control.sandbox_create(&ctx, &NewSandbox::default(), None).await
+        });
+        runtime
     }
 
     /// Waits until `count` sandboxes have come to their end, woken by the database.
@@ -154,13 +167,6 @@ impl Platform {
         tx.commit().await.unwrap();
         self.api.with_key(&key)
     }
-}
-
-/// See [`Platform::successor`].
-pub(crate) struct Successor {
-    /// Without a credential.
-    pub(crate) api: Client,
-    _stop: DropGuard,
 }
 
 async fn serve(control: Control, stop: CancellationToken) -> Client {

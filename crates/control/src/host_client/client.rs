@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::client::{
-    BidiStream, CallOptions, ClientConfig, Http2Connection, ServerStream, SharedHttp2Connection, BidiSendHalf, BidiRecvHalf,
+    BidiRecvHalf, BidiSendHalf, BidiStream, CallOptions, ClientConfig, Http2Connection, ServerStream,
+    SharedHttp2Connection,
 };
 use futures::Stream;
 use http::Uri;
@@ -16,8 +17,8 @@ use sandbar_types::Id;
 use sandbar_types::id::{Host, Sandbox, Template};
 use tokio_rustls::TlsConnector;
 
-use super::HostError;
 use super::connect::Connect;
+use super::{HostError, Reason};
 use crate::pki::host_name;
 use crate::sandboxes::ExecEvent;
 
@@ -100,8 +101,13 @@ impl HostClient {
     /// Ends a sandbox. One that the host does not know is a success.
     pub async fn destroy_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<(), HostError> {
         let request = host::DestroySandboxRequest { id: id.to_string(), ..Default::default() };
-        self.rpc.destroy_sandbox_with_options(request, within(limit)).await?;
-        Ok(())
+        let answer =
+            self.rpc.destroy_sandbox_with_options(request, within(limit)).await.map_err(HostError::from);
+        match answer {
+            // A host may also put it as a refusal.
+            Err(error) if error.reason() != Some(Reason::REASON_SANDBOX_NOT_FOUND) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Counts as activity.

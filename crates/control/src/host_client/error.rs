@@ -23,13 +23,13 @@ pub enum HostError {
     },
     /// The agent cannot be reached, or the connection broke.
     #[error("the host cannot be reached")]
-    Unreachable(#[source] ConnectError),
+    Unreachable(#[source] Box<ConnectError>),
     /// The call's deadline passed. Whether the host carried it out is unknown.
     #[error("the host did not answer in time")]
-    Deadline(#[source] ConnectError),
+    Deadline(#[source] Box<ConnectError>),
     /// The agent failed without a reason that programs read.
     #[error("the host failed")]
-    Failed(#[source] ConnectError),
+    Failed(#[source] Box<ConnectError>),
     /// The agent's answer makes no sense.
     #[error("the host's answer is not valid: {0}")]
     Protocol(&'static str),
@@ -65,9 +65,9 @@ impl From<ConnectError> for HostError {
             return Self::Refused { reason, message };
         }
         match error.code {
-            ErrorCode::Unavailable => Self::Unreachable(error),
-            ErrorCode::DeadlineExceeded => Self::Deadline(error),
-            _ => Self::Failed(error),
+            ErrorCode::Unavailable => Self::Unreachable(error.into()),
+            ErrorCode::DeadlineExceeded => Self::Deadline(error.into()),
+            _ => Self::Failed(error.into()),
         }
     }
 }
@@ -93,17 +93,16 @@ mod tests {
 
     fn refused(reason: Reason) -> ConnectError {
         let detail = ErrorDetail { reason: reason.into(), ..Default::default() };
-        ConnectError::failed_precondition("no").with_detail(connectrpc::ErrorDetail::from_message(
-            DETAIL_TYPE,
-            &detail,
-        ))
+        ConnectError::failed_precondition("no")
+            .with_detail(connectrpc::ErrorDetail::from_message(DETAIL_TYPE, &detail))
     }
 
     #[test]
     fn the_reason_is_read_from_the_detail_whatever_the_code() {
         for reason in [Reason::REASON_SANDBOX_NOT_FOUND, Reason::REASON_NO_CAPACITY, Reason::REASON_TIMEOUT] {
             for code in [ErrorCode::Unavailable, ErrorCode::Internal, ErrorCode::NotFound] {
-                let error = ConnectError { code, ..refused(reason) };
+                let mut error = refused(reason);
+                error.code = code;
                 assert_eq!(HostError::from(error).reason(), Some(reason));
             }
         }

@@ -31,6 +31,7 @@ impl Control {
             tx.relax_durability().await?;
         }
         tx.commit().await?;
+        self.host_heard(id);
         if beat.was != beat.is || beat.reconciled_generation != Some(generation) {
             self.wants_reconcile(id);
         }

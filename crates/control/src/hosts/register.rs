@@ -80,12 +80,15 @@ fn check_address(address: &str) -> Result<(), InvalidHost> {
     let host_is_fine = match name {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
-            !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
         }
     };
     let port_is_fine = port.parse::<u16>().is_ok_and(|port| port > 0);
-    if host_is_fine && port_is_fine && address.len() <= ADDRESS_BYTES { Ok(()) } else { Err(InvalidHost::Address) }
+    if host_is_fine && port_is_fine && address.len() <= ADDRESS_BYTES {
+        Ok(())
+    } else {
+        Err(InvalidHost::Address)
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +100,19 @@ mod tests {
         for good in ["127.0.0.1:8443", "host-1.example:1", "[::1]:65535"] {
             assert_eq!(check_address(good), Ok(()), "{good}");
         }
-        for bad in ["", ":1", "host", "host:", "host:0", "host:65536", "::1:80", "a/b:80", "a b:80", "[x]:1", "http://a:1"] {
+        for bad in [
+            "",
+            ":1",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "a/b:80",
+            "a b:80",
+            "[x]:1",
+            "http://a:1",
+        ] {
             assert_eq!(check_address(bad), Err(InvalidHost::Address), "{bad}");
         }
     }

@@ -1,14 +1,352 @@
-use super::{IdempotencyKey, NewSandbox, Sandbox, SandboxError};
-use crate::{Control, OpContext};
+//! Making a sandbox, in steps that are undone when a later one fails.
+//!
+//! ```text
+//!   1 place   one transaction: row, idempotency key, room on a host      undo: the transaction
+//!   2 start   the host clones, restores, waits for the guest             undo: destroy on the host; row -> error
+//!   3 run     row: starting -> running                                   undo: as 2
+//! ```
+//!
+//! A control plane that dies between the steps leaves a row in `starting`. The reconciler finds it past its deadline and does
+//! the undoing. The steps run in a task of their own: a caller that goes away does not cut them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use sandbar_proto::host::CreateSandboxRequest;
+use sandbar_store::audit::Outcome;
+use sandbar_store::hosts::Room;
+use sandbar_store::idempotency::Use;
+use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
+use sandbar_store::templates::TemplateRow;
+use sandbar_types::id::{self, Host, Team};
+use sandbar_types::{Id, SandboxStatus};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+
+use super::error::CallSite;
+use super::validate::{self, Checked, InvalidSandbox};
+use super::{IdempotencyKey, NewSandbox, NoHostReason, OnTimeout, Sandbox, SandboxError};
+use crate::host_client::{HostClient, HostError, Reason};
+use crate::scheduler::{Need, least_loaded};
+use crate::{Control, OpContext, audit, reported};
+
+/// How often a full host is passed over for the next before the caller is told that all are full.
+const PLACEMENT_TRIES: usize = 3;
+
+/// What the first step came to.
+enum Placed {
+    /// A row in `starting`.
+    New(Box<SandboxRow>),
+    /// What an earlier request with the same key made.
+    Known(Id<id::Sandbox>),
+}
+
 impl Control {
     /// Makes a sandbox and returns it once it runs. With an idempotency key, a repeated request is answered with the sandbox
-    /// that the first one made.
+    /// that the first one made. The work goes on when the caller goes away.
     pub async fn sandbox_create(
         &self,
         ctx: &OpContext,
         new: &NewSandbox,
         key: Option<&IdempotencyKey>,
     ) -> Result<Sandbox, SandboxError> {
-        unimplemented!()
+        let team = ctx.team()?;
+        let checked = validate::new_sandbox(new)?;
+        let template = self.store().template_by_name(team, &checked.template).await?;
+        let template =
+            template.ok_or_else(|| SandboxError::TemplateNotFound { name: checked.template.to_string() })?;
+        if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
+            return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
+        }
+        let request = Request {
+            team,
+            template,
+            checked,
+            metadata: new.metadata.clone(),
+            env: new.env.clone(),
+            key: key.map(|key| (key.clone(), request_hash(new))),
+        };
+        let (control, ctx) = (self.clone(), ctx.clone());
+        self.finish(async move { control.create_in_steps(&ctx, request).await }).await
+    }
+
+    async fn create_in_steps(&self, ctx: &OpContext, request: Request) -> Result<Sandbox, SandboxError> {
+        let begun = Instant::now();
+        let row = match self.place_sandbox(ctx, &request).await? {
+            Placed::New(row) => row,
+            Placed::Known(id) => return self.sandbox_get(ctx, id).await,
+        };
+        let placed = begun.elapsed();
+        let (id, client) = (row.id, self.client_of(&row)?);
+        let started = match self.start_machine(&client, &row, &request).await {
+            Ok(started) => started,
+            Err(error) => {
+                self.undo_create(ctx, &client, id, error.agent_message()).await;
+                return Err(self.create_failed(&row, error).await);
+            }
+        };
+        let started_at = begun.elapsed();
+        match self.mark_running(ctx, id, &started).await {
+            Ok(Some(row)) => {
+                // Together these are a create; the platform's own share is the first and the last.
+                let in_seconds = |step| metrics::histogram!("sandbar_create_step_seconds", "step" => step);
+                in_seconds("place").record(placed);
+                in_seconds("host").record(started_at - placed);
+                in_seconds("run").record(begun.elapsed() - started_at);
+                Ok(row.try_into()?)
+            }
+            Ok(None) => {
+                // Somebody else decided about the row; the machine that was made meanwhile is nobody's.
+                self.destroy_leftover(&client, id).await;
+                Err(SandboxError::Interrupted { id })
+            }
+            Err(error) => {
+                self.undo_create(ctx, &client, id, "the database failed").await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Step 1. Chooses a host and writes the row, in one transaction: a request that no host can take leaves nothing.
+    async fn place_sandbox(&self, ctx: &OpContext, request: &Request) -> Result<Placed, SandboxError> {
+        let Request { team, template, .. } = request;
+        let need = Need { memory_mb: template.memory_mb, vcpus: template.vcpus };
+        let candidates = self.store().host_candidates(*team, template.id).await?;
+        let hosts = least_loaded(&candidates, need, self.config().memory_promise_percent);
+        let mut reason = match (candidates.is_empty(), hosts.is_empty()) {
+            (true, _) if self.store().hosts_online().await? == 0 => NoHostReason::NoneOnline,
+            (true, _) => NoHostReason::NoTemplateFiles,
+            (false, true) => NoHostReason::Full,
+            (false, false) => NoHostReason::NoneOnline,
+        };
+        for host in hosts.into_iter().take(PLACEMENT_TRIES) {
+            match self.place_on(ctx, request, host).await? {
+                Ok(placed) => return Ok(placed),
+                Err(full) => reason = full,
+            }
+        }
+        // A repeated request is answered although nothing could be placed now.
+        match self.answered_before(request).await? {
+            Some(id) => Ok(Placed::Known(id)),
+            None => Err(SandboxError::NoHosts { reason }),
+        }
+    }
+
+    async fn place_on(
+        &self,
+        ctx: &OpContext,
+        request: &Request,
+        host: Id<Host>,
+    ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
+        let Request { team, template, checked, metadata, env: _, key } = request;
+        let id = Id::new();
+        let mut tx = self.store().begin().await?;
+        // This commit need not reach the disk before the host is called: if the database server crashes and forgets the row,
+        // the machine is one that no row knows and is destroyed; the caller was told nothing yet. The commit that makes the
+        // sandbox `running` waits for the disk, and this one is in the log before it.
+        tx.relax_durability().await?;
+        tx.sandbox_insert(&NewSandboxRow {
+            id,
+            team_id: *team,
+            template_id: template.id,
+            vcpus: template.vcpus,
+            memory_mb: template.memory_mb,
+            disk_mb: template.disk_mb,
+            timeout_sec: checked.timeout_sec,
+            on_timeout: match checked.on_timeout {
+                OnTimeout::Kill => "kill",
+                OnTimeout::Pause => "pause",
+            },
+            metadata,
+            created_by: &audit::created_by(ctx),
+        })
+        .await?;
+        if let Some((IdempotencyKey(key), hash)) = key
+            && let Some(known) = tx.idempotency_take(*team, key, hash, id).await?
+        {
+            match judge_use(&known, hash)? {
+                KeyUse::Answered(id) => return Ok(Ok(Placed::Known(id))),
+                KeyUse::Failed => tx.idempotency_retake(*team, key, hash, id).await?,
+            }
+        }
+        match tx.host_room(host, template.memory_mb, self.config().memory_promise_percent).await? {
+            Room::Enough => {}
+            Room::Full => return Ok(Err(NoHostReason::Full)),
+            Room::Gone => return Ok(Err(NoHostReason::NoneOnline)),
+        }
+        let row = tx.sandbox_place(id, host).await?.ok_or(SandboxError::Interrupted { id })?;
+        tx.commit().await?;
+        Ok(Ok(Placed::New(Box::new(row))))
+    }
+
+    /// The sandbox that an earlier request with the same key made.
+    async fn answered_before(&self, request: &Request) -> Result<Option<Id<id::Sandbox>>, SandboxError> {
+        let Some((IdempotencyKey(key), hash)) = &request.key else { return Ok(None) };
+        let Some(known) = self.store().idempotency_find(request.team, key).await? else { return Ok(None) };
+        Ok(match judge_use(&known, hash)? {
+            KeyUse::Answered(id) => Some(id),
+            KeyUse::Failed => None,
+        })
+    }
+
+    /// Step 2. Returns once the guest answers.
+    async fn start_machine(
+        &self,
+        client: &HostClient,
+        row: &SandboxRow,
+        request: &Request,
+    ) -> Result<RunningOn, HostError> {
+        let call = CreateSandboxRequest {
+            id: row.id.to_string(),
+            template_id: row.template_id.to_string(),
+            access_token: self.guest_key().token(row.id).expose_secret().to_owned(),
+            env: request.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            timeout_sec: row.timeout_sec,
+            hostname: row.id.to_string(),
+            ..Default::default()
+        };
+        let answer = client.create_sandbox(call, self.config().create_deadline).await?;
+        Ok(reported::running_on(&answer))
+    }
+
+    /// Step 3. None when the row is no longer ours to run: it was stopped meanwhile, or given up.
+    async fn mark_running(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Sandbox>,
+        on: &RunningOn,
+    ) -> Result<Option<SandboxRow>, SandboxError> {
+        let transition = Transition::new(id, SandboxStatus::Running)
+            .only_from(&[SandboxStatus::Starting, SandboxStatus::Missing]);
+        let mut tx = self.store().begin().await?;
+        let Some(row) = tx.sandbox_run(&transition, on).await? else { return Ok(None) };
+        tx.audit(&audit::sandbox(ctx, &row, "create", Outcome::Success)).await?;
+        tx.commit().await?;
+        Ok(Some(row))
+    }
+
+    /// Takes back steps 1 and 2. What cannot be taken back now, the reconciler takes back later: the row of an ended sandbox tells
+    /// it to destroy the machine, and a row that stays in `starting` is past its deadline soon.
+    async fn undo_create(&self, ctx: &OpContext, client: &HostClient, id: Id<id::Sandbox>, why: &str) {
+        self.destroy_leftover(client, id).await;
+        let transition = Transition::new(id, SandboxStatus::Error)
+            .only_from(&[SandboxStatus::Starting, SandboxStatus::Missing])
+            .because(why);
+        let undone = async {
+            let mut tx = self.store().begin().await?;
+            if let Some(row) = tx.sandbox_transition(&transition).await? {
+                tx.audit(&audit::sandbox(ctx, &row, "create", Outcome::Error)).await?;
+            }
+            tx.commit().await
+        };
+        if let Err(error) = undone.await {
+            tracing::error!(%id, error = &error as &dyn std::error::Error, "cannot write down that a create failed");
+        }
+    }
+
+    /// Destroys a machine that no row wants. A host that does not answer is asked again by the reconciler.
+    async fn destroy_leftover(&self, client: &HostClient, id: Id<id::Sandbox>) {
+        if let Err(error) = client.destroy_sandbox(id, self.config().call_deadline).await {
+            tracing::warn!(%id, host = %client.id(), error = &error as &dyn std::error::Error,
+                "cannot destroy what is left of a create; the reconciler will");
+            self.wants_reconcile(client.id());
+        }
+    }
+
+    /// What the caller is told when the host failed to make the sandbox.
+    async fn create_failed(&self, row: &SandboxRow, error: HostError) -> SandboxError {
+        match error.reason() {
+            Some(Reason::REASON_NO_CAPACITY) => SandboxError::NoHosts { reason: NoHostReason::Full },
+            Some(Reason::REASON_TEMPLATE_NOT_FOUND) => {
+                // The host knows best what it has. Without its row the next create goes elsewhere.
+                if let Some(host) = row.host_id
+                    && let Err(error) = self.store().template_location_forget(row.template_id, host).await
+                {
+                    tracing::error!(%host, error = &error as &dyn std::error::Error,
+                        "cannot write down that a host lacks a template");
+                }
+                SandboxError::NoHosts { reason: NoHostReason::NoTemplateFiles }
+            }
+            _ => self.host_failed(
+                CallSite {
+                    sandbox: row.id,
+                    host: row.host_id,
+                    what: "making the sandbox",
+                    limit: self.config().create_deadline,
+                },
+                error,
+            ),
+        }
+    }
+}
+
+/// A request that was checked, with all that the steps need.
+struct Request {
+    team: Id<Team>,
+    template: TemplateRow,
+    checked: Checked,
+    metadata: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+    key: Option<(IdempotencyKey, [u8; 32])>,
+}
+
+/// What a key that was used before means for a request.
+#[derive(Debug, PartialEq, Eq)]
+enum KeyUse {
+    /// The first request made this sandbox.
+    Answered(Id<id::Sandbox>),
+    /// The first request failed: this one may try.
+    Failed,
+}
+
+fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, SandboxError> {
+    if known.request_hash != request_hash {
+        return Err(SandboxError::KeyReused);
+    }
+    if known.started {
+        return Ok(KeyUse::Answered(known.sandbox_id));
+    }
+    // It never ran: it is being made, or it failed. A first attempt whose control plane died stays in `starting` until the
+    // reconciler ends it, so no key blocks for longer than that.
+    if known.sandbox_status.is_end() { Ok(KeyUse::Failed) } else { Err(SandboxError::KeyInProgress) }
+}
+
+/// What tells two requests apart. Maps are sorted, so the order of a client's keys does not matter.
+fn request_hash(new: &NewSandbox) -> [u8; 32] {
+    let text = serde_json::to_vec(new).expect("maps of strings and numbers can be written as JSON");
+    Sha256::digest(text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(status: SandboxStatus, started: bool) -> Use {
+        Use { request_hash: vec![7; 32], sandbox_id: Id::new(), sandbox_status: status, started }
+    }
+
+    #[test]
+    fn a_key_answers_blocks_or_frees_by_what_became_of_its_sandbox() {
+        for status in SandboxStatus::ALL {
+            let ran = used(status, true);
+            assert_eq!(judge_use(&ran, &[7; 32]).unwrap(), KeyUse::Answered(ran.sandbox_id), "{status}");
+            let never_ran = judge_use(&used(status, false), &[7; 32]);
+            if status.is_end() {
+                assert_eq!(never_ran.unwrap(), KeyUse::Failed, "{status}");
+            } else {
+                assert!(matches!(never_ran, Err(SandboxError::KeyInProgress)), "{status}");
+            }
+            assert!(matches!(judge_use(&used(status, true), &[8; 32]), Err(SandboxError::KeyReused)));
+        }
+    }
+
+    #[test]
+    fn the_hash_tells_requests_apart() {
+        let base = NewSandbox::default();
+        let mut other = NewSandbox::default();
+        other.env.insert("A".to_owned(), "1".to_owned());
+        assert_eq!(request_hash(&base), request_hash(&NewSandbox::default()));
+        assert_ne!(request_hash(&base), request_hash(&other));
+        assert_ne!(request_hash(&base), request_hash(&NewSandbox { timeout_sec: Some(0), ..base.clone() }));
     }
 }

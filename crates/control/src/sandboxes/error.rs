@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use sandbar_store::StoreError;
-use sandbar_types::id::{Host, Sandbox};
+use sandbar_types::id::{self, Host};
 use sandbar_types::{ErrorCode, Id, SandboxStatus};
 
-use super::InvalidSandbox;
+use super::{InvalidSandbox, Sandbox};
+use crate::Control;
 use crate::context::NoTeam;
-use crate::host_client::HostError as HostCallError;
+use crate::host_client::{HostError as HostCallError, Reason};
 
 /// Why an operation on a sandbox failed. `Display` is safe to show to the caller wherever [`SandboxError::code`] is not
 /// `InternalError`.
@@ -30,7 +31,7 @@ pub enum SandboxError {
     #[error("there is no sandbox {id}")]
     NotFound {
         /// What was asked for.
-        id: Id<Sandbox>,
+        id: Id<id::Sandbox>,
     },
     /// The team can see no such template.
     #[error("there is no template {name:?}")]
@@ -42,7 +43,7 @@ pub enum SandboxError {
     #[error("sandbox {id} is {status}: {operation} needs it to be {needed}")]
     InvalidState {
         /// The sandbox.
-        id: Id<Sandbox>,
+        id: Id<id::Sandbox>,
         /// Its state.
         status: SandboxStatus,
         /// What was asked.
@@ -54,13 +55,22 @@ pub enum SandboxError {
     #[error("sandbox {id} no longer runs on its host")]
     Gone {
         /// The sandbox.
-        id: Id<Sandbox>,
+        id: Id<id::Sandbox>,
     },
+    /// The sandbox's host is not heard of. Nothing is lost: the sandbox is back when its host is.
+    #[error("sandbox {id} cannot be reached at present: its host is not heard of")]
+    Missing {
+        /// The sandbox.
+        id: Id<id::Sandbox>,
+    },
+    /// The work was cut off by the end of this process; what it began is finished or undone by the reconciler.
+    #[error("the control plane is going down")]
+    ShuttingDown,
     /// Another operation changed the sandbox while it was being made; it was taken back.
     #[error("sandbox {id} was stopped while it was being made")]
     Interrupted {
         /// The sandbox.
-        id: Id<Sandbox>,
+        id: Id<id::Sandbox>,
     },
     /// The idempotency key was used for another request.
     #[error("this Idempotency-Key was used for a different request")]
@@ -84,7 +94,7 @@ pub enum SandboxError {
     #[error("the disk of sandbox {id} is full")]
     DiskFull {
         /// The sandbox.
-        id: Id<Sandbox>,
+        id: Id<id::Sandbox>,
     },
     /// The work did not end in time.
     #[error("{what} did not end within {} s", .limit.as_secs())]
@@ -101,7 +111,7 @@ pub enum SandboxError {
     #[error("the sandbox's host cannot be reached")]
     HostUnavailable {
         /// The host.
-        host: Id<Host>,
+        host: Option<Id<Host>>,
         /// Why.
         #[source]
         source: HostCallError,
@@ -110,7 +120,7 @@ pub enum SandboxError {
     #[error("the sandbox's agent failed: {message}")]
     Agent {
         /// The host.
-        host: Id<Host>,
+        host: Option<Id<Host>>,
         /// What it said.
         message: String,
         /// The whole of it.
@@ -153,9 +163,108 @@ impl SandboxError {
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
             Self::NoHosts { .. } => ErrorCode::NoHostsAvailable,
             Self::Timeout { .. } => ErrorCode::Timeout,
-            Self::HostUnavailable { .. } => ErrorCode::HostUnavailable,
+            Self::HostUnavailable { .. } | Self::Missing { .. } | Self::ShuttingDown => {
+                ErrorCode::HostUnavailable
+            }
             Self::Agent { .. } => ErrorCode::AgentError,
             Self::Store(_) => ErrorCode::InternalError,
         }
+    }
+}
+
+/// Which call to a host failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallSite {
+    pub(super) sandbox: Id<id::Sandbox>,
+    pub(super) host: Option<Id<Host>>,
+    /// What was asked for, as the subject of a sentence.
+    pub(super) what: &'static str,
+    pub(super) limit: Duration,
+}
+
+impl CallSite {
+    pub(super) const fn of(sandbox: &Sandbox, what: &'static str, limit: Duration) -> Self {
+        Self { sandbox: sandbox.id, host: sandbox.host_id, what, limit }
+    }
+}
+
+impl Control {
+    /// From a host's failure to ours: by its reason, never by its text. A host that says that a sandbox is not what its row says is
+    /// asked for its inventory.
+    pub(super) fn host_failed(&self, at: CallSite, error: HostCallError) -> SandboxError {
+        let CallSite { sandbox: id, host, what, limit } = at;
+        let mapped = map(at, error);
+        if let (SandboxError::Gone { .. }, Some(host)) = (&mapped, host) {
+            tracing::info!(%id, %host, what, limit = limit.as_secs(), "a host says that a sandbox is not what its row says");
+            self.wants_reconcile(host);
+        }
+        mapped
+    }
+}
+
+fn map(at: CallSite, error: HostCallError) -> SandboxError {
+    let CallSite { sandbox: id, host, what, limit } = at;
+    let message = error.agent_message().to_owned();
+    match error {
+        HostCallError::Refused { reason, .. } => match reason {
+            Reason::REASON_SANDBOX_NOT_FOUND | Reason::REASON_INVALID_STATE => SandboxError::Gone { id },
+            Reason::REASON_BAD_INPUT | Reason::REASON_COMMAND_NOT_FOUND => SandboxError::Refused { message },
+            Reason::REASON_FILE_NOT_FOUND => SandboxError::FileNotFound { message },
+            Reason::REASON_GUEST_DISK_FULL => SandboxError::DiskFull { id },
+            Reason::REASON_TIMEOUT => SandboxError::Timeout { what, limit },
+            Reason::REASON_NO_CAPACITY => SandboxError::NoHosts { reason: NoHostReason::Full },
+            Reason::REASON_TEMPLATE_NOT_FOUND => {
+                SandboxError::NoHosts { reason: NoHostReason::NoTemplateFiles }
+            }
+            Reason::REASON_GUEST_UNREACHABLE | Reason::REASON_UNSPECIFIED => {
+                SandboxError::Agent { host, message, source: error }
+            }
+        },
+        HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },
+        HostCallError::Deadline(_) => SandboxError::Timeout { what, limit },
+        HostCallError::Failed(_) | HostCallError::Protocol(_) => {
+            SandboxError::Agent { host, message, source: error }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_host_has_its_code() {
+        use ErrorCode::{AgentError, InvalidRequest, InvalidState, NoHostsAvailable, NotFound, Timeout};
+        let table = [
+            (Reason::REASON_UNSPECIFIED, AgentError),
+            (Reason::REASON_SANDBOX_NOT_FOUND, InvalidState),
+            (Reason::REASON_INVALID_STATE, InvalidState),
+            (Reason::REASON_TEMPLATE_NOT_FOUND, NoHostsAvailable),
+            (Reason::REASON_NO_CAPACITY, NoHostsAvailable),
+            (Reason::REASON_BAD_INPUT, InvalidRequest),
+            (Reason::REASON_COMMAND_NOT_FOUND, InvalidRequest),
+            (Reason::REASON_FILE_NOT_FOUND, NotFound),
+            (Reason::REASON_GUEST_DISK_FULL, InvalidState),
+            (Reason::REASON_GUEST_UNREACHABLE, AgentError),
+            (Reason::REASON_TIMEOUT, Timeout),
+        ];
+        let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
+        for (reason, code) in table {
+            let error = map(at, HostCallError::Refused { reason, message: "as told".to_owned() });
+            assert_eq!(error.code(), code, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_is_unavailable_or_late() {
+        let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(7) };
+        let of = |error: connectrpc::ConnectError| map(at, error.into());
+        assert_eq!(of(connectrpc::ConnectError::unavailable("x")).code(), ErrorCode::HostUnavailable);
+        let late = of(connectrpc::ConnectError::deadline_exceeded("x"));
+        assert_eq!(
+            (late.code(), late.to_string().as_str()),
+            (ErrorCode::Timeout, "it did not end within 7 s")
+        );
+        assert_eq!(of(connectrpc::ConnectError::internal("x")).code(), ErrorCode::AgentError);
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sandbar_proto::host;
 use sandbar_types::limits;
 
+use super::error::CallSite;
 use super::{InvalidSandbox, Sandbox, SandboxError};
 use crate::host_client::{ExecStreamReceiver, ExecStreamSender};
 use crate::{Control, OpContext};
@@ -137,7 +138,7 @@ impl Control {
         let answer = client
             .exec(request, limit.saturating_add(MARGIN))
             .await
-            .map_err(|error| self.host_failed(sandbox, "the command", limit, error))?;
+            .map_err(|error| self.host_failed(CallSite::of(sandbox, "the command", limit), error))?;
         Ok(ExecResult {
             stdout: answer.stdout.into(),
             stderr: answer.stderr.into(),
@@ -157,7 +158,8 @@ impl Control {
         options: ExecStreamOptions,
     ) -> Result<ExecStream, SandboxError> {
         command.validate()?;
-        let timeout_sec = options.timeout.map_or(0, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX));
+        let timeout_sec =
+            options.timeout.map_or(0, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX));
         let client = self.client_of_running(sandbox, "exec")?;
         let start = host::exec_stream_request::Start {
             id: sandbox.id.to_string(),
@@ -167,10 +169,9 @@ impl Control {
             stdin: options.stdin == Stdin::Open,
             ..Default::default()
         };
-        let (sender, receiver) = client
-            .exec_stream(start)
-            .await
-            .map_err(|error| self.host_failed(sandbox, "the command", self.config().call_deadline, error))?;
+        let (sender, receiver) = client.exec_stream(start).await.map_err(|error| {
+            self.host_failed(CallSite::of(sandbox, "the command", self.config().call_deadline), error)
+        })?;
         Ok(ExecStream {
             input: ExecInput { sender, sandbox: sandbox.clone() },
             output: ExecOutput { receiver, sandbox: sandbox.clone(), control: self.clone() },
@@ -199,10 +200,9 @@ impl ExecOutput {
     /// The next event; none after [`ExecEvent::Exit`]. May be dropped and called again without a loss.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, SandboxError> {
         let limit = self.control.config().call_deadline;
-        self.receiver
-            .next()
-            .await
-            .map_err(|error| self.control.host_failed(&self.sandbox, "the command", limit, error))
+        self.receiver.next().await.map_err(|error| {
+            self.control.host_failed(CallSite::of(&self.sandbox, "the command", limit), error)
+        })
     }
 }
 

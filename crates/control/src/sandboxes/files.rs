@@ -9,6 +9,7 @@ use sandbar_proto::host;
 use sandbar_proto::host::write_file_request::{Open, Request};
 use tokio::sync::oneshot;
 
+use super::error::CallSite;
 use super::{InvalidSandbox, Sandbox, SandboxError};
 use crate::host_client::ReadFileStream;
 use crate::{Control, OpContext};
@@ -70,7 +71,7 @@ impl Control {
         let requests = requests(open, contents, broke);
         tokio::select! {
             answer = client.write_file(requests, TRANSFER_LIMIT) => {
-                let answer = answer.map_err(|error| self.host_failed(sandbox, "the upload", TRANSFER_LIMIT, error))?;
+                let answer = answer.map_err(|error| self.host_failed(CallSite::of(sandbox, "the upload", TRANSFER_LIMIT), error))?;
                 Ok(FileWritten { path: answer.path, bytes: answer.bytes_written })
             }
             Ok(error) = broken => Err(SandboxError::Upload(error)),
@@ -93,7 +94,7 @@ impl Control {
             user: target.user.clone().unwrap_or_default(),
             ..Default::default()
         };
-        let failed = |error| self.host_failed(sandbox, "the download", TRANSFER_LIMIT, error);
+        let failed = |error| self.host_failed(CallSite::of(sandbox, "the download", TRANSFER_LIMIT), error);
         let mut rest = client.read_file(request, TRANSFER_LIMIT).await.map_err(failed)?;
         let first = rest.next().await.map_err(failed)?;
         Ok(FileContents { first, rest, sandbox: sandbox.clone(), control: self.clone() })
@@ -106,10 +107,9 @@ impl FileContents {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        self.rest
-            .next()
-            .await
-            .map_err(|error| self.control.host_failed(&self.sandbox, "the download", TRANSFER_LIMIT, error))
+        self.rest.next().await.map_err(|error| {
+            self.control.host_failed(CallSite::of(&self.sandbox, "the download", TRANSFER_LIMIT), error)
+        })
     }
 }
 
@@ -180,11 +180,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_upload_is_reported_and_never_ends() {
-        let contents = futures::stream::iter(vec![Ok(Bytes::from_static(b"half")), Err("the client went away")]);
+        let contents =
+            futures::stream::iter(vec![Ok(Bytes::from_static(b"half")), Err("the client went away")]);
         let (broke, broken) = oneshot::channel();
         let mut requests = Box::pin(requests(Open::default(), contents, broke));
         assert!(matches!(requests.next().await.unwrap().request, Some(Request::Open(_))));
-        assert!(matches!(requests.next().await.unwrap().request, Some(Request::Chunk(chunk)) if chunk == b"half"));
+        assert!(
+            matches!(requests.next().await.unwrap().request, Some(Request::Chunk(chunk)) if chunk == b"half")
+        );
         assert!(futures::poll!(requests.next()).is_pending());
         assert_eq!(broken.await.unwrap().to_string(), "the client went away");
         assert!(futures::poll!(requests.next()).is_pending());

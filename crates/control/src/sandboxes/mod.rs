@@ -1,7 +1,7 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
-//! Each operation is a file: [`create`](self), `destroy`, `exec`, `files`, `list`. A [`Sandbox`] is an authorized one: only lookups
-//! in this crate make it.
+//! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`. A [`Sandbox`] is an authorized one: only
+//! lookups in this crate make it.
 
 mod create;
 mod destroy;
@@ -43,6 +43,7 @@ pub struct Sandbox {
     pub on_timeout: OnTimeout,
     pub metadata: BTreeMap<String, String>,
     pub host_id: Option<Id<Host>>,
+    pub(crate) host_address: Option<String>,
     pub guest_ip: Option<Ipv4Addr>,
     pub host_ip: Option<Ipv4Addr>,
     pub created_at: DateTime<Utc>,

@@ -39,7 +39,10 @@ pub enum InvalidSandbox {
         field: &'static str,
     },
     /// A map's value cannot be one.
-    #[error("{field}: the value of {key:?} must be at most {} bytes long, without NUL", limits::MAP_VALUE_BYTES)]
+    #[error(
+        "{field}: the value of {key:?} must be at most {} bytes long, without NUL",
+        limits::MAP_VALUE_BYTES
+    )]
     MapValue {
         /// Of which map.
         field: &'static str,
@@ -59,7 +62,10 @@ pub enum InvalidSandbox {
         template_mb: u32,
     },
     /// An idempotency key that cannot be one.
-    #[error("Idempotency-Key must be 1 to {} printable ASCII characters without spaces", super::IdempotencyKey::MAX_LEN)]
+    #[error(
+        "Idempotency-Key must be 1 to {} printable ASCII characters without spaces",
+        super::IdempotencyKey::MAX_LEN
+    )]
     IdempotencyKey,
     /// An empty command.
     #[error("cmd must not be empty")]
@@ -246,7 +252,10 @@ mod tests {
         assert_eq!(command(&of("", &[])), Err(InvalidSandbox::EmptyCommand));
         assert_eq!(command(&of("a\0b", &[])), Err(InvalidSandbox::CommandLine));
         assert_eq!(command(&of("echo", &["a\0"])), Err(InvalidSandbox::CommandLine));
-        assert_eq!(command(&of("echo", &[&"x".repeat(limits::COMMAND_BYTES)])), Err(InvalidSandbox::CommandLine));
+        assert_eq!(
+            command(&of("echo", &[&"x".repeat(limits::COMMAND_BYTES)])),
+            Err(InvalidSandbox::CommandLine)
+        );
         assert_eq!(command(&of("echo", &["", "-n", "ü"])), Ok(()));
         for bad in ["", "-root", "a b", "root\n", "a:b", &"u".repeat(33)] {
             let bad = Command { user: Some(bad.to_owned()), ..of("id", &[]) };

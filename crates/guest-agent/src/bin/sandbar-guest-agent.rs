@@ -12,7 +12,11 @@ use sandbar_guest_agent::{ready, system};
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let options = match options::parse(std::env::args().skip(1)) {
         Ok(Invocation::Serve(options)) => options,
         Ok(Invocation::Version) => {
@@ -60,5 +64,7 @@ async fn run(options: Options) -> std::io::Result<()> {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }

@@ -10,6 +10,7 @@ use rustix::process::{Gid, Uid};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::pty::{Pty, Size};
+use crate::caller::Caller;
 use crate::init::is_env;
 use crate::paths;
 use crate::state::Sandbox;
@@ -81,13 +82,14 @@ pub(crate) enum LaunchError {
 
 impl Launch {
     /// Starts the child as `user`, in a session of its own.
-    pub(crate) fn start(&self, user: &User, sandbox: &Sandbox) -> Result<Launched, LaunchError> {
+    pub(crate) fn start(&self, caller: &Caller, sandbox: &Sandbox) -> Result<Launched, LaunchError> {
         if self.cmd.is_empty() {
             return Err(LaunchError::NoCommand);
         }
+        let user = &caller.user;
         let mut command = Command::new(&self.cmd);
         command.args(&self.args);
-        command.current_dir(self.working_folder(user, sandbox)?);
+        command.current_dir(self.working_folder(caller)?);
         command.env_clear().envs(self.environment(user, sandbox)?);
         become_user(&mut command, user, self.streams);
         match self.streams {
@@ -109,7 +111,12 @@ impl Launch {
         }
     }
 
-    fn start_on_terminal(&self, mut command: Command, size: Size, owner: u32) -> Result<Launched, LaunchError> {
+    fn start_on_terminal(
+        &self,
+        mut command: Command,
+        size: Size,
+        owner: u32,
+    ) -> Result<Launched, LaunchError> {
         let (master, slave) = Pty::open(size, owner).map_err(|source| self.failed(source))?;
         let copy = || slave.try_clone().map(Stdio::from).map_err(|source| self.failed(source));
         command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
@@ -126,9 +133,13 @@ impl Launch {
             Some(libc::EACCES | libc::EPERM | libc::EISDIR) => LaunchError::NotExecutable(cmd()),
             Some(libc::ENOEXEC) => LaunchError::NotAProgram(cmd()),
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => LaunchError::Exhausted(source),
-            Some(libc::E2BIG | libc::ENAMETOOLONG | libc::ELOOP) => LaunchError::Invalid { cmd: cmd(), source },
+            Some(libc::E2BIG | libc::ENAMETOOLONG | libc::ELOOP) => {
+                LaunchError::Invalid { cmd: cmd(), source }
+            }
             // A NUL byte in the command or an argument.
-            None if source.kind() == io::ErrorKind::InvalidInput => LaunchError::Invalid { cmd: cmd(), source },
+            None if source.kind() == io::ErrorKind::InvalidInput => {
+                LaunchError::Invalid { cmd: cmd(), source }
+            }
             _ => self.failed(source),
         })
     }
@@ -137,16 +148,13 @@ impl Launch {
         LaunchError::Failed { cmd: self.cmd.clone(), source }
     }
 
-    /// The folder asked for, else the sandbox's, else the user's home. Only the last may be missing: then it is `/`.
-    fn working_folder(&self, user: &User, sandbox: &Sandbox) -> Result<PathBuf, LaunchError> {
-        let asked = self.cwd.as_deref().filter(|cwd| !cwd.is_empty()).or(sandbox.default_workdir.as_deref());
-        let Some(asked) = asked else {
-            return Ok(if user.home.is_dir() { user.home.clone() } else { PathBuf::from("/") });
-        };
-        let folder = paths::resolve(asked, &user.home)?;
+    /// The folder asked for, else the sandbox's, else the user's home. Only a home may be missing: then it is `/`.
+    fn working_folder(&self, caller: &Caller) -> Result<PathBuf, LaunchError> {
+        let folder = caller.resolve(self.cwd.as_deref().unwrap_or_default())?;
         match folder.metadata() {
             Ok(metadata) if metadata.is_dir() => Ok(folder),
             Ok(_) => Err(LaunchError::NotAFolder(folder)),
+            Err(_) if folder == caller.user.home => Ok(PathBuf::from("/")),
             Err(_) => Err(LaunchError::NoFolder(folder)),
         }
     }
@@ -189,7 +197,11 @@ fn become_user(command: &mut Command, user: &User, streams: Streams) {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         // The agent is the last thing that a guest short of memory may lose; its children are not.
-        if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty()) {
+        if let Ok(file) = rustix::fs::open(
+            c"/proc/self/oom_score_adj",
+            rustix::fs::OFlags::WRONLY,
+            rustix::fs::Mode::empty(),
+        ) {
             let _ = rustix::io::write(&file, b"0");
         }
         let _ = rustix::process::setpriority_process(None, 0);
@@ -204,4 +216,3 @@ fn become_user(command: &mut Command, user: &User, streams: Streams) {
     // allocates nothing; what it captured was allocated before the fork.
     unsafe { command.as_std_mut().pre_exec(setup) };
 }
-

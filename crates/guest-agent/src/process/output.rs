@@ -142,7 +142,6 @@ impl Output {
     pub(crate) fn held(&self) -> usize {
         self.lock().ring.held()
     }
-
 }
 
 impl Shared {

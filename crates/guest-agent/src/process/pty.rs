@@ -40,7 +40,9 @@ impl Pty {
         tcsetwinsize(&master, size.into())?;
         fchown(&slave, Some(Uid::from_raw(owner)), None::<Gid>)?;
         fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
-        Ok((Self(Arc::new(AsyncFd::new(master)?)), slave))
+        // SAFETY: an OwnedFd names one open file for as long as it lives, and nothing takes it out of the AsyncFd.
+        let master = unsafe { AsyncFd::register(master) }.map_err(|refused| refused.into_parts().1)?;
+        Ok((Self(Arc::new(master)), slave))
     }
 
     /// Tells the programs on the terminal that it has another size.

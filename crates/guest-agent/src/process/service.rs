@@ -25,7 +25,7 @@ use super::pty::Size;
 use super::ring::{Read, Source};
 use super::running::{InputKind, Process, ProcessError};
 use super::table::Selector;
-use crate::caller;
+use crate::caller::Caller;
 use crate::server::Agent;
 use crate::users::UserError;
 
@@ -56,9 +56,16 @@ impl ProcessService {
     }
 }
 
-#[expect(refining_impl_trait, reason = "the trait's return types are opaque; naming ours is what implementing it means")]
+#[expect(
+    refining_impl_trait,
+    reason = "the trait's return types are opaque; naming ours is what implementing it means"
+)]
 impl sandbar_proto::process::Process for ProcessService {
-    async fn list(&self, _: RequestContext, _: ServiceRequest<'_, ListRequest>) -> ServiceResult<ListResponse> {
+    async fn list(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, ListRequest>,
+    ) -> ServiceResult<ListResponse> {
         let processes = self.agent.processes.running().iter().map(|process| info(process)).collect();
         Response::ok(ListResponse { processes, ..Default::default() })
     }
@@ -76,10 +83,10 @@ impl sandbar_proto::process::Process for ProcessService {
             None => Streams::Output,
         };
         let sandbox = self.agent.state.current();
-        let user = caller::user(ctx.headers(), &sandbox)?;
+        let caller = Caller::of(ctx.headers(), &sandbox)?;
         let launch = Launch { cmd, args, envs: envs.into_iter().collect(), cwd, streams };
         let deadline = ctx.deadline().map(Instant::from_std);
-        let launched = launch.start(&user, &sandbox)?;
+        let launched = launch.start(&caller, &sandbox)?;
         let (process, subscription) = Process::adopt(launched, launch, tag, deadline, &self.agent.processes);
         // The process keeps its own deadline, and its end then says so: the stream needs none.
         let events = follow(process.pid, subscription, keepalive(&ctx), None, DeadlineKill::IsAnError);
@@ -97,7 +104,8 @@ impl sandbar_proto::process::Process for ProcessService {
         let subscription = process.output.subscribe(from_offset);
         let deadline = ctx.deadline().map(Instant::from_std);
         let events = follow(process.pid, subscription, keepalive(&ctx), deadline, DeadlineKill::IsAnEnd);
-        let responses = events.map(|event| Ok(ConnectResponse { event: event?.into(), ..Default::default() }));
+        let responses =
+            events.map(|event| Ok(ConnectResponse { event: event?.into(), ..Default::default() }));
         Ok(Response::stream(responses))
     }
 
@@ -221,13 +229,16 @@ fn follow(
                     None => Ok(next.await),
                 };
                 let (event, place) = match next {
-                    Err(_) => (Err(ConnectError::deadline_exceeded("the stream's time is over")), Follow::Over),
+                    Err(_) => {
+                        (Err(ConnectError::deadline_exceeded("the stream's time is over")), Follow::Over)
+                    }
                     Ok(Err(_)) => (Ok(event(KeepAlive::default())), Follow::Output),
                     Ok(Ok(Item::Data(read))) => (Ok(event(data(read))), Follow::Output),
                     Ok(Ok(Item::End(End { cause: Cause::Deadline, .. })))
                         if deadline_kill == DeadlineKill::IsAnError =>
                     {
-                        let error = ConnectError::deadline_exceeded("the process was killed: its time was over");
+                        let error =
+                            ConnectError::deadline_exceeded("the process was killed: its time was over");
                         (Err(error), Follow::Over)
                     }
                     Ok(Ok(Item::End(ended))) => (Ok(event(end(&ended.exit))), Follow::Over),
@@ -294,10 +305,12 @@ fn info(process: &Process) -> ProcessInfo {
 }
 
 fn size(pty: &PTY) -> Result<Size, ConnectError> {
-    let size = pty.size.as_option().ok_or_else(|| ConnectError::invalid_argument("a terminal needs a size"))?;
+    let size =
+        pty.size.as_option().ok_or_else(|| ConnectError::invalid_argument("a terminal needs a size"))?;
     let side = |value: u32| {
-        u16::try_from(value)
-            .map_err(|_| ConnectError::invalid_argument(format!("a terminal cannot be {value} cells wide or high")))
+        u16::try_from(value).map_err(|_| {
+            ConnectError::invalid_argument(format!("a terminal cannot be {value} cells wide or high"))
+        })
     };
     Ok(Size { cols: side(size.cols)?, rows: side(size.rows)? })
 }

@@ -276,6 +276,7 @@ impl Actor {
 }
 
 /// What never changes of a sandbox.
+#[derive(Clone, Copy)]
 struct Facts {
     id: Id<Sandbox>,
     template_id: Id<sandbar_types::id::Template>,

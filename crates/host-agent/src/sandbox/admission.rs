@@ -2,15 +2,13 @@
 
 use super::State;
 
-/// What may be asked of a sandbox.
+/// What may be asked of a sandbox and be refused. Its destruction never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Make it.
     Create,
     /// Reach its guest: a command, a file, a ping.
     Use,
-    /// End it.
-    Destroy,
 }
 
 /// The answer.
@@ -33,9 +31,6 @@ pub(crate) fn admit(state: State, request: Request) -> Verdict {
         (Request::Use, State::Running) => Proceed,
         (Request::Use, State::Starting) => Refuse("wait until it runs"),
         (Request::Use, State::Stopping | State::Stopped) => Refuse("it has ended"),
-        // A start that is under way ends first: its machine is then there to be ended.
-        (Request::Destroy, State::Starting | State::Running | State::Stopped) => Proceed,
-        (Request::Destroy, State::Stopping) => Join,
     }
 }
 
@@ -47,13 +42,6 @@ mod tests {
     fn only_a_running_sandbox_can_be_used() {
         for state in State::ALL {
             assert_eq!(admit(state, Request::Use) == Verdict::Proceed, state == State::Running, "{state}");
-        }
-    }
-
-    #[test]
-    fn destroy_is_never_refused() {
-        for state in State::ALL {
-            assert!(!matches!(admit(state, Request::Destroy), Verdict::Refuse(_)), "{state}");
         }
     }
 

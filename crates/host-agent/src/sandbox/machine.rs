@@ -65,14 +65,16 @@ impl Holdings {
         }
         if matches!(self.files, Files::Perhaps) {
             let (store, id) = (resources.store.clone(), self.id);
-            blocking("remove the sandbox's files", move || {
-                store.remove_sandbox(id).map_err(Error::from)
-            })
-            .await?;
+            blocking("remove the sandbox's files", move || store.remove_sandbox(id).map_err(Error::from))
+                .await?;
             self.files = Files::None;
         }
         if let Some(slot) = &self.slot {
-            resources.pool.release(slot.index).await.map_err(Error::internal("give the network slot back"))?;
+            resources
+                .pool
+                .release(slot.index)
+                .await
+                .map_err(Error::internal("give the network slot back"))?;
             self.slot = None;
         }
         Ok(())
@@ -123,7 +125,11 @@ impl Holdings {
             state: template.path(TemplateFile::State),
             memory: template.path(TemplateFile::Memory),
         };
-        let machine = resources.vmm.restore(&machine_spec, &snapshot).await.map_err(Error::internal("restore the template"))?;
+        let machine = resources
+            .vmm
+            .restore(&machine_spec, &snapshot)
+            .await
+            .map_err(Error::internal("restore the template"))?;
         let process = machine.process();
         self.machine = Some(machine);
 
@@ -148,11 +154,15 @@ impl Holdings {
 /// Writes a record, durably.
 pub(crate) async fn write_record(resources: &Resources, record: Record) -> Result<(), Error> {
     let journal = resources.journal.clone();
-    blocking("write the journal", move || journal.write(&record).map_err(Error::internal("write the journal"))).await
+    blocking("write the journal", move || {
+        journal.write(&record).map_err(Error::internal("write the journal"))
+    })
+    .await
 }
 
 /// Removes a record, durably.
 pub(crate) async fn remove_record(resources: &Resources, id: Id<Sandbox>) -> Result<(), Error> {
     let journal = resources.journal.clone();
-    blocking("write the journal", move || journal.remove(id).map_err(Error::internal("write the journal"))).await
+    blocking("write the journal", move || journal.remove(id).map_err(Error::internal("write the journal")))
+        .await
 }

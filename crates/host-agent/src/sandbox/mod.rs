@@ -36,17 +36,21 @@ use admission::{Request, Verdict, admit};
 
 /// The state of a sandbox on its host. See the module's drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the module's documentation says what each is")]
 pub enum State {
+    /// Being made.
     Starting,
+    /// Its guest answers.
     Running,
+    /// Being ended.
     Stopping,
+    /// Its machine ended by itself.
     Stopped,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Stopping, Self::Stopped];
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Stopping, Self::Stopped];
 }
 
 impl fmt::Display for State {
@@ -62,19 +66,19 @@ impl fmt::Display for State {
 
 /// What is asked for when a sandbox is made.
 #[derive(Debug, Clone)]
-pub struct CreateRequest {
+pub(crate) struct CreateRequest {
     /// Its id, chosen by the control plane.
-    pub id: Id<Sandbox>,
+    pub(crate) id: Id<Sandbox>,
     /// What it starts from.
-    pub template_id: Id<Template>,
+    pub(crate) template_id: Id<Template>,
     /// The one credential that its guest will take.
-    pub access_token: String,
+    pub(crate) access_token: String,
     /// Environment of all its commands.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// Seconds without activity until it ends; 0 = never.
-    pub timeout_sec: u32,
+    pub(crate) timeout_sec: u32,
     /// Its guest's hostname.
-    pub hostname: String,
+    pub(crate) hostname: String,
 }
 
 /// What can be told of a sandbox without asking its task.
@@ -119,7 +123,9 @@ impl Handle {
         let view = self.view.borrow();
         match (admit(view.state, Request::Use), &view.guest) {
             (Verdict::Proceed, Some(guest)) => Ok((guest.clone(), self.activity.begin())),
-            (Verdict::Refuse(refusal), _) => Err(Error::InvalidState { id: self.id, state: view.state, refusal }),
+            (Verdict::Refuse(refusal), _) => {
+                Err(Error::InvalidState { id: self.id, state: view.state, refusal })
+            }
             (Verdict::Proceed | Verdict::Join, _) => {
                 Err(Error::InvalidState { id: self.id, state: view.state, refusal: "wait until it runs" })
             }

@@ -65,7 +65,7 @@ impl FromStr for Place {
         match text.split_once(':') {
             // A local file of such a name can be written `./sb-...`.
             Some((id, path)) if id.starts_with("sb-") => {
-                let id = id.parse().map_err(|error: sandbar_types::id::InvalidId| error.to_string())?;
+                let id = id.parse().map_err(|error: id::InvalidId| error.to_string())?;
                 if path.is_empty() {
                     return Err("name a path after the colon".to_owned());
                 }
@@ -95,10 +95,10 @@ impl CpArgs {
                 bail!("both places are in sandboxes: copy to this machine first, or pipe through `-`")
             }
             (from, Place::Sandbox { id, path }) => {
-                upload(&self.endpoint.client()?, &from, id, &path, user).await?
+                upload(&self.endpoint.client()?, &from, id, &path, user).await?;
             }
             (Place::Sandbox { id, path }, to) => {
-                download(&self.endpoint.client()?, id, &path, &to, user).await?
+                download(&self.endpoint.client()?, id, &path, &to, user).await?;
             }
             (_, _) => bail!("none of the two places is in a sandbox: write one of them as sb-...:/path"),
         }

@@ -59,7 +59,7 @@ impl RunArgs {
         };
         let sandbox = match created {
             Ok(sandbox) => sandbox,
-            Err(error) => return Ok(super::run::report(&error.into(), exit::FAILED)),
+            Err(error) => return Ok(report(&error.into(), exit::FAILED)),
         };
         let start = self.command.start();
         let code = match signal {

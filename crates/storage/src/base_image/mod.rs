@@ -126,7 +126,11 @@ fn finish(root: &Path, source: &DebianSource) -> Result<(), FileError> {
         write_with_mode(&root.join(path), mode, content)?;
     }
     write_with_mode(&root.join("etc/apt/sources.list"), 0o644, &(source.public().lines().join("\n") + "\n"))?;
-    write_with_mode(&root.join("etc/dpkg/dpkg.cfg.d/sandbar"), 0o644, &(recipe::DPKG_OPTIONS.join("\n") + "\n"))
+    write_with_mode(
+        &root.join("etc/dpkg/dpkg.cfg.d/sandbar"),
+        0o644,
+        &(recipe::DPKG_OPTIONS.join("\n") + "\n"),
+    )
 }
 
 fn write_with_mode(path: &Path, mode: u32, content: &str) -> Result<(), FileError> {

@@ -97,7 +97,11 @@ pub(super) const FILES: [ConfigFile; 8] = [
         mode: 0o644,
         content: "[global]\nbreak-system-packages = true\nroot-user-action = ignore\ndisable-pip-version-check = true\n",
     },
-    ConfigFile { path: "etc/apt/apt.conf.d/90sandbar", mode: 0o644, content: "Acquire::Languages \"none\";\n" },
+    ConfigFile {
+        path: "etc/apt/apt.conf.d/90sandbar",
+        mode: 0o644,
+        content: "Acquire::Languages \"none\";\n",
+    },
 ];
 
 /// All of the above, the release and the size, as a hash.

@@ -107,7 +107,10 @@ mod tests {
         cpio(&["-i", "--quiet", "init", "modules", "modules/*"], dir.path(), &archive);
         assert_eq!(std::fs::read(dir.path().join("init")).unwrap(), b"#!");
         for (n, content) in contents.iter().enumerate() {
-            assert_eq!(&std::fs::read(dir.path().join(format!("modules/{}.ko", "m".repeat(n + 1)))).unwrap(), content);
+            assert_eq!(
+                &std::fs::read(dir.path().join(format!("modules/{}.ko", "m".repeat(n + 1)))).unwrap(),
+                content
+            );
         }
     }
 }

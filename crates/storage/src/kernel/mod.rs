@@ -151,7 +151,10 @@ impl Store {
     /// The kernel of that hash, or `None` where there is no complete one.
     pub fn kernel(&self, hash: &str) -> Result<Option<Kernel>, StoreError> {
         let known = manifests(self)?;
-        Ok(known.iter().find(|(_, manifest)| manifest.hash == hash).map(|(dir, manifest)| kernel_at(dir, manifest)))
+        Ok(known
+            .iter()
+            .find(|(_, manifest)| manifest.hash == hash)
+            .map(|(dir, manifest)| kernel_at(dir, manifest)))
     }
 }
 
@@ -168,7 +171,8 @@ fn manifests(store: &Store) -> Result<Vec<(PathBuf, Manifest)>, FileError> {
         let dir = entry.on("list", &folder)?.path();
         // What cannot be understood is as good as missing: it is made again.
         let Json::Value(manifest) = files::read_json::<Manifest>(&dir.join(MANIFEST))? else { continue };
-        let is_whole = |(name, size): &(String, u64)| dir.join(name).metadata().is_ok_and(|file| file.len() == *size);
+        let is_whole =
+            |(name, size): &(String, u64)| dir.join(name).metadata().is_ok_and(|file| file.len() == *size);
         if manifest.format == FORMAT && manifest.sizes.iter().all(is_whole) {
             found.push((dir, manifest));
         }
@@ -219,7 +223,13 @@ fn initramfs(binaries: GuestBinaries<'_>, modules: &[u8]) -> Vec<u8> {
     members.into_archive(modules)
 }
 
-fn publish(store: &Store, dir: &Path, guest: String, arch: Arch, release: String) -> Result<Kernel, KernelError> {
+fn publish(
+    store: &Store,
+    dir: &Path,
+    guest: String,
+    arch: Arch,
+    release: String,
+) -> Result<Kernel, KernelError> {
     let mut hasher = blake3::Hasher::new();
     let mut sizes = [VMLINUX, INITRAMFS, MODULES].map(|name| (name.to_owned(), 0));
     hasher.update(&FORMAT.to_le_bytes());
@@ -230,8 +240,15 @@ fn publish(store: &Store, dir: &Path, guest: String, arch: Arch, release: String
         hasher.update(&size.to_le_bytes()).update(&content);
         files::fsync(&path)?;
     }
-    let manifest =
-        Manifest { format: FORMAT, hash: short(&hasher), guest, arch, release, sizes, created_at: Utc::now() };
+    let manifest = Manifest {
+        format: FORMAT,
+        hash: short(&hasher),
+        guest,
+        arch,
+        release,
+        sizes,
+        created_at: Utc::now(),
+    };
     files::write_new_json(&dir.join(MANIFEST), &manifest)?;
     files::fsync(dir)?;
     let published = store.kernels_dir().join(&manifest.hash);
@@ -243,7 +260,8 @@ fn publish(store: &Store, dir: &Path, guest: String, arch: Arch, release: String
 /// Deletes the kernels that are neither `current` nor named by a template.
 fn prune(store: &Store, current: &str) -> Result<(), StoreError> {
     let templates = store.templates()?;
-    let mut wanted: BTreeSet<&str> = templates.iter().map(|template| template.manifest.spec.kernel.as_str()).collect();
+    let mut wanted: BTreeSet<&str> =
+        templates.iter().map(|template| template.manifest.spec.kernel.as_str()).collect();
     wanted.insert(current);
     let folder = store.kernels_dir();
     for entry in fs::read_dir(&folder).on("list", &folder)? {

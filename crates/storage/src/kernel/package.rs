@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::KernelError;
+use crate::Progress;
 use crate::debian::DebianSource;
 use crate::files::OnFile;
 use crate::tool::Tool;
-use crate::Progress;
 
 /// A kernel as Debian ships it.
 #[derive(Debug)]
@@ -41,13 +41,18 @@ fn version_numbers(release: &str) -> Vec<u64> {
 }
 
 /// Fetches the cloud kernel of the source's release into `dir`, an empty folder, and unpacks it there.
-pub(super) fn fetch(source: &DebianSource, dir: &Path, progress: &dyn Progress) -> Result<Package, KernelError> {
+pub(super) fn fetch(
+    source: &DebianSource,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<Package, KernelError> {
     let meta = format!("linux-image-cloud-{}", source.debian_arch());
     let apt = Apt::new(source, dir)?;
     progress.step("fetching Debian's package lists");
     apt.tool("apt-get").args(["-q", "update"]).run()?;
     let shown = apt.tool("apt-cache").args(["--no-all-versions", "show", &meta]).run()?;
-    let package = kernel_package(&String::from_utf8_lossy(&shown)).ok_or(KernelError::NoPackage { package: meta })?;
+    let package =
+        kernel_package(&String::from_utf8_lossy(&shown)).ok_or(KernelError::NoPackage { package: meta })?;
     progress.step(&format!("fetching {package}"));
     apt.tool("apt-get").args(["-q", "download", &package]).working_dir(dir).run()?;
     let mut debs = fs::read_dir(dir).on("list", dir)?.flatten().map(|entry| entry.path());
@@ -131,7 +136,9 @@ mod tests {
     fn takes_the_newest_installed_kernel_that_has_its_modules() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("boot")).unwrap();
-        for release in ["6.1.0-9-cloud-amd64", "6.1.0-40-cloud-amd64", "6.12.0-1-amd64", "6.13.0-1-cloud-amd64"] {
+        for release in
+            ["6.1.0-9-cloud-amd64", "6.1.0-40-cloud-amd64", "6.12.0-1-amd64", "6.13.0-1-cloud-amd64"]
+        {
             fs::write(root.path().join(format!("boot/vmlinuz-{release}")), "").unwrap();
             let modules = root.path().join("lib/modules").join(release);
             fs::create_dir_all(&modules).unwrap();

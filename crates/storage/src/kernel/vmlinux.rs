@@ -33,7 +33,11 @@ fn bzimage_payload(image: &[u8]) -> Option<&[u8]> {
     let start = ((setup_sectors + 1) * 512).checked_add(number(0x248)?)?;
     let payload = image.get(start..start.checked_add(number(0x24c)?)?)?;
     // The build appends the unpacked size to whatever does not tell it in the same way as gzip does; strict readers refuse that.
-    if payload.starts_with(&[0x1f, 0x8b]) { Some(payload) } else { payload.get(..payload.len().checked_sub(4)?) }
+    if payload.starts_with(&[0x1f, 0x8b]) {
+        Some(payload)
+    } else {
+        payload.get(..payload.len().checked_sub(4)?)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use connectrpc::ConnectError;
 use sandbar_proto::host as rpc;
 use sandbar_types::guest::GUEST_IP;
+use tokio::sync::watch;
 
 use super::faults::refusal;
 use super::{Reason, SandboxState};
@@ -18,6 +19,8 @@ const TEMPLATE_DISK_MB: u32 = 2_048;
 pub(super) struct Inventory {
     pub(super) host_id: String,
     pub(super) generation: u64,
+    /// How many sandboxes there are, for those who wait.
+    count: watch::Sender<usize>,
     sandboxes: BTreeMap<String, Vm>,
     templates: BTreeMap<String, rpc::Template>,
 }
@@ -31,6 +34,11 @@ struct Vm {
 impl Inventory {
     pub(super) fn changed(&mut self) {
         self.generation += 1;
+        self.count.send_replace(self.sandboxes.len());
+    }
+
+    pub(super) fn counted(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
     }
 
     pub(super) fn list(&self) -> Vec<rpc::Sandbox> {

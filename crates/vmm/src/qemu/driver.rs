@@ -153,7 +153,8 @@ impl Vmm for QemuVmm {
         let runs = async {
             let qmp = &starting.qmp;
             let mut events = qmp.events();
-            let features = qmp::SetTransferFeatures { capabilities: vec![Feature::IGNORE_SHARED] };
+            let features =
+                qmp::SetTransferFeatures { capabilities: vec![Feature::IGNORE_SHARED, Feature::EVENTS] };
             let load = qmp::Load { uri };
             // Sent at once; QEMU takes them in order when it is up.
             tokio::try_join!(
@@ -161,8 +162,13 @@ impl Vmm for QemuVmm {
                 qmp.call(&features, START_DEADLINE),
                 qmp.call(&load, START_DEADLINE),
             )?;
-            // A state that cannot be loaded ends QEMU, which ends the wait.
-            events.wait("loading", START_DEADLINE, |event| matches!(event, Event::Resume).then_some(())).await
+            // Without a word of ours in between: loaded is running.
+            let outcome = events.wait("loading", START_DEADLINE, |event| match event {
+                Event::Resume => Some(Ok(())),
+                Event::Migration(status) if status == "failed" => Some(Err(QmpError::Transfer(status))),
+                Event::Migration(_) => None,
+            });
+            outcome.await?
         };
         match runs.await {
             Ok(()) => Ok(starting.complete(MemoryMapping::Private)),

@@ -135,7 +135,7 @@ async fn transfer(control: &Qmp, uri: String) -> Result<(), QmpError> {
         control.call(&save, REQUEST_DEADLINE),
     )?;
     let ended = events.wait("saving", SAVE_DEADLINE, |event| match event {
-        Event::Migration { status } if matches!(status.as_str(), "completed" | "failed" | "cancelled") => {
+        Event::Migration(status) if matches!(status.as_str(), "completed" | "failed" | "cancelled") => {
             Some(status)
         }
         _ => None,

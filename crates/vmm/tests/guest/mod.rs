@@ -11,17 +11,17 @@ use std::{
 use sandbar_vmm::{Accelerator, BootSource, Machine, MachineSpec, QemuVmm, process::machines_under};
 use tempfile::TempDir;
 
-pub const MEMORY_MB: u32 = 128;
+pub(crate) const MEMORY_MB: u32 = 128;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder and namespaces for one test. Whatever runs under the folder when it is dropped is killed.
-pub struct Place {
+pub(crate) struct Place {
     root: TempDir,
     netns: Vec<String>,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new() };
         let object = place.path("guest.o");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/guest.s");
@@ -36,15 +36,15 @@ impl Place {
         place
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    pub fn source(&self, memory: &str) -> BootSource {
+    pub(crate) fn source(&self, memory: &str) -> BootSource {
         BootSource {
             kernel: self.path("kernel"),
             initramfs: self.path("initramfs"),
@@ -53,7 +53,7 @@ impl Place {
     }
 
     /// What a machine called `name` is made of: its own folder, disk and namespace.
-    pub fn spec(&mut self, name: &str) -> MachineSpec {
+    pub(crate) fn spec(&mut self, name: &str) -> MachineSpec {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = format!("sbvmm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         run("ip", &["netns", "add", &netns]);
@@ -74,7 +74,7 @@ impl Place {
     }
 
     /// Processes of this place's machines.
-    pub fn processes(&self) -> usize {
+    pub(crate) fn processes(&self) -> usize {
         machines_under(self.root()).unwrap().len()
     }
 }
@@ -90,19 +90,19 @@ impl Drop for Place {
     }
 }
 
-pub async fn vmm() -> QemuVmm {
+pub(crate) async fn vmm() -> QemuVmm {
     QemuVmm::new(Path::new("qemu-system-x86_64"), Accelerator::Tcg).await.unwrap()
 }
 
 /// What the guest says: which life it is, and how far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    pub nonce: String,
-    pub counter: u32,
+pub(crate) struct Line {
+    pub(crate) nonce: String,
+    pub(crate) counter: u32,
 }
 
 /// The latest complete line of the guest.
-pub fn line(machine: &dyn Machine) -> Option<Line> {
+pub(crate) fn line(machine: &dyn Machine) -> Option<Line> {
     let output = machine.output();
     let console = output.rsplit_once("console: ")?.1;
     let complete = console.lines().rev().find(|line| line.len() == 17)?;
@@ -111,7 +111,7 @@ pub fn line(machine: &dyn Machine) -> Option<Line> {
 }
 
 /// Waits until the guest has counted past `counter`.
-pub async fn past(machine: &dyn Machine, counter: u32) -> Line {
+pub(crate) async fn past(machine: &dyn Machine, counter: u32) -> Line {
     let counted = async {
         loop {
             if let Some(line) = line(machine)
@@ -129,7 +129,7 @@ pub async fn past(machine: &dyn Machine, counter: u32) -> Line {
     }
 }
 
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 

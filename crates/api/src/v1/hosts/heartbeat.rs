@@ -25,6 +25,7 @@ pub(crate) struct Heartbeat {
 /// How busy the host is; what is left out is unknown.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
+#[schema(as = HostLoad)]
 pub(crate) struct Load {
     sandboxes: Option<u32>,
     memory_used_mb: Option<u64>,

@@ -48,6 +48,7 @@ pub(crate) struct CreateSandbox {
 
 /// Egress rules.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NetworkRules)]
 pub(crate) struct Network {
     /// Addresses, ranges and domains that may be reached.
     #[serde(default)]
@@ -70,7 +71,7 @@ pub(crate) struct Network {
             description = "The same key with the same body answers the same sandbox again, so that a lost answer can be asked for \
                 again; with another body it is a `conflict`."),
     ),
-    request_body(content = Option<CreateSandbox>, content_type = "application/json"),
+    request_body(content = CreateSandbox, description = "May be left out: everything has a default"),
     responses((status = 201, description = "It runs", body = Sandbox), CreateRefusals),
     security(("api_key" = [])),
 )]

@@ -3,7 +3,7 @@
 use std::io;
 
 use axum::body::Body;
-use axum::extract::multipart::{Field, MultipartRejection};
+use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::{Multipart, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -59,7 +59,7 @@ pub(crate) async fn write_sandbox_file(
         form.map_err(|_| ApiError::invalid("send multipart/form-data with the parts path and file"))?;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let (mut path, mut user) = (None, None);
-    while let Some(mut part) = form.next_field().await.map_err(broken)? {
+    while let Some(mut part) = form.next_field().await.map_err(|error| broken(&error))? {
         match part.name() {
             Some("path") => path = Some(short_text(&mut part, "path").await?),
             Some("user") => user = Some(short_text(&mut part, "user").await?),
@@ -97,7 +97,7 @@ async fn forward(mut part: Field<'_>, chunks: mpsc::Sender<io::Result<Bytes>>) {
 /// A part that is a name or path. What is longer than any of them may be is not read.
 async fn short_text(part: &mut Field<'_>, name: &str) -> Result<String, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = part.try_next().await.map_err(broken)? {
+    while let Some(chunk) = part.try_next().await.map_err(|error| broken(&error))? {
         if bytes.len() + chunk.len() > limits::PATH_BYTES {
             return Err(ApiError::invalid(format!("{name} is too long")));
         }
@@ -106,8 +106,11 @@ async fn short_text(part: &mut Field<'_>, name: &str) -> Result<String, ApiError
     String::from_utf8(bytes).map_err(|_| ApiError::invalid(format!("{name} is not valid UTF-8")))
 }
 
-fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
-    ApiError::from_typed(ErrorCode::InvalidRequest, error)
+fn broken(error: &MultipartError) -> ApiError {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(ErrorCode::TooLarge, "the form is too large"),
+        _ => ApiError::invalid(format!("the form could not be read: {}", error.body_text())),
+    }
 }
 
 /// Which file.

@@ -21,8 +21,7 @@ pub(crate) fn write_setting(path: &str, value: &str) -> io::Result<()> {
 /// Replaces a file's content. A symbolic link at `path` is replaced, not followed: in images it often dangles.
 pub(crate) fn replace(path: &str, content: &str) -> io::Result<()> {
     let temporary = format!("{path}.sandbar");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
     file.write_all(content.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)
@@ -57,8 +56,7 @@ pub(crate) fn ensure_hosts() -> io::Result<()> {
 
 /// Copies a file, executable by all.
 pub(crate) fn copy_executable(from: &Path, to: &Path) -> io::Result<()> {
-    let mut target =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(to)?;
+    let mut target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(to)?;
     io::copy(&mut fs::File::open(from)?, &mut target)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(crate) struct Mount {
 
 const NO_SUID_NO_EXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
 
-/// Needed before anything else can be done.
+/// Needed before anything else can be done. Stage 1 mounts them and takes them along to the root disk.
 pub(crate) const EARLY: [Mount; 3] = [
     Mount { kind: "devtmpfs", at: "/dev", flags: MountFlags::NOSUID, data: Some(c"mode=0755") },
     Mount { kind: "proc", at: "/proc", flags: NO_SUID_NO_EXEC.union(MountFlags::NODEV), data: None },
@@ -31,9 +31,24 @@ pub(crate) const EARLY: [Mount; 3] = [
 
 /// The rest of what programs expect.
 pub(crate) const LATE: [Mount; 3] = [
-    Mount { kind: "devpts", at: "/dev/pts", flags: NO_SUID_NO_EXEC, data: Some(c"gid=5,mode=620,ptmxmode=666") },
-    Mount { kind: "tmpfs", at: "/dev/shm", flags: MountFlags::NOSUID.union(MountFlags::NODEV), data: Some(c"mode=1777") },
-    Mount { kind: "cgroup2", at: "/sys/fs/cgroup", flags: NO_SUID_NO_EXEC.union(MountFlags::NODEV), data: None },
+    Mount {
+        kind: "devpts",
+        at: "/dev/pts",
+        flags: NO_SUID_NO_EXEC,
+        data: Some(c"gid=5,mode=620,ptmxmode=666"),
+    },
+    Mount {
+        kind: "tmpfs",
+        at: "/dev/shm",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        data: Some(c"mode=1777"),
+    },
+    Mount {
+        kind: "cgroup2",
+        at: "/sys/fs/cgroup",
+        flags: NO_SUID_NO_EXEC.union(MountFlags::NODEV),
+        data: None,
+    },
 ];
 
 impl Mount {

@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 
 use rustix::fd::OwnedFd;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
@@ -148,10 +150,7 @@ mod tests {
             // SAFETY: only the network namespace of this thread changes, and the thread ends with the test.
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
             bring_up_by_index(1);
-            Rtnetlink::open()
-                .unwrap()
-                .request(&link_address(1, Ipv4Addr::new(172, 30, 0, 2), 30))
-                .unwrap();
+            Rtnetlink::open().unwrap().request(&link_address(1, Ipv4Addr::new(172, 30, 0, 2), 30)).unwrap();
             Rtnetlink::open().unwrap().request(&default_route(1, Ipv4Addr::new(172, 30, 0, 1))).unwrap();
             let refused = Rtnetlink::open().unwrap().request(&link_up(4242)).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));

@@ -42,17 +42,17 @@ pub(crate) fn run() -> Result<Infallible, Stage1Error> {
     }
     switch_root().map_err(step("switch to the root disk"))?;
 
-    let failed = Command::new(format!("{RUN_DIR}/init"))
-        .arg(STAGE2)
-        .env_clear()
-        .exec();
+    let failed = Command::new(format!("{RUN_DIR}/init")).arg(STAGE2).env_clear().exec();
     Err(step("start stage 2")(failed))
 }
 
 fn mount_root() -> Result<(), Stage1Error> {
     files::make_dir(NEW_ROOT, 0o755).map_err(step("make /newroot"))?;
-    mount(ROOT_DEVICE, NEW_ROOT, "ext4", MountFlags::NOATIME, None)
-        .map_err(|errno| MountError { kind: "ext4", at: "/".into(), source: errno.into() })?;
+    mount(ROOT_DEVICE, NEW_ROOT, "ext4", MountFlags::NOATIME, None).map_err(|errno| MountError {
+        kind: "ext4",
+        at: "/".into(),
+        source: errno.into(),
+    })?;
     let run = format!("{NEW_ROOT}/run");
     files::make_dir(&run, 0o755).map_err(step("make /run on the root disk"))?;
     let data = CString::from(c"mode=0755");

@@ -34,8 +34,8 @@ const DEV_LINKS: [(&str, &str); 4] = [
 
 /// Runs the stage. It returns only if the guest cannot be brought up; a shutdown never returns.
 pub(crate) fn run() -> Result<Infallible, MountError> {
-    for filesystem in mounts::EARLY.iter().chain(&mounts::LATE) {
-        filesystem.mount()?;
+    for late in &mounts::LATE {
+        late.mount()?;
     }
     for (target, link) in DEV_LINKS {
         match symlink(target, link) {

@@ -25,7 +25,6 @@ async fn what_the_host_refuses_is_told_and_undone() {
     let platform = Platform::start().await;
     for (rows, (fault, status, code)) in [
         (Fault::Refuse(Reason::REASON_NO_CAPACITY), 503, "no_hosts_available"),
-        (Fault::Refuse(Reason::REASON_TEMPLATE_NOT_FOUND), 502, "agent_error"),
         (Fault::Refuse(Reason::REASON_GUEST_UNREACHABLE), 502, "agent_error"),
         (Fault::Fail, 502, "agent_error"),
         (Fault::Hang, 504, "timeout"),
@@ -42,6 +41,20 @@ async fn what_the_host_refuses_is_told_and_undone() {
         answer.refused(status, code);
         assert_nothing_is_left(&platform, rows + 1).await;
     }
+    platform.api.sandbox().await;
+}
+
+#[tokio::test]
+async fn a_host_that_lacks_the_templates_files_is_not_asked_again_until_it_has_them() {
+    let platform = Platform::start().await;
+    let lacking = Fault::Refuse(Reason::REASON_TEMPLATE_NOT_FOUND);
+    platform.host.inject(Rpc::CreateSandbox, lacking, Times::Once);
+    for rows in [1, 1] {
+        platform.api.post("/v1/sandboxes", json!({})).await.refused(503, "no_hosts_available");
+        assert_nothing_is_left(&platform, rows).await;
+    }
+    assert_eq!(platform.host.calls(Rpc::CreateSandbox), 1);
+    platform.control.ensure_base_template(platform.host_id.parse().unwrap()).await.unwrap();
     platform.api.sandbox().await;
 }
 
@@ -78,30 +91,40 @@ async fn a_machine_whose_undoing_failed_too_is_destroyed_by_the_reconciler() {
 #[tokio::test]
 async fn a_control_plane_that_dies_in_the_middle_leaves_nothing_that_its_successor_does_not_clear() {
     let platform = Platform::start().await;
-    for (round, fault) in [None, Some(Fault::HangAfter)].into_iter().enumerate() {
-        let gate = match fault {
-            Some(fault) => {
-                platform.host.inject(Rpc::CreateSandbox, fault, Times::Once);
-                None
-            }
-            None => Some(platform.host.hold(Rpc::CreateSandbox)),
-        };
-        let (control, ctx) = (platform.control.clone(), platform.first_team_context().await);
-        let create =
-            tokio::spawn(async move { control.sandbox_create(&ctx, &Default::default(), None).await });
-        platform.host.arrived(Rpc::CreateSandbox, round + 1).await;
-        // The process is gone: nothing of it runs on.
-        create.abort();
-        assert!(create.await.unwrap_err().is_cancelled());
-        let destroyed = platform.host.calls(Rpc::DestroySandbox);
-        if let Some(gate) = gate {
-            gate.open();
-        }
-        let _successor = platform.successor().await;
-        platform.host.arrived(Rpc::DestroySandbox, destroyed + 1).await;
-        platform.settled(i64::try_from(round).unwrap() + 1).await;
-        assert_nothing_is_left(&platform, round + 1).await;
-    }
+    // It dies before the host has done anything ...
+    let gate = platform.host.hold(Rpc::CreateSandbox);
+    let doomed = platform.doomed_create();
+    platform.host.arrived(Rpc::CreateSandbox, 1).await;
+    doomed.shutdown_background();
+    let successor = platform.successor().await;
+    platform.settled(1).await;
+    gate.open();
+    assert_nothing_is_left(&platform, 1).await;
+    drop(successor);
+
+    // ... and when the machine runs, of which it has not heard.
+    platform.host.inject(Rpc::CreateSandbox, Fault::HangAfter, Times::Once);
+    let doomed = platform.doomed_create();
+    platform.host.sandboxes_are(1).await;
+    doomed.shutdown_background();
+    let _successor = platform.successor().await;
+    platform.settled(2).await;
+    assert_nothing_is_left(&platform, 2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_cut_the_work() {
+    let platform = Platform::start().await;
+    let gate = platform.host.hold(Rpc::CreateSandbox);
+    let api = platform.api.clone();
+    let create = tokio::spawn(async move { api.post("/v1/sandboxes", json!({})).await });
+    platform.host.arrived(Rpc::CreateSandbox, 1).await;
+    create.abort();
+    assert!(create.await.unwrap_err().is_cancelled());
+    gate.open();
+    platform.control.drain().await;
+    let list = platform.api.get("/v1/sandboxes").await.expect(200);
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["status"]), (1, &json!("running")));
 }
 
 #[tokio::test]

@@ -71,8 +71,8 @@ async fn every_reason_of_the_host_has_its_answer() {
     for (fault, status, code) in [
         (Fault::Refuse(Reason::REASON_SANDBOX_NOT_FOUND), 409, "invalid_state"),
         (Fault::Refuse(Reason::REASON_INVALID_STATE), 409, "invalid_state"),
-        (Fault::Refuse(Reason::REASON_TEMPLATE_NOT_FOUND), 502, "agent_error"),
-        (Fault::Refuse(Reason::REASON_NO_CAPACITY), 502, "agent_error"),
+        (Fault::Refuse(Reason::REASON_TEMPLATE_NOT_FOUND), 503, "no_hosts_available"),
+        (Fault::Refuse(Reason::REASON_NO_CAPACITY), 503, "no_hosts_available"),
         (Fault::Refuse(Reason::REASON_BAD_INPUT), 400, "invalid_request"),
         (Fault::Refuse(Reason::REASON_COMMAND_NOT_FOUND), 400, "invalid_request"),
         (Fault::Refuse(Reason::REASON_FILE_NOT_FOUND), 404, "not_found"),

@@ -83,7 +83,7 @@ async fn forms_that_are_not_whole_are_refused_with_the_reason() {
     let id = platform.api.sandbox().await;
     let bytes = || Part::bytes(b"x".to_vec());
     for (form, word) in [
-        (Form::new(), "file"),
+        (Form::new(), "form"),
         (Form::new().text("path", "/x"), "file"),
         (Form::new().part("file", bytes()), "path"),
         (Form::new().part("file", bytes()).text("path", "/x"), "before"),

@@ -1,0 +1,286 @@
+//! One round for one host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use sandbar_proto::host::{self as proto, SandboxState};
+use sandbar_store::StoreError;
+use sandbar_store::audit::Outcome;
+use sandbar_store::locks::Lock;
+use sandbar_store::sandboxes::{Activity, RunningOn, SandboxRow, Transition};
+use sandbar_types::id::{Host, Sandbox};
+use sandbar_types::{Id, SandboxStatus};
+
+use super::judge::{Action, End, Machine, MachineState, Observation, OnHost, Policy, Row, judge};
+use crate::host_client::{HostClient, HostError};
+use crate::{Control, OpContext, audit, reported};
+
+/// Machines of one host that are destroyed at the same time.
+const AT_ONCE: usize = 4;
+
+/// What a round came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReconcileReport {
+    /// Rows that ended.
+    pub ended: usize,
+    /// Rows that are `running` again.
+    pub restored: usize,
+    /// Machines that no living row wanted.
+    pub destroyed: usize,
+    /// What was spared because it was too much at once; the next round looks again.
+    pub spared: usize,
+    /// What could not be done now; the next round tries again.
+    pub failed: usize,
+    /// The rows whose machines were absent, for the next round to compare.
+    pub(super) absent: BTreeSet<Id<Sandbox>>,
+}
+
+/// Why a round could not be done. Nothing was changed then, nor lost.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The host cannot tell what it has.
+    #[error("host {id} did not list its sandboxes")]
+    Host {
+        /// Which.
+        id: Id<Host>,
+        /// Why.
+        #[source]
+        source: HostError,
+    },
+    /// The host has not registered, or was deleted.
+    #[error("host {id} cannot be called: it has not registered")]
+    NotRegistered {
+        /// Which.
+        id: Id<Host>,
+    },
+    /// Another replica is at it.
+    #[error("host {id} is being looked at by another control plane")]
+    Busy {
+        /// Which.
+        id: Id<Host>,
+    },
+    /// The database failed.
+    #[error("the database failed")]
+    Store(#[from] StoreError),
+}
+
+impl Control {
+    /// Holds a host's rows against its inventory, now. `before` is the report of the round before, if there was one.
+    pub async fn reconcile_host(
+        &self,
+        id: Id<Host>,
+        before: Option<&ReconcileReport>,
+    ) -> Result<ReconcileReport, ReconcileError> {
+        let lock = self.store().try_lock(Lock::Reconcile(id)).await?;
+        let Some(_lock) = lock else { return Err(ReconcileError::Busy { id }) };
+        let host = self.store().host_find(id).await?;
+        let address = host.and_then(|host| host.address).ok_or(ReconcileError::NotRegistered { id })?;
+        let client = self.host_clients().get(id, &address);
+
+        // Rows first. See the module above for why.
+        let rows = self.store().sandboxes_living_on(id).await?;
+        let inventory = client
+            .list_sandboxes(self.config().call_deadline)
+            .await
+            .map_err(|source| ReconcileError::Host { id, source })?;
+        let reported: BTreeMap<Id<Sandbox>, proto::Sandbox> = inventory
+            .sandboxes
+            .into_iter()
+            .filter_map(|sandbox| Some((sandbox.id.parse().ok()?, sandbox)))
+            .collect();
+        let known: BTreeSet<Id<Sandbox>> = rows.iter().map(|row| row.id).collect();
+        let unknown: Vec<Id<Sandbox>> = reported.keys().filter(|id| !known.contains(id)).copied().collect();
+        let other_rows = self.store().sandbox_statuses(&unknown).await?.into_iter().collect();
+        let seen = Observation {
+            rows: rows.iter().map(Row::from).collect(),
+            machines: reported.values().filter_map(machine).collect(),
+            other_rows,
+            absent_before: before.map(|report| report.absent.clone()).unwrap_or_default(),
+        };
+        let monitor = &self.config().monitor;
+        let policy = Policy {
+            operation_deadline: self.config().operation_deadline,
+            orphan_grace: monitor.orphan_grace,
+            mass_limit: monitor.mass_limit,
+        };
+        let verdict = judge(&seen, self.store().now().await?, &policy);
+        if verdict.spared > 0 {
+            tracing::warn!(host = %id, spared = verdict.spared,
+                "a host's inventory and its rows differ by more than one round may put right");
+        }
+        let mut report = self.carry_out(&client, verdict.actions, &reported).await;
+        report.spared = verdict.spared;
+        report.absent = verdict.absent;
+        if report.failed == 0 && report.spared == 0 {
+            let generation = i64::try_from(inventory.inventory_generation).unwrap_or(i64::MAX);
+            self.store().host_reconciled(id, generation).await?;
+        }
+        Ok(report)
+    }
+
+    async fn carry_out(
+        &self,
+        client: &HostClient,
+        actions: Vec<Action>,
+        reported: &BTreeMap<Id<Sandbox>, proto::Sandbox>,
+    ) -> ReconcileReport {
+        let mut activity = Vec::new();
+        let mut work = Vec::new();
+        for action in actions {
+            match action {
+                Action::NoteUse { id } => {
+                    activity.extend(reported.get(&id).map(|sandbox| noted(id, sandbox)));
+                }
+                other => work.push(other),
+            }
+        }
+        let mut report = ReconcileReport::default();
+        if !activity.is_empty()
+            && let Err(error) = self.store().sandbox_activity(&activity).await
+        {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot write down when sandboxes were used"
+            );
+            report.failed += 1;
+        }
+        let mut done = futures::stream::iter(work)
+            .map(|action| self.act(client, action, reported))
+            .buffer_unordered(AT_ONCE);
+        while let Some(outcome) = done.next().await {
+            match outcome {
+                Ok(Done::Ended) => report.ended += 1,
+                Ok(Done::Restored) => report.restored += 1,
+                Ok(Done::Destroyed) => report.destroyed += 1,
+                Ok(Done::Overtaken) => {}
+                Err(error) => {
+                    report.failed += 1;
+                    tracing::warn!(host = %client.id(), error = &error as &dyn std::error::Error,
+                        "cannot put a sandbox right; the next round will try");
+                }
+            }
+        }
+        report
+    }
+
+    async fn act(
+        &self,
+        client: &HostClient,
+        action: Action,
+        reported: &BTreeMap<Id<Sandbox>, proto::Sandbox>,
+    ) -> Result<Done, ActError> {
+        let limit = self.config().destroy_deadline;
+        match action {
+            Action::NoteUse { .. } => Ok(Done::Overtaken),
+            Action::Destroy { id } => {
+                tracing::info!(%id, host = %client.id(), "destroying a virtual machine that no living sandbox owns");
+                client.destroy_sandbox(id, limit).await?;
+                Ok(Done::Destroyed)
+            }
+            Action::End { id, generation, to, reason, machine } => {
+                if machine == OnHost::Perhaps {
+                    client.destroy_sandbox(id, limit).await?;
+                }
+                Ok(self.end_row(id, generation, to, &reason).await?)
+            }
+            Action::Restore { id, generation } => {
+                let Some(on) = reported.get(&id).map(reported::running_on) else {
+                    return Ok(Done::Overtaken);
+                };
+                Ok(self.restore_row(id, generation, &on).await?)
+            }
+        }
+    }
+
+    /// Ends a row, unless it changed since it was read.
+    pub(super) async fn end_row(
+        &self,
+        id: Id<Sandbox>,
+        generation: i64,
+        to: End,
+        reason: &str,
+    ) -> Result<Done, StoreError> {
+        let (status, outcome) = match to {
+            End::Stopped => (SandboxStatus::Stopped, Outcome::Info),
+            End::Error => (SandboxStatus::Error, Outcome::Error),
+        };
+        let mut transition = Transition::new(id, status).at_generation(generation);
+        if !reason.is_empty() {
+            transition = transition.because(reason);
+        }
+        let ctx = OpContext::system();
+        let mut tx = self.store().begin().await?;
+        let Some(row) = tx.sandbox_transition(&transition).await? else { return Ok(Done::Overtaken) };
+        if !reason.is_empty() {
+            // Without a reason it was asked for, and the trail was told then.
+            tx.audit(&audit::sandbox(&ctx, &row, "destroy", outcome)).await?;
+        }
+        tx.commit().await?;
+        Ok(Done::Ended)
+    }
+
+    async fn restore_row(
+        &self,
+        id: Id<Sandbox>,
+        generation: i64,
+        on: &RunningOn,
+    ) -> Result<Done, StoreError> {
+        let transition = Transition::new(id, SandboxStatus::Running)
+            .only_from(&[SandboxStatus::Missing])
+            .at_generation(generation);
+        let mut tx = self.store().begin().await?;
+        let row = tx.sandbox_run(&transition, on).await?;
+        tx.commit().await?;
+        Ok(if row.is_some() { Done::Restored } else { Done::Overtaken })
+    }
+}
+
+/// What one action came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    Ended,
+    Restored,
+    Destroyed,
+    /// The row changed meanwhile: somebody else is at it.
+    Overtaken,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ActError {
+    #[error("the host failed")]
+    Host(#[from] HostError),
+    #[error("the database failed")]
+    Store(#[from] StoreError),
+}
+
+impl From<&SandboxRow> for Row {
+    fn from(row: &SandboxRow) -> Self {
+        Self { id: row.id, status: row.status, generation: row.generation, since: row.transition_started_at }
+    }
+}
+
+/// What the host says of a machine. None of a state that this version does not know: it is left alone.
+fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
+    let state = match sandbox.state.as_known()? {
+        SandboxState::SANDBOX_STATE_UNSPECIFIED => return None,
+        SandboxState::SANDBOX_STATE_STARTING => MachineState::Starting,
+        SandboxState::SANDBOX_STATE_RUNNING => MachineState::Running,
+        SandboxState::SANDBOX_STATE_STOPPING => MachineState::Stopping,
+        SandboxState::SANDBOX_STATE_STOPPED => MachineState::Stopped,
+    };
+    Some(Machine {
+        id: sandbox.id.parse().ok()?,
+        state,
+        created_at: reported::time(sandbox.created_at_unix_ms).unwrap_or(DateTime::<Utc>::MAX_UTC),
+        stop_reason: sandbox.stop_reason.clone(),
+    })
+}
+
+fn noted(id: Id<Sandbox>, sandbox: &proto::Sandbox) -> Activity {
+    Activity {
+        id,
+        last_active_at: reported::time(sandbox.last_active_at_unix_ms),
+        expires_at: reported::time(sandbox.expires_at_unix_ms),
+    }
+}

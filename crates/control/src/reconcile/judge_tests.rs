@@ -1,0 +1,266 @@
+//! The table of [`super`], row by row, and properties over random observations.
+
+use super::*;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const NOW: i64 = 1_700_000_000;
+
+fn at(seconds_ago: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(NOW - seconds_ago, 0).unwrap()
+}
+
+fn now() -> DateTime<Utc> {
+    at(0)
+}
+
+fn policy() -> Policy {
+    Policy {
+        operation_deadline: Duration::from_secs(60),
+        orphan_grace: Duration::from_secs(30),
+        mass_limit: 3,
+    }
+}
+
+fn id(n: u128) -> Id<Sandbox> {
+    Id::from_uuid(Uuid::from_u128(n))
+}
+
+fn row(n: u128, status: SandboxStatus, seconds_ago: i64) -> Row {
+    Row { id: id(n), status, generation: 7, since: at(seconds_ago) }
+}
+
+fn machine(n: u128, state: MachineState, seconds_ago: i64) -> Machine {
+    Machine { id: id(n), state, created_at: at(seconds_ago), stop_reason: String::new() }
+}
+
+fn one(row: Row, machine: Option<Machine>) -> Vec<Action> {
+    let seen =
+        Observation { rows: vec![row], machines: machine.into_iter().collect(), ..Observation::default() };
+    judge(&seen, now(), &policy()).actions
+}
+
+const STATES: [MachineState; 4] =
+    [MachineState::Starting, MachineState::Running, MachineState::Stopping, MachineState::Stopped];
+
+fn every_report() -> impl Iterator<Item = Option<Machine>> {
+    std::iter::once(None).chain(STATES.into_iter().map(|state| Some(machine(1, state, 100))))
+}
+
+#[test]
+fn work_in_progress_is_left_to_whoever_is_at_it_until_its_deadline() {
+    for status in [Pending, Starting, Stopping] {
+        for report in every_report() {
+            assert_eq!(one(row(1, status, 59), report.clone()), [], "{status} {report:?}");
+        }
+    }
+}
+
+#[test]
+fn overdue_work_is_ended_on_both_sides() {
+    for report in every_report() {
+        for (status, to) in [(Pending, End::Error), (Starting, End::Error), (Stopping, End::Stopped)] {
+            let actions = one(row(1, status, 60), report.clone());
+            let [Action::End { generation: 7, to: got, machine: OnHost::Perhaps, .. }] = actions.as_slice()
+            else {
+                panic!("{status} {report:?}: {actions:?}");
+            };
+            assert_eq!(*got, to, "{status}");
+        }
+    }
+}
+
+#[test]
+fn a_running_row_follows_its_machine() {
+    assert_eq!(
+        one(row(1, Running, 5), Some(machine(1, MachineState::Running, 5))),
+        [Action::NoteUse { id: id(1) }]
+    );
+    for state in [MachineState::Starting, MachineState::Stopping] {
+        assert_eq!(one(row(1, Running, 5), Some(machine(1, state, 5))), []);
+    }
+    assert!(matches!(
+        one(row(1, Running, 5), None).as_slice(),
+        [Action::End { to: End::Stopped, machine: OnHost::Nothing, .. }]
+    ));
+    let died = Machine { stop_reason: "idle for 300 s".to_owned(), ..machine(1, MachineState::Stopped, 5) };
+    assert!(matches!(
+        one(row(1, Running, 5), Some(died)).as_slice(),
+        [Action::End { to: End::Stopped, machine: OnHost::Perhaps, reason, .. }] if reason == "idle for 300 s"
+    ));
+}
+
+#[test]
+fn a_missing_row_comes_back_or_ends_as_its_host_says() {
+    assert_eq!(
+        one(row(1, Missing, 500), Some(machine(1, MachineState::Running, 900))),
+        [Action::Restore { id: id(1), generation: 7 }]
+    );
+    assert!(matches!(one(row(1, Missing, 500), None).as_slice(), [Action::End { to: End::Stopped, .. }]));
+}
+
+#[test]
+fn what_hosts_do_not_report_yet_is_left_alone() {
+    for status in [Paused, Pausing, Resuming, Snapshotting] {
+        for report in every_report() {
+            assert_eq!(one(row(1, status, 1_000_000), report), [], "{status}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_without_a_living_row_goes_at_once_when_its_row_ended_and_past_the_grace_when_none_is_known() {
+    let of = |other: Option<SandboxStatus>, age| {
+        let seen = Observation {
+            machines: vec![machine(1, MachineState::Running, age)],
+            other_rows: other.map(|status| (id(1), status)).into_iter().collect(),
+            ..Observation::default()
+        };
+        judge(&seen, now(), &policy()).actions
+    };
+    assert_eq!(of(Some(Stopped), 0), [Action::Destroy { id: id(1) }]);
+    assert_eq!(of(Some(Error), 0), [Action::Destroy { id: id(1) }]);
+    assert_eq!(of(None, 29), []);
+    assert_eq!(of(None, 30), [Action::Destroy { id: id(1) }]);
+    // Made between the reading of the rows and the listing.
+    for status in [Starting, Running, Stopping, Paused] {
+        assert_eq!(of(Some(status), 1000), [], "{status}");
+    }
+    // A host whose clock is ahead says "made in the future": that is young.
+    assert_eq!(of(None, -300), []);
+}
+
+#[test]
+fn a_mass_loss_is_believed_at_the_second_telling() {
+    let rows: Vec<Row> = (1..=10).map(|n| row(n, Running, 5)).collect();
+    let first = judge(&Observation { rows: rows.clone(), ..Observation::default() }, now(), &policy());
+    assert_eq!((first.actions.len(), first.absent.len(), first.spared), (0, 10, 10));
+    let second = Observation { rows, absent_before: first.absent, ..Observation::default() };
+    let second = judge(&second, now(), &policy());
+    assert_eq!((second.actions.len(), second.spared), (10, 0));
+}
+
+#[test]
+fn unknown_machines_go_a_few_at_a_time() {
+    let machines: Vec<Machine> = (1..=10).map(|n| machine(n, MachineState::Running, 1000)).collect();
+    let verdict = judge(&Observation { machines, ..Observation::default() }, now(), &policy());
+    assert_eq!((verdict.actions.len(), verdict.spared), (3, 7));
+}
+
+fn any_status() -> impl Strategy<Value = SandboxStatus> {
+    proptest::sample::select(SandboxStatus::ALL.to_vec())
+}
+
+fn any_observation() -> impl Strategy<Value = Observation> {
+    let living = any_status().prop_filter("living", |status| !status.is_end());
+    let rows = proptest::collection::btree_map(0u128..30, (living, 0i64..200), 0..15);
+    let machines = proptest::collection::btree_map(0u128..30, (0usize..4, -100i64..200), 0..15);
+    let others = proptest::collection::btree_map(0u128..30, any_status(), 0..15);
+    let absent = proptest::collection::btree_set(0u128..30, 0..15);
+    (rows, machines, others, absent).prop_map(|(rows, machines, others, absent)| Observation {
+        other_rows: others
+            .into_iter()
+            .filter(|(n, _)| !rows.contains_key(n))
+            .map(|(n, status)| (id(n), status))
+            .collect(),
+        rows: rows.into_iter().map(|(n, (status, age))| row(n, status, age)).collect(),
+        machines: machines.into_iter().map(|(n, (state, age))| machine(n, STATES[state], age)).collect(),
+        absent_before: absent.into_iter().map(id).collect(),
+    })
+}
+
+fn subject(action: &Action) -> Id<Sandbox> {
+    match action {
+        Action::End { id, .. }
+        | Action::Restore { id, .. }
+        | Action::NoteUse { id }
+        | Action::Destroy { id } => *id,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_sandbox_gets_at_most_one_action_and_only_if_it_was_seen(seen in any_observation()) {
+        let verdict = judge(&seen, now(), &policy());
+        let mut subjects: Vec<_> = verdict.actions.iter().map(subject).collect();
+        let count = subjects.len();
+        subjects.sort();
+        subjects.dedup();
+        prop_assert_eq!(subjects.len(), count);
+        for id in subjects {
+            let known = seen.rows.iter().any(|row| row.id == id) || seen.machines.iter().any(|m| m.id == id);
+            prop_assert!(known);
+        }
+    }
+
+    #[test]
+    fn a_machine_whose_row_lives_and_wants_it_is_never_destroyed(seen in any_observation()) {
+        let verdict = judge(&seen, now(), &policy());
+        for action in &verdict.actions {
+            let id = subject(action);
+            let row = seen.rows.iter().find(|row| row.id == id);
+            let runs = seen.machines.iter().any(|m| m.id == id && m.state == MachineState::Running);
+            match action {
+                Action::Destroy { .. } => {
+                    prop_assert!(row.is_none());
+                    prop_assert!(seen.other_rows.get(&id).is_none_or(|status| status.is_end()));
+                }
+                Action::End { .. } => {
+                    let status = row.unwrap().status;
+                    prop_assert!(!(runs && matches!(status, Running | Missing | Paused)), "{:?}", status);
+                }
+                Action::Restore { .. } | Action::NoteUse { .. } => prop_assert!(runs),
+            }
+        }
+    }
+
+    #[test]
+    fn every_end_is_one_that_the_transition_table_allows(seen in any_observation()) {
+        for action in judge(&seen, now(), &policy()).actions {
+            let Action::End { id, to, .. } = action else { continue };
+            let status = seen.rows.iter().find(|row| row.id == id).unwrap().status;
+            let target = match to { End::Stopped => Stopped, End::Error => Error };
+            prop_assert!(status.targets().contains(&target), "{status} -> {target}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_without_confirmation_is_bounded(seen in any_observation()) {
+        let verdict = judge(&seen, now(), &policy());
+        let unconfirmed = verdict.actions.iter().filter(|action| match action {
+            Action::End { id, machine: OnHost::Nothing, .. } => !seen.absent_before.contains(id),
+            Action::Destroy { id } => !seen.other_rows.contains_key(id),
+            _ => false,
+        });
+        prop_assert!(unconfirmed.count() <= 2 * policy().mass_limit);
+    }
+
+    #[test]
+    fn repeating_the_verdict_converges(seen in any_observation()) {
+        // Carry the verdict out as a perfect world would, and judge again: nothing is left to end or destroy at once, but
+        // what was spared.
+        let verdict = judge(&seen, now(), &policy());
+        let mut after = seen.clone();
+        after.absent_before = verdict.absent.clone();
+        for action in &verdict.actions {
+            let id = subject(action);
+            match action {
+                Action::End { to, .. } => {
+                    after.rows.retain(|row| row.id != id);
+                    after.machines.retain(|machine| machine.id != id);
+                    after.other_rows.insert(id, match to { End::Stopped => Stopped, End::Error => Error });
+                }
+                Action::Destroy { .. } => after.machines.retain(|machine| machine.id != id),
+                Action::Restore { .. } => {
+                    for row in &mut after.rows {
+                        if row.id == id { row.status = Running; }
+                    }
+                }
+                Action::NoteUse { .. } => {}
+            }
+        }
+        let again = judge(&after, now(), &policy());
+        let fresh = again.actions.iter().filter(|action| !matches!(action, Action::NoteUse { .. })).count();
+        prop_assert!(fresh <= verdict.spared, "{fresh} > {}", verdict.spared);
+    }
+}

@@ -1,0 +1,105 @@
+//! `POST /files`: files as parts of a form, or one file as the whole body.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, FromRequest, Multipart, Query, Request, State};
+use futures::{Stream, TryStreamExt};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use serde::Serialize;
+
+use super::FilesQuery;
+use super::place;
+use super::signature::Operation;
+use super::write::{self, WriteError};
+use crate::auth::Credential;
+use crate::caller::Caller;
+use crate::error::ApiError;
+use crate::server::Agent;
+
+/// The name of the parts that are files.
+const FILE_PART: &str = "file";
+
+/// A file that was written. E2B's clients compare the whole object: no other keys.
+#[derive(Serialize)]
+pub(super) struct Written {
+    name: String,
+    path: String,
+    r#type: &'static str,
+}
+
+/// Handles the route.
+pub(super) async fn handle(
+    State(agent): State<Arc<Agent>>,
+    Extension(credential): Extension<Credential>,
+    Query(query): Query<FilesQuery>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Json<Vec<Written>>, ApiError> {
+    let caller = place::admit(&query, Operation::Write, credential, &headers, &agent.state.current())?;
+    let path = query.path.as_deref().filter(|path| !path.is_empty());
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let written = match content_type.split(';').next().unwrap_or_default().trim() {
+        "multipart/form-data" => form(&caller, path, request).await?,
+        "application/octet-stream" => {
+            let path = path.ok_or_else(|| ApiError::bad_request("path is required"))?;
+            vec![store(&caller, path, request.into_body().into_data_stream()).await?]
+        }
+        other => return Err(ApiError::bad_request(format!("content type '{other}' is not supported"))),
+    };
+    Ok(Json(written))
+}
+
+async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<Vec<Written>, ApiError> {
+    let bad = |error: String| ApiError::bad_request(format!("invalid form: {error}"));
+    let mut form = Multipart::from_request(request, &()).await.map_err(|error| bad(error.body_text()))?;
+    let mut written = Vec::new();
+    while let Some(part) = form.next_field().await.map_err(|error| bad(error.body_text()))? {
+        if part.name() != Some(FILE_PART) {
+            continue;
+        }
+        let named = part.file_name().filter(|name| !name.is_empty()).map(str::to_owned);
+        let path = path.map(str::to_owned).or(named);
+        let path =
+            path.ok_or_else(|| ApiError::bad_request("a part has no file name, and there is no path"))?;
+        written.push(store(caller, &path, part).await?);
+    }
+    if written.is_empty() {
+        return Err(ApiError::bad_request("no part is named 'file'"));
+    }
+    Ok(written)
+}
+
+async fn store<S, E>(caller: &Caller, path: &str, content: S) -> Result<Written, ApiError>
+where
+    S: Stream<Item = Result<bytes::Bytes, E>> + Send,
+    E: Into<axum::BoxError>,
+{
+    let target = caller.resolve(path)?;
+    write::file(&target, &caller.user, content.map_err(Into::into)).await?;
+    Ok(Written { name: name(&target), path: target.to_string_lossy().into_owned(), r#type: "file" })
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        let message = error.to_string();
+        match error {
+            WriteError::IsFolder(_)
+            | WriteError::NotAFolder(_)
+            | WriteError::Invalid { .. }
+            | WriteError::Body(_) => Self::bad_request(message),
+            WriteError::NoSpace => Self::new(http::StatusCode::INSUFFICIENT_STORAGE, message),
+            WriteError::Refused(_) => Self::new(http::StatusCode::FORBIDDEN, message),
+            WriteError::Failed { .. } => {
+                tracing::warn!(error = message, "cannot write a file");
+                Self::internal(message)
+            }
+        }
+    }
+}

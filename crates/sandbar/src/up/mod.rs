@@ -1,0 +1,290 @@
+//! `sandbar up`: the whole platform on one machine, from nothing.
+//!
+//! ```text
+//!   lock, listen -> PostgreSQL -> migrations, keys -> kernel, base image -> first admin -> API
+//!        -> host agent (another process), heard of -> template `base` -> ready
+//! ```
+//!
+//! No path exists only for `up`: the host registers by a one-time token as every host does, and whatever a step makes, the next
+//! start finds. So a start may be cut at any point, and begun again.
+
+mod agent;
+mod detach;
+mod first_admin;
+mod local_host;
+pub(crate) mod lock;
+mod platform;
+mod prepare;
+mod progress;
+mod summary;
+mod supervise;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sandbar_control::Control;
+use sandbar_control::secrets::MasterKey;
+use sandbar_postgres::{DATABASE, Durability, Options, Server};
+use tokio::net::TcpListener;
+use tracing::{error, warn};
+
+use crate::data_dir::{self, DataDir};
+use crate::first_run::FirstRunFile;
+use crate::host_agent::StoreArgs;
+use crate::shutdown::{EndSignal, Signals};
+use agent::AgentOptions;
+use local_host::LocalHost;
+use lock::{Holder, Stage, Taken, UpLock};
+use platform::{Platform, RunningControl};
+use progress::{Progress, say};
+
+/// Gives the master key, in place of the file in the data folder.
+const MASTER_KEY_VARIABLE: &str = "SANDBAR_MASTER_KEY";
+
+/// Run the whole platform on this machine
+///
+/// Starts a private PostgreSQL (unless DATABASE_URL is set), the control plane with its API, and this machine's host agent; makes the
+/// base image at the first start; then prints where to go. Everything is kept in the data folder, and a later start takes seconds.
+///
+/// Ctrl-C or `sandbar down` stops it. Sandboxes that run go on running, and the next `up` takes them up again. A second Ctrl-C exits at
+/// once. The secrets that the database holds are sealed with a key in the data folder, or with that in SANDBAR_MASTER_KEY.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Folder for everything that the platform keeps
+    #[arg(long, env = "SANDBAR_DATA_DIR", value_name = "FOLDER", default_value = data_dir::DEFAULT)]
+    data_dir: PathBuf,
+
+    /// Address of the API. It speaks plain HTTP: put a proxy with TLS before it when others are to reach it
+    #[arg(long, env = "SANDBAR_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+
+    /// Address for Prometheus's /metrics [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+
+    /// PostgreSQL to use, in place of a private one
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+
+    /// Addresses for the links between this machine and its sandboxes; nothing else here may use them
+    #[arg(long, value_name = "CIDR", default_value = crate::host_agent::DEFAULT_NETWORK)]
+    network: ipnet::Ipv4Net,
+
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// E-mail address of the first admin, at the first start
+    #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
+    admin_email: String,
+
+    /// Return once the platform is ready, and leave it running in the background
+    #[arg(long, short)]
+    detach: bool,
+
+    /// This process is the background part of a start with --detach
+    #[arg(long, hide = true)]
+    detached_child: bool,
+}
+
+/// Where the platform's parts meet.
+struct Start<'a> {
+    args: &'a UpArgs,
+    data: &'a DataDir,
+    url: &'a str,
+    progress: Progress,
+}
+
+impl UpArgs {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        if !rustix::process::geteuid().is_root() {
+            bail!(
+                "`sandbar up` must run as root: it makes network namespaces, mounts and virtual machines (try sudo)"
+            );
+        }
+        let data = DataDir::create(&self.data_dir)?;
+        if self.detach && !self.detached_child && lock::holder(&data.lock())?.is_none() {
+            return detach::detach(&data).await;
+        }
+        let url = format!("http://{}", reachable(self.listen));
+        let mut lock = match UpLock::take(&data.lock(), &url)? {
+            Taken::Ours(lock) => lock,
+            Taken::Anothers(holder) => return already_runs(&data, holder.as_ref()),
+        };
+        let mut signals = Signals::listen()?;
+        let mut platform = Platform::default();
+        let start = Start { args: &self, data: &data, url: &url, progress: Progress::detect() };
+        let started = tokio::select! {
+            started = start.run(&mut platform) => started,
+            signal = signals.next() => {
+                say("  stopping; the next `sandbar up` goes on from here");
+                return stop(platform, &mut signals, signal.exit_code()).await;
+            }
+        };
+        let known = match started {
+            Ok(known) => known,
+            Err(error) => {
+                eprintln!("sandbar: {error:#}");
+                return stop(platform, &mut signals, 1).await;
+            }
+        };
+        lock.set_ready()?;
+        summary::print(&data, &url, known.as_ref());
+        if self.detached_child {
+            detach::let_go_of_output(&data)?;
+        }
+        let code = match start.keep_running(&mut platform, &mut signals).await {
+            Ok(_asked) => 0,
+            Err(error) => {
+                error!("the platform cannot go on: {error:#}");
+                1
+            }
+        };
+        stop(platform, &mut signals, code).await
+    }
+}
+
+/// Stops in order; a second signal ends the process at once, and leaves to the next start what has not stopped.
+async fn stop(platform: Platform, signals: &mut Signals, code: u8) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        stopped = platform.stop() => stopped.map(|()| ExitCode::from(code)),
+        signal = signals.next() => {
+            warn!("asked a second time: ending at once");
+            std::process::exit(signal.exit_code().into())
+        }
+    }
+}
+
+fn already_runs(data: &DataDir, holder: Option<&Holder>) -> anyhow::Result<ExitCode> {
+    match holder {
+        Some(Holder { url, stage: Stage::Ready, .. }) => {
+            summary::print(data, url, FirstRunFile::read(&data.first_run())?.as_ref());
+        }
+        Some(Holder { pid, url, stage: Stage::Starting }) => {
+            say(format_args!("Another `sandbar up` (process {pid}) is starting the platform at {url}."));
+        }
+        None => say("Another `sandbar up` is starting the platform."),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Start<'_> {
+    /// All steps. What is started is in `platform`, whatever happens to this future.
+    async fn run(&self, platform: &mut Platform) -> anyhow::Result<Option<FirstRunFile>> {
+        let Self { args, data, url, progress } = *self;
+        // First, since it fails at once where the port is taken.
+        let listener = bind(args.listen).await?;
+
+        let database_url = match &args.database_url {
+            Some(url) => url.clone(),
+            None => {
+                let options = self.postgres_options();
+                let starting = Server::start(&options);
+                let server = progress.step("starting PostgreSQL", starting).await?;
+                platform.postgres.insert(server).url(DATABASE)
+            }
+        };
+        let control = progress.step("opening the database", self.control(&database_url)).await?;
+        prepare::run(&mut platform.preparation, progress, data.host(), args.store.options()).await?;
+        let known = first_admin::ensure(data, &control, url, &args.admin_email).await?;
+
+        let running = platform.control.insert(RunningControl::start(control.clone()));
+        running.serve(listener, sandbar_api::router(control.clone(), &sandbar_api::Config::default()));
+        if let Some(address) = args.metrics_listen {
+            let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
+            running.serve(bind(address).await?, sandbar_api::internal_router(figures));
+        }
+
+        agent::end_leftover(data).await?;
+        let host = LocalHost::ensure(data, &control).await?;
+        let mut heard = control.heard_hosts();
+        let options = AgentOptions {
+            control_url: url.to_owned(),
+            network: args.network.to_string(),
+            store: args.store.clone(),
+        };
+        let agent = platform.agent.insert(agent::start(data, &control, host, options));
+        let log = data.log("host-agent");
+        let answering = agent::await_heard(agent, &mut heard, host.host_id, &log);
+        progress.step("starting the host agent", answering).await?;
+
+        let template = control.ensure_base_template(host.host_id);
+        let text = "booting the base image and keeping it as the template `base`";
+        progress
+            .step(text, template)
+            .await
+            .map_err(|error| anyhow::Error::from(error).context(format!("see {}", log.display())))?;
+        Ok(known)
+    }
+
+    /// Until a signal asks for the end. A database that dies is started again; the host agent has a supervisor of its own.
+    async fn keep_running(
+        &self,
+        platform: &mut Platform,
+        signals: &mut Signals,
+    ) -> anyhow::Result<EndSignal> {
+        loop {
+            let Some(server) = &mut platform.postgres else { return Ok(signals.next().await) };
+            tokio::select! {
+                signal = signals.next() => return Ok(signal),
+                ended = server.ended() => ended.context("cannot watch PostgreSQL")?,
+            }
+            warn!("PostgreSQL ended by itself: starting it again");
+            platform.postgres = None;
+            platform.postgres = Some(Server::start(&self.postgres_options()).await?);
+        }
+    }
+
+    fn postgres_options(&self) -> Options {
+        let folder = Options::in_folder(&self.data.postgres(), Durability::On);
+        Options { log_file: self.data.log("postgres"), ..folder }
+    }
+
+    /// The control plane on a migrated database.
+    async fn control(&self, database_url: &str) -> anyhow::Result<Control> {
+        let store =
+            sandbar_store::Store::connect(database_url).await.context("cannot connect to PostgreSQL")?;
+        store.migrate().await?;
+        let master_key = match std::env::var(MASTER_KEY_VARIABLE) {
+            Ok(text) => MasterKey::from_hex(&text).context(MASTER_KEY_VARIABLE)?,
+            Err(_) => MasterKey::load_or_create(&self.data.master_key())?,
+        };
+        Ok(Control::start(store, &master_key, sandbar_control::Config::default()).await?)
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: if another program does, choose another --listen")
+    })
+}
+
+/// The address by which this machine reaches a listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_reached_on_the_own_one() {
+        for (listen, reached) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("0.0.0.0:8080", "127.0.0.1:8080"),
+            ("[::]:8080", "[::1]:8080"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), reached);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What to tell once the platform is ready: where it is, who may sign in, what to type first.
+
+use std::path::Path;
+
+use secrecy::ExposeSecret as _;
+
+use super::progress::say;
+use crate::data_dir::{self, DataDir};
+use crate::first_run::FirstRunFile;
+
+/// Prints it. `known` is `None` on a machine that does not have the first user's credentials.
+pub(super) fn print(data: &DataDir, url: &str, known: Option<&FirstRunFile>) {
+    say(text(data, url, known, &program()));
+}
+
+fn text(data: &DataDir, url: &str, known: Option<&FirstRunFile>, program: &str) -> String {
+    let mut text = format!("\nSandbar is ready.\n\n  API         {url}\n  Reference   {url}/docs\n");
+    let folder = match data.path() == Path::new(data_dir::DEFAULT) {
+        true => String::new(),
+        false => format!(" --data-dir {}", quoted(&data.path().display().to_string())),
+    };
+    match known {
+        Some(FirstRunFile { email, password, api_key, .. }) => {
+            let (password, api_key) = (password.expose_secret(), api_key.expose_secret());
+            text.push_str(&format!("  Sign-in     {email}  {password}\n  API key     {api_key}\n"));
+            text.push_str(&format!("  (kept in {})\n", data.first_run().display()));
+            text.push_str(&format!(
+                "\nTry:\n  {program} run{folder} -- python3 -c 'print(6 * 7)'\n  \
+                 curl -s -X POST {url}/v1/sandboxes -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' -d '{{}}'\n  \
+                 {program} sandbox list{folder}\n"
+            ));
+        }
+        None => text.push_str(&format!(
+            "\nTry, with a key of yours:\n  export SANDBAR_URL={url} SANDBAR_API_KEY=...\n  \
+             {program} run -- python3 -c 'print(6 * 7)'\n"
+        )),
+    }
+    text.push_str(&format!("\nStop it with:\n  {program} down{folder}"));
+    text
+}
+
+/// How the reader can call this program again.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else { return "sandbar".to_owned() };
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        let mut candidates = std::env::split_paths(&path).map(|folder| folder.join("sandbar"));
+        candidates
+            .find(|candidate| candidate.exists())
+            .is_some_and(|first| first.canonicalize().ok() == Some(own.clone()))
+    });
+    if found { "sandbar".to_owned() } else { quoted(&own.display().to_string()) }
+}
+
+/// As one word of a shell's.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_copied_whatever_the_folders_name() {
+        let file = FirstRunFile {
+            url: "http://127.0.0.1:8080".into(),
+            email: "admin@sandbar.local".into(),
+            password: "secret".into(),
+            api_key: "e2b_0".into(),
+        };
+        let usual = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, Some(&file), "sandbar");
+        assert!(usual.contains("\n  sandbar run -- python3 -c 'print(6 * 7)'\n"), "{usual}");
+        for told in ["http://127.0.0.1:8080/docs", "admin@sandbar.local", "secret", "X-API-Key: e2b_0"] {
+            assert!(usual.contains(told), "{told}: {usual}");
+        }
+        let unusual = text(&DataDir::at(Path::new("/tmp/it's here")), &file.url, Some(&file), "sandbar");
+        assert!(unusual.contains(r"sandbar down --data-dir '/tmp/it'\''s here'"), "{unusual}");
+        let unknown = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, None, "sandbar");
+        assert!(unknown.contains("SANDBAR_API_KEY") && !unknown.contains("Sign-in"), "{unknown}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Hosts, their tokens and their heartbeats in a real database.
+
+use std::time::Duration;
+
+use crate::support::{REGISTRATION, World};
+use futures::future::join_all;
+use sandbar_store::locks::Lock;
+use sandbar_types::Id;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_registration_token_is_used_once_even_when_shown_ten_times_at_once() {
+    let world = World::new().await;
+    let expires = world.store.now().await.unwrap() + Duration::from_secs(60);
+    let mut tx = world.store.begin().await.unwrap();
+    tx.host_token_insert(Id::new(), world.host, &[1; 32], expires).await.unwrap();
+    tx.commit().await.unwrap();
+    let use_it = async || {
+        let mut tx = world.store.begin().await.unwrap();
+        let host = tx.host_token_use(&[1; 32]).await.unwrap();
+        tx.commit().await.unwrap();
+        host
+    };
+    let hosts = join_all((0..10).map(|_| use_it())).await;
+    assert_eq!(hosts.iter().flatten().collect::<Vec<_>>(), [&world.host]);
+}
+
+#[tokio::test]
+async fn expired_unknown_and_taken_back_tokens() {
+    let world = World::new().await;
+    let now = world.store.now().await.unwrap();
+    let mut tx = world.store.begin().await.unwrap();
+    tx.host_token_insert(Id::new(), world.host, &[1; 32], now - Duration::from_secs(1)).await.unwrap();
+    tx.host_token_insert(Id::new(), world.host, &[2; 32], now + Duration::from_secs(60)).await.unwrap();
+    assert_eq!(tx.host_token_use(&[1; 32]).await.unwrap(), None);
+    assert_eq!(tx.host_token_use(&[3; 32]).await.unwrap(), None);
+    tx.commit().await.unwrap();
+    // A registration that fails after its token was used gives the token back.
+    let mut tx = world.store.begin().await.unwrap();
+    assert_eq!(tx.host_token_use(&[2; 32]).await.unwrap(), Some(world.host));
+    drop(tx);
+    let mut tx = world.store.begin().await.unwrap();
+    assert_eq!(tx.host_token_use(&[2; 32]).await.unwrap(), Some(world.host));
+}
+
+#[tokio::test]
+async fn a_new_registration_begins_a_new_epoch() {
+    let world = World::new().await;
+    let before = world.store.host_find(world.host).await.unwrap().unwrap();
+    let mut tx = world.store.begin().await.unwrap();
+    let after = tx.host_register(world.host, &REGISTRATION).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(after.credential_epoch, before.credential_epoch + 1);
+    assert_eq!(after.status, "online", "a host that is there stays there");
+}
+
+#[tokio::test]
+async fn silence_makes_unreachable_and_a_heartbeat_undoes_it() {
+    let world = World::new().await;
+    let later = world.store.now().await.unwrap() + Duration::from_secs(1);
+    assert_eq!(world.store.hosts_silent_since(later).await.unwrap(), [world.host]);
+    let mut tx = world.store.begin().await.unwrap();
+    assert!(tx.host_lost(world.host, later).await.unwrap());
+    assert!(!tx.host_lost(world.host, later).await.unwrap(), "once");
+    tx.commit().await.unwrap();
+    assert_eq!(world.store.hosts_online().await.unwrap(), 0);
+    let mut tx = world.store.begin().await.unwrap();
+    let beat = tx.host_beat(world.host, 9, &json!({ "sandboxes": 1 })).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((beat.was.as_str(), beat.is.as_str()), ("unreachable", "online"));
+    assert_eq!(world.store.hosts_online().await.unwrap(), 1);
+    // It spoke after the look that found it silent.
+    let earlier = later - Duration::from_secs(60);
+    let mut tx = world.store.begin().await.unwrap();
+    assert!(!tx.host_lost(world.host, earlier).await.unwrap());
+    assert_eq!(tx.host_beat(Id::new(), 1, &json!({})).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_change_of_status_is_told_to_listeners_once_it_is_committed() {
+    let world = World::new().await;
+    let mut events = world.store.host_events().await.unwrap();
+    let later = world.store.now().await.unwrap() + Duration::from_secs(1);
+    let mut undone = world.store.begin().await.unwrap();
+    undone.host_lost(world.host, later).await.unwrap();
+    drop(undone);
+    let mut tx = world.store.begin().await.unwrap();
+    // Nothing but the time changes: nobody is woken.
+    tx.host_beat(world.host, 2, &json!({})).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = world.store.begin().await.unwrap();
+    tx.host_lost(world.host, later + Duration::from_secs(60)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(events.next().await.unwrap(), Some(world.host));
+    assert_eq!(world.store.host_find(world.host).await.unwrap().unwrap().status, "unreachable");
+}
+
+#[tokio::test]
+async fn a_lock_has_one_holder_and_ends_with_it() {
+    let world = World::new().await;
+    let other = sandbar_store::Store::connect(&world.database.url()).await.unwrap();
+    let lock = Lock::Reconcile(world.host);
+    let held = world.store.try_lock(lock).await.unwrap();
+    assert!(held.is_some());
+    assert!(other.try_lock(lock).await.unwrap().is_none());
+    assert!(other.try_lock(Lock::Reconcile(Id::new())).await.unwrap().is_some());
+    assert!(other.try_lock(Lock::Monitor).await.unwrap().is_some());
+    drop(held);
+    // The rollback that gives it back is sent when the connection is next used: asking through the same pool orders the two.
+    assert!(world.store.try_lock(lock).await.unwrap().is_some());
+}
