@@ -24,8 +24,8 @@ pub const NETWORK: &str = "10.214.0.0/16";
 const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
 /// A stop writes a checkpoint of the database; sandboxes run on.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
-/// The text after which `up` has nothing left to do: it opens the summary's commands to copy.
-const READY_TEXT: &str = "sandbar run";
+/// The end of the summary that `up` prints when it has nothing left to do.
+const READY_TEXT: &str = "Stop it with:";
 /// Bytes of a log that a failure shows.
 const LOG_TAIL: u64 = 8 << 10;
 

@@ -4,11 +4,12 @@
 //! - `auth.rs`, `extract.rs`: credentials and inputs; `error.rs`: the one place where a failure becomes an answer.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers).
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
-//! - `serve.rs`: the listener, with the time limits that a public port needs.
+//! - `serve.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
 
 mod auth;
 mod error;
 mod extract;
+mod first_bytes;
 mod health;
 mod openapi;
 mod page;

@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::first_bytes::FirstBytes;
+
 /// How long a client may take to send the head of a request. Also how long an idle connection is kept.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How often a silent HTTP/2 connection is asked whether it still lives, and how long it may take to answer.
@@ -47,6 +49,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         };
         // Small answers must not wait for one another; a socket that refuses is served all the same.
         let _ = stream.set_nodelay(true);
+        let stream = FirstBytes::within(HEADER_LIMIT, stream);
         let service = router
             .clone()
             .map_request(|request: Request<Incoming>| request.map(axum::body::Body::new))
@@ -108,7 +111,7 @@ mod tests {
             .route("/", post(async |JsonBody(_): JsonBody<serde_json::Value>| ()))
             .layer(axum::middleware::from_fn(crate::request::surround));
         let (address, _server) = started(router, &CancellationToken::new(), Duration::ZERO).await;
-        for silence in ["", "POST / HTTP/1.1\r\nHost: x\r\n"] {
+        for silence in ["", "P", "POST / HTTP/1.1\r\nHost: x\r\n"] {
             let answer = exchange(address, silence).await;
             assert!(!answer.contains("200 OK"), "{answer}");
         }

@@ -109,9 +109,7 @@ struct Plan {
 
 /// Handles the route. Who may call it is decided before, in `auth`.
 pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> Response {
-    // The host may send an empty body: then this is only a check that it may call.
-    let request = if body.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&body) };
-    let request = match request {
+    let request = match read(&body) {
         Ok(request) => request,
         Err(error) => return ApiError::bad_request(format!("invalid body: {error}")).into_response(),
     };
@@ -132,6 +130,16 @@ pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> 
         }
         Err(_) => ApiError::internal("init panicked").into_response(),
     }
+}
+
+/// An object, or nothing at all: then the call only checks that the host may make it.
+fn read(body: &[u8]) -> serde_json::Result<InitRequest> {
+    if body.is_empty() {
+        return Ok(InitRequest::default());
+    }
+    // By way of a map: serde would also take an array for the fields in their order.
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+    serde_json::from_value(fields.into())
 }
 
 /// Makes the steps in order and stops at the first that fails.

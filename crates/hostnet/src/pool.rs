@@ -266,12 +266,16 @@ impl Shared {
         }
         let network = self.config.network;
         let slots = plan::capacity(network);
-        let Some(index) = state.unused(slots) else {
-            return Some(Err(NetError::Exhausted { network, slots }));
-        };
-        state.busy.insert(index);
-        state.building += 1;
-        Some(Ok(index))
+        match state.unused(slots) {
+            Some(index) => {
+                state.busy.insert(index);
+                state.building += 1;
+                Some(Ok(index))
+            }
+            // What is being made may be enough for those who wait, and a pool that cannot be filled harms nobody.
+            None if state.building > 0 || state.waiting == 0 => None,
+            None => Some(Err(NetError::Exhausted { network, slots })),
+        }
     }
 
     fn built(&self, index: SlotIndex) {

@@ -33,11 +33,18 @@ impl Lock {
     }
 }
 
-/// Holds a lock until it is dropped.
+/// A lock that is held.
 #[derive(Debug)]
 #[must_use = "dropping it gives the lock back"]
 pub struct Held {
-    _transaction: Tx,
+    transaction: Tx,
+}
+
+impl Held {
+    /// Gives the lock back, at once. Dropping does so too, but a moment later: when the connection is cleaned for its next use.
+    pub async fn release(self) -> Result<(), StoreError> {
+        self.transaction.commit().await
+    }
 }
 
 impl Store {
@@ -48,6 +55,6 @@ impl Store {
         let got = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1, $2) AS "got!""#, kind, which)
             .fetch_one(transaction.connection())
             .await?;
-        Ok(got.then_some(Held { _transaction: transaction }))
+        Ok(got.then_some(Held { transaction }))
     }
 }

@@ -73,7 +73,17 @@ impl Control {
         before: Option<&ReconcileReport>,
     ) -> Result<ReconcileReport, ReconcileError> {
         let lock = self.store().try_lock(Lock::Reconcile(id)).await?;
-        let Some(_lock) = lock else { return Err(ReconcileError::Busy { id }) };
+        let Some(lock) = lock else { return Err(ReconcileError::Busy { id }) };
+        let report = self.reconcile_locked(id, before).await;
+        lock.release().await?;
+        report
+    }
+
+    async fn reconcile_locked(
+        &self,
+        id: Id<Host>,
+        before: Option<&ReconcileReport>,
+    ) -> Result<ReconcileReport, ReconcileError> {
         let host = self.store().host_find(id).await?;
         let address = host.and_then(|host| host.address).ok_or(ReconcileError::NotRegistered { id })?;
         let client = self.host_clients().get(id, &address);

@@ -62,7 +62,13 @@ impl Control {
     /// One look at all hosts and rows: those that fell silent become unreachable and their sandboxes missing (if `judge_silence`),
     /// rows that wait for no host are ended, old idempotency keys are forgotten. Does nothing while another replica is at it.
     pub async fn monitor_round(&self, judge_silence: bool) -> Result<(), StoreError> {
-        let Some(_lock) = self.store().try_lock(Lock::Monitor).await? else { return Ok(()) };
+        let Some(lock) = self.store().try_lock(Lock::Monitor).await? else { return Ok(()) };
+        let done = self.monitor_locked(judge_silence).await;
+        lock.release().await?;
+        done
+    }
+
+    async fn monitor_locked(&self, judge_silence: bool) -> Result<(), StoreError> {
         if judge_silence {
             self.mark_silent_hosts().await?;
         }

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     };
     // New files are 0644 and folders 0755, whatever the parent's mask was.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    if let Err(error) = system::keep_descriptors_from_children() {
+        tracing::warn!(%error, "inherited descriptors may leak into processes");
+    }
     if options.system_changes == SystemChanges::Allowed {
         system::outlive_everything();
     }

@@ -202,4 +202,18 @@ mod tests {
             assert!(place(bad).is_err(), "{bad}");
         }
     }
+
+    #[tokio::test]
+    async fn half_a_file_is_never_taken_for_the_whole() {
+        let client = crate::client::tests::client(&crate::client::tests::serve_half_a_file().await);
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("file");
+        std::fs::write(&target, "what was there").unwrap();
+        for to in [target.clone(), folder.path().to_owned()] {
+            let copied = download(&client, Id::new(), "/tmp/file", &Place::Local(to), None).await;
+            assert!(copied.unwrap_err().to_string().contains("/tmp/file"));
+        }
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "what was there");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -1,7 +1,7 @@
 //! `exec/stream`: a command with its input and output, over a WebSocket.
 //!
 //! The WebSocket begins as a request of the same HTTP client as all others, so that certificates, proxies and refusals are
-//! handled in one place.
+//! handled in one place. Closing it is what kills a command.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,6 @@ enum ClientMessage<'a> {
     Start(&'a ExecStart),
     Stdin { data: String, encoding: Encoding },
     CloseStdin,
-    Stop,
 }
 
 #[derive(Deserialize)]
@@ -152,11 +151,6 @@ impl ExecInput {
     /// Ends the command's standard input.
     pub(crate) async fn close_stdin(&mut self) -> Result<(), ClientError> {
         self.send(&ClientMessage::CloseStdin).await
-    }
-
-    /// Kills the command; its end is still told.
-    pub(crate) async fn stop(&mut self) -> Result<(), ClientError> {
-        self.send(&ClientMessage::Stop).await
     }
 
     async fn send(&mut self, message: &ClientMessage<'_>) -> Result<(), ClientError> {

@@ -6,6 +6,8 @@ mod error;
 mod exec;
 mod files;
 mod sandboxes;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::time::Duration;
 

@@ -14,8 +14,8 @@ const NFTABLES: &str = "nftables";
 const RULES: &str = "table ip sandbar_doctor {
     set private { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16 } }
     chain forward { type filter hook forward priority -10; policy drop; ct state established accept; ip daddr @private drop; }
-    chain prerouting { type nat hook prerouting priority -100; iifname \"veth0\" dnat to 172.30.0.2 }
-    chain postrouting { type nat hook postrouting priority 100; oifname \"veth0\" masquerade }
+    chain prerouting { type nat hook prerouting priority -100; iifname \"veth0\" dnat to 172.30.0.2; }
+    chain postrouting { type nat hook postrouting priority 100; oifname \"veth0\" masquerade; }
 }
 ";
 

@@ -77,6 +77,9 @@ pub enum KernelError {
     /// The boot image is of a kind that is not known.
     #[error("the kernel's boot image is of an unknown kind")]
     BadKernel,
+    /// The kernel's boot image, or a module, is damaged.
+    #[error("the compressed kernel or a module of it is damaged")]
+    BadCompression,
     /// The kernel neither has nor is accompanied by a module that guests need.
     #[error("the kernel has no module {module}")]
     NoModule {

@@ -1,5 +1,7 @@
 //! The store against a real PostgreSQL: one program, so that it is linked once.
 
+#![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
+
 mod hosts;
 mod sandboxes;
 mod schema;

@@ -1,13 +1,11 @@
 //! The store against real filesystems: run as root.
 
-mod fixture;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use fixture::{Place, commit_one, fill, in_tmp, options, spec};
+use crate::fixture::{Place, commit_one, fill, in_tmp, options, spec};
 use sandbar_storage::{
     Backing, CloneMethod, Store, StoreError, StoreKind, StoreOptions, TemplateFile, clone_file,
 };

@@ -1,0 +1,11 @@
+//! The control plane against a real PostgreSQL and a simulated host behind real mutual TLS: one program, so that it is linked
+//! once. What HTTP makes of it is tested in `crates/api`.
+
+#![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
+
+mod bootstrap;
+mod create;
+mod hosts;
+mod operations;
+mod reconcile;
+mod support;

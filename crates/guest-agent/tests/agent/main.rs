@@ -1,0 +1,10 @@
+//! The agent as a real process, driven over real HTTP. Run as root: commands switch users, and one test fills a disk.
+
+mod access;
+mod exec;
+mod files;
+mod filesystem;
+mod harness;
+mod input;
+mod output;
+mod restart;
