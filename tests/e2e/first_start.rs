@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use sandbar_tests::{Platform, wait};
+use sandbar_tests::Platform;
 use serde_json::json;
 
 use crate::{Test, tests};
@@ -35,11 +35,12 @@ async fn an_interrupted_first_start_is_taken_up_again(platform: &Platform) -> Re
         return platform.start().await;
     }
     platform.spawn_up()?;
-    wait::until_true("the base image is being made", IMAGE_LIMIT, async || {
-        let processes = footprint.processes()?;
-        Ok(processes.iter().any(|process| process.command.iter().any(|word| word.ends_with("mmdebstrap"))))
-    })
-    .await?;
+    let making = |words: &[String]| words.iter().any(|word| word.ends_with("mmdebstrap"));
+    platform
+        .until_up(IMAGE_LIMIT, "the base image is being made", || {
+            Ok(footprint.processes()?.iter().any(|process| making(&process.command)))
+        })
+        .await?;
     let status = platform.interrupt().await?;
     ensure!(!status.success(), "it says that all went well");
     assert_eq!(footprint.processes()?, [], "processes go on after Ctrl-C");

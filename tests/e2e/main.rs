@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(101),
         Err(error) => {
-            eprintln!("{error:?}");
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -149,7 +149,7 @@ impl Run {
     fn trial(&self, (name, test): Test) -> Trial {
         let (handle, platform) = (self.runtime.handle().clone(), Arc::clone(&self.platform));
         Trial::test(short(name), move || {
-            handle.block_on(test(platform)).map_err(|error| Failed::from(format!("{error:?}")))
+            handle.block_on(test(platform)).map_err(|error| Failed::from(format!("{error:#}")))
         })
     }
 
@@ -165,7 +165,7 @@ impl Run {
                 _ = terminate.recv() => 143,
             };
             if let Err(error) = remove(&platform, keep) {
-                eprintln!("{error:?}");
+                eprintln!("{error:#}");
             }
             std::process::exit(code);
         });
@@ -176,7 +176,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.platform, self.keep) {
-            eprintln!("{error:?}");
+            eprintln!("{error:#}");
         }
     }
 }

@@ -46,7 +46,6 @@ pub struct Up {
     child: Child,
     pid: i32,
     stdout: PathBuf,
-    started: Instant,
 }
 
 impl Platform {
@@ -149,25 +148,41 @@ impl Platform {
             .spawn()
             .context("sandbar does not start")?;
         let pid = child.id().context("no process id")?.cast_signed();
-        let up = Up { child, pid, stdout, started: Instant::now() };
+        let up = Up { child, pid, stdout };
         *self.up.lock().expect("no test panics while it holds this") = Some(up);
         Ok(())
     }
 
     /// Waits until the `up` that was started has said so, and tells how long it took.
     pub async fn wait_ready(&self) -> Result<Duration> {
-        wait::until("sandbar up is ready", FIRST_START_LIMIT, async || {
+        let started = Instant::now();
+        self.until_up(FIRST_START_LIMIT, "it is ready", || Ok(self.up_stdout()?.contains(READY_TEXT)))
+            .await?;
+        Ok(started.elapsed())
+    }
+
+    /// Waits until `look` says yes, for as long as `up` runs.
+    pub async fn until_up(&self, limit: Duration, what: &str, look: impl Fn() -> Result<bool>) -> Result<()> {
+        let ended = wait::until(what, limit, async || {
+            // Looked at first: what it did before it ended, counts.
+            let come_true = look()?;
             let mut guard = self.up.lock().expect("no test panics while it holds this");
             let up = guard.as_mut().context("sandbar up was not started")?;
-            if let Some(status) = up.child.try_wait()? {
+            match up.child.try_wait()? {
+                _ if come_true => Ok(Some(None)),
                 // No use in asking again.
-                return Ok(Some(Err(status)));
+                Some(status) => Ok(Some(Some(status))),
+                None => Ok(None),
             }
-            let said = fs::read_to_string(&up.stdout)?;
-            Ok(said.contains(READY_TEXT).then(|| Ok(up.started.elapsed())))
         })
-        .await?
-        .map_err(|status| anyhow::anyhow!("sandbar up ended: {status}"))
+        .await?;
+        match ended {
+            None => Ok(()),
+            Some(status) => {
+                *self.up.lock().expect("no test panics while it holds this") = None;
+                bail!("sandbar up ended ({status}) before {what}")
+            }
+        }
     }
 
     /// Starts it, unless it runs, and waits until it is ready.

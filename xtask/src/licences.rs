@@ -100,7 +100,7 @@ fn package_faults(rules: &Rules, package: &Package) -> Vec<String> {
     match license.as_deref().map(|text| spdx::Expression::parse_mode(text, spdx::ParseMode::LAX)) {
         None => faults.push(format!("{name} {version} names no licence")),
         Some(Err(error)) => {
-            faults.push(format!("{name} {version}: its licence cannot be understood: {error}"))
+            faults.push(format!("{name} {version}: its licence cannot be understood: {error}"));
         }
         Some(Ok(expression)) => {
             if !expression.evaluate(|requirement| rules.licenses.allow.contains(&requirement.to_string())) {

@@ -47,11 +47,12 @@ fn host_and_guest_reach_each_other_under_the_agreed_addresses() {
             "the host is not the guest's gateway"
         );
 
-        let pushed = tokio::task::spawn_blocking(move || {
-            inside(&guest.namespace(), || std::net::TcpStream::connect((GATEWAY_IP, READY_PORT)).map(drop))
-        });
-        let (_, peer) =
-            tokio::time::timeout(Duration::from_secs(10), listener.accept()).await.unwrap().unwrap();
+        // The guest stays plugged in until the end: what it sends after `connect` returned has to arrive too.
+        let from = guest.namespace();
+        let push = move || inside(&from, || std::net::TcpStream::connect((GATEWAY_IP, READY_PORT)));
+        let pushed = tokio::task::spawn_blocking(push);
+        let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+        let (_, peer) = accepted.unwrap().unwrap();
         assert_eq!(peer.ip(), GUEST_IP);
         pushed.await.unwrap().unwrap();
     });

@@ -17,9 +17,9 @@ use crate::clone::for_each_data_range;
 use crate::files::{FileError, OnFile};
 
 /// Large enough that hashing runs at full speed, small enough that a lone page does not drag much along.
-const BLOCK: u64 = 64 * 1024;
+const BLOCK: usize = 64 * 1024;
 /// A multiple of the block.
-const READ: u64 = 1 << 20;
+const READ: usize = 1 << 20;
 
 /// The checksum of one image, written `b3s:` and 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,18 +40,19 @@ impl Checksum {
 
     fn of(file: &File) -> io::Result<Self> {
         let length = file.metadata()?.len();
+        let block_size = BLOCK as u64;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; READ as usize];
+        let mut buffer = vec![0; READ];
         // Ranges may start or end within a block: a block is read whole, once, and never before `next`.
         let mut next = 0;
         for_each_data_range(file, length, |start, end| {
-            let mut at = next.max(start - start % BLOCK);
-            let end = end.next_multiple_of(BLOCK).min(length);
+            let mut at = next.max(start - start % block_size);
+            let end = end.next_multiple_of(block_size).min(length);
             while at < end {
-                let wanted = usize::try_from((end - at).min(READ)).map_err(io::Error::other)?;
+                let wanted = usize::try_from(end - at).map_or(READ, |left| left.min(READ));
                 let read = &mut buffer[..wanted];
                 file.read_exact_at(read, at)?;
-                for (index, block) in (at / BLOCK..).zip(read.chunks(BLOCK as usize)) {
+                for (index, block) in (at / block_size..).zip(read.chunks(BLOCK)) {
                     if !is_zero(block) {
                         hasher.update(&index.to_le_bytes()).update(block);
                     }
@@ -67,7 +68,7 @@ impl Checksum {
 }
 
 fn is_zero(block: &[u8]) -> bool {
-    static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
+    static ZEROES: [u8; BLOCK] = [0; BLOCK];
     block == &ZEROES[..block.len()]
 }
 
@@ -147,15 +148,16 @@ mod tests {
     fn the_length_and_the_place_of_a_block_count() {
         let file = tempfile::tempfile().unwrap();
         let mut seen = vec![sum(&file)];
-        for length in [1, BLOCK, BLOCK + 1, 10 * BLOCK] {
+        let block = BLOCK as u64;
+        for length in [1, block, block + 1, 10 * block] {
             file.set_len(length).unwrap();
             assert!(!seen.contains(&sum(&file)), "{length}");
             seen.push(sum(&file));
         }
         let moved = tempfile::tempfile().unwrap();
-        moved.set_len(10 * BLOCK).unwrap();
-        moved.write_all_at(b"x", 2 * BLOCK).unwrap();
-        file.write_all_at(b"x", 3 * BLOCK).unwrap();
+        moved.set_len(10 * block).unwrap();
+        moved.write_all_at(b"x", 2 * block).unwrap();
+        file.write_all_at(b"x", 3 * block).unwrap();
         assert_ne!(sum(&file), sum(&moved));
     }
 }

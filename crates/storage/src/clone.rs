@@ -113,12 +113,12 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::MetadataExt;
 
-    const BLOCK: u64 = 4096;
+    const BLOCK: usize = 4096;
 
     fn sparse_file(path: &Path, blocks: &[(u64, u8)], length: u64) {
         let file = File::create_new(path).unwrap();
         for &(block, byte) in blocks {
-            file.write_all_at(&[byte; BLOCK as usize], block * BLOCK).unwrap();
+            file.write_all_at(&[byte; BLOCK], block * BLOCK as u64).unwrap();
         }
         file.set_len(length).unwrap();
     }
@@ -133,7 +133,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-            let end = blocks.iter().map(|(block, _)| (block + 1) * BLOCK).max().unwrap_or(0);
+            let end = blocks.iter().map(|(block, _)| (block + 1) * BLOCK as u64).max().unwrap_or(0);
             sparse_file(&from, &blocks, end + tail);
             copy_sparse(&File::open(&from).unwrap(), &File::create_new(&to).unwrap()).unwrap();
             prop_assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());

@@ -1,6 +1,8 @@
 //! SIGKILL at the worst moments. The process to be killed is this program again, with a role as its argument; parent and child tell
 //! each other how far they are through pipes, so that nothing waits for a clock.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also outside of its test function")]
+
 mod fixture;
 
 use std::fs;

@@ -213,27 +213,3 @@ async fn a_failed_first_attempt_does_not_block_its_key() {
     assert_ne!(third.id, second.id);
     assert_eq!(world.host.sandboxes().len(), 1);
 }
-
-#[tokio::test]
-async fn zz_measure() {
-    let world = World::new().await;
-    let mut times = Vec::new();
-    for _ in 0..60 {
-        let t = std::time::Instant::now();
-        let s = world.create().await.unwrap();
-        times.push(t.elapsed());
-        world.control.sandbox_destroy(&world.ctx, &s).await.unwrap();
-    }
-    times.sort();
-    eprintln!("create p50 {:?} p95 {:?}", times[30], times[57]);
-    let s = world.create().await.unwrap();
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        let t = std::time::Instant::now();
-        let got = world.get(s.id).await;
-        world.control.sandbox_ping(&world.ctx, &got).await.unwrap();
-        times.push(t.elapsed());
-    }
-    times.sort();
-    eprintln!("lookup+ping p50 {:?} p95 {:?}", times[100], times[190]);
-}

@@ -1,14 +1,20 @@
 //! `POST /files`: files as parts of a form, or one file as the whole body.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Json;
+use async_compression::tokio::bufread::GzipDecoder;
+use axum::body::Body;
 use axum::extract::{Extension, FromRequest, Multipart, Query, Request, State};
-use futures::{Stream, TryStreamExt};
+use axum::{BoxError, Json};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Serialize;
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::FilesQuery;
 use super::place;
@@ -19,6 +25,8 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::server::Agent;
 
+/// What is decoded at a time.
+const DECODED_BYTES: usize = 64 * 1024;
 /// The name of the parts that are files.
 const FILE_PART: &str = "file";
 
@@ -45,11 +53,28 @@ pub(super) async fn handle(
         "multipart/form-data" => form(&caller, path, request).await?,
         "application/octet-stream" => {
             let path = path.ok_or_else(|| ApiError::bad_request("path is required"))?;
-            vec![store(&caller, path, request.into_body().into_data_stream()).await?]
+            vec![store(&caller, path, decoded(&headers, request.into_body())?).await?]
         }
         other => return Err(ApiError::bad_request(format!("content type '{other}' is not supported"))),
     };
     Ok(Json(written))
+}
+
+/// The body as it was before the caller compressed it. An encoding that is not known here must not end up in a file.
+fn decoded(headers: &HeaderMap, body: Body) -> Result<BoxStream<'static, Result<Bytes, BoxError>>, ApiError> {
+    let encoding =
+        headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?")).unwrap_or("identity");
+    let content = body.into_data_stream();
+    match encoding {
+        "identity" => Ok(content.map_err(Into::into).boxed()),
+        "gzip" => {
+            let compressed = StreamReader::new(content.map_err(io::Error::other));
+            Ok(ReaderStream::with_capacity(GzipDecoder::new(compressed), DECODED_BYTES)
+                .map_err(Into::into)
+                .boxed())
+        }
+        other => Err(ApiError::bad_request(format!("content encoding '{other}' is not supported"))),
+    }
 }
 
 async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<Vec<Written>, ApiError> {
@@ -74,8 +99,8 @@ async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<V
 
 async fn store<S, E>(caller: &Caller, path: &str, content: S) -> Result<Written, ApiError>
 where
-    S: Stream<Item = Result<bytes::Bytes, E>> + Send,
-    E: Into<axum::BoxError>,
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Into<BoxError>,
 {
     let target = caller.resolve(path)?;
     write::file(&target, &caller.user, content.map_err(Into::into)).await?;

@@ -245,6 +245,24 @@ async fn a_form_brings_several_files() {
     );
 }
 
+#[tokio::test]
+async fn a_compressed_body_is_decoded_and_an_unknown_encoding_refused() {
+    // `printf 'hello' | gzip -n`
+    const HELLO: &[u8] =
+        &[31, 139, 8, 0, 0, 0, 0, 0, 0, 3, 203, 72, 205, 201, 201, 7, 0, 134, 166, 16, 54, 5, 0, 0, 0];
+    let agent = Agent::start().await;
+    let path = agent.at("file");
+    let upload = async |encoding: &str, content: &'static [u8]| {
+        agent.call(Method::POST, &url(&path, ""), &[OCTETS, ("content-encoding", encoding)], content).await
+    };
+    assert_eq!(upload("gzip", HELLO).await.status, StatusCode::OK);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    for (encoding, content) in [("gzip", &HELLO[..20]), ("gzip", b"plain"), ("br", HELLO)] {
+        assert_eq!(upload(encoding, content).await.status, StatusCode::BAD_REQUEST);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    }
+}
+
 /// A folder with a disk of its own.
 struct SmallDisk<'a>(&'a Path);
 

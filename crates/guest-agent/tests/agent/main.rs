@@ -1,5 +1,7 @@
 //! The agent as a real process, driven over real HTTP. Run as root: commands switch users, and one test fills a disk.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod access;
 mod exec;
 mod files;

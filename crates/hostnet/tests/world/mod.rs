@@ -153,7 +153,13 @@ impl Guest {
             run("ip", &["route", "add", "default", "via", &GATEWAY_IP.to_string()]);
             card
         });
-        let socket = inside(&slot.netns, || attach(&slot.tap));
+        let socket = inside(&slot.netns, || {
+            let socket = attach(&slot.tap);
+            // The kernel starts a device's queue some time after it was plugged in, and drops what is sent before. Asking for the
+            // device makes it do so now; a virtual machine takes longer to start than that.
+            run("ip", &["link", "show", &slot.tap]);
+            socket
+        });
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let cable = Some(thread::spawn(move || carry(&card, &socket, &stopped)));

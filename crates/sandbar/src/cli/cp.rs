@@ -19,7 +19,7 @@ use crate::client::Client;
 
 /// Copy a file into a sandbox or out of it
 ///
-/// One of the two places is in a sandbox: `sb-...:/path`, or `sb-...:path` from the user's home. `-` is standard input or output.
+/// One of the two places is in a sandbox: `sb-...:/path`, or `sb-...:path` from the user's home. A path that ends with `/`, or none at all, is a folder. `-` is standard input or output.
 /// A copy appears whole or not at all. Folders go through `tar`: `tar c FOLDER | sandbar sandbox exec sb-... -- tar x`.
 #[derive(Debug, Args)]
 #[command(
@@ -66,9 +66,6 @@ impl FromStr for Place {
             // A local file of such a name can be written `./sb-...`.
             Some((id, path)) if id.starts_with("sb-") => {
                 let id = id.parse().map_err(|error: id::InvalidId| error.to_string())?;
-                if path.is_empty() {
-                    return Err("name a path after the colon".to_owned());
-                }
                 Ok(Self::Sandbox { id, path: path.to_owned() })
             }
             _ if text.is_empty() => Err("an empty path".to_owned()),
@@ -126,10 +123,12 @@ async fn upload(
         }
         Place::Standard | Place::Sandbox { .. } => (Box::new(tokio::io::stdin()), None),
     };
-    let target = match (path.strip_suffix('/'), from) {
-        (None, _) => path.to_owned(),
-        (Some(folder), Place::Local(local)) => format!("{folder}/{}", file_name(local)?),
-        (Some(_), _) => bail!("name the file after {path}: standard input has no name"),
+    let target = match from {
+        _ if !names_folder(path) => path.to_owned(),
+        Place::Local(local) => format!("{path}{}", file_name(local)?),
+        Place::Standard | Place::Sandbox { .. } => {
+            bail!("name the file in {id}:{path}: standard input has no name")
+        }
     };
     let body = Body::wrap_stream(ReaderStream::new(reader));
     let written = client.write_file(id, &target, user, body, length).await;
@@ -144,6 +143,9 @@ async fn download(
     user: Option<&str>,
 ) -> anyhow::Result<()> {
     let failed = || format!("cannot copy {id}:{path} to {to}");
+    if names_folder(path) {
+        bail!("{id}:{path} is a folder: pipe it through tar (see `sandbar cp --help`)");
+    }
     let response = client.read_file(id, path, user).await.with_context(failed)?;
     let mut reader = StreamReader::new(response.bytes_stream().map_err(io::Error::other));
     let Place::Local(local) = to else {
@@ -174,6 +176,11 @@ async fn download(
     written.with_context(failed)
 }
 
+/// In a sandbox, by its form alone. The empty path is the home.
+fn names_folder(path: &str) -> bool {
+    path.is_empty() || path.ends_with('/')
+}
+
 async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     tokio::io::copy(from, to).await?;
     to.flush().await
@@ -198,7 +205,8 @@ mod tests {
         for local in ["a", "/a/b", "a:b", &format!("./{id}:a")] {
             assert_eq!(place(local), Ok(Place::Local(local.into())), "{local}");
         }
-        for bad in ["", "sb-1:/a", "sb-:/a", &format!("{id}:")] {
+        assert_eq!(place(&format!("{id}:")), Ok(Place::Sandbox { id, path: String::new() }));
+        for bad in ["", "sb-1:/a", "sb-:/a"] {
             assert!(place(bad).is_err(), "{bad}");
         }
     }

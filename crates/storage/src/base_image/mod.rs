@@ -91,7 +91,7 @@ fn install(source: &DebianSource, work: &Path) -> Result<PathBuf, BaseImageError
         .args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory"])
         .arg(format!("--architectures={}", source.debian_arch()))
         .arg(format!("--include={}", recipe::PACKAGES.join(",")))
-        .args(recipe::DPKG_OPTIONS.map(|option| format!("--dpkgopt={option}")))
+        .arg(format!("--dpkgopt={}", recipe::FORCE_UNSAFE_IO))
         .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""])
         .args(proxies()?)
         .arg(format!("--customize-hook={}", hook.display()))
@@ -120,8 +120,11 @@ fn finish(root: &Path, source: &DebianSource) -> Result<(), FileError> {
         files::remove_all(&root.join(path))?;
     }
     for path in recipe::EMPTIED {
-        empty(&root.join(path))?;
+        delete_files(&root.join(path), &|_| false)?;
     }
+    delete_files(&root.join(recipe::DOCUMENTATION), &|path| {
+        path.ends_with("copyright") || path.is_symlink()
+    })?;
     for recipe::ConfigFile { path, mode, content } in recipe::FILES {
         write_with_mode(&root.join(path), mode, content)?;
     }
@@ -141,14 +144,21 @@ fn write_with_mode(path: &Path, mode: u32, content: &str) -> Result<(), FileErro
     fs::set_permissions(path, Permissions::from_mode(mode)).on("change", path)
 }
 
-fn empty(dir: &Path) -> Result<(), FileError> {
+/// Deletes the files below `dir` that are not to be kept. The folders stay: apt and others count on theirs.
+fn delete_files(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<(), FileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(FileError::new("list", dir, error)),
     };
     for entry in entries {
-        files::remove_all(&entry.on("list", dir)?.path())?;
+        let entry = entry.on("list", dir)?;
+        let path = entry.path();
+        if entry.file_type().on("look at", &path)?.is_dir() {
+            delete_files(&path, keep)?;
+        } else if !keep(&path) {
+            files::remove_all(&path)?;
+        }
     }
     Ok(())
 }

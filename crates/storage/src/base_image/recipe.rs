@@ -2,6 +2,9 @@
 
 use crate::debian::DebianSource;
 
+/// To be raised when the code makes something else of the same recipe.
+const VERSION: u32 = 1;
+
 /// On top of Debian's essential packages and apt.
 pub(super) const PACKAGES: [&str; 18] = [
     "ca-certificates",
@@ -24,21 +27,26 @@ pub(super) const PACKAGES: [&str; 18] = [
     "tzdata",
 ];
 
-/// Given to dpkg while the image is made, and kept for what is installed in a sandbox: no manuals and translations (but each
-/// package's licence), and no fsync of every file, which costs most of the time of an `apt-get install`.
+/// dpkg's options in a sandbox: no manuals and translations (but each package's licence), and no fsync of every file, which costs most
+/// of the time of an `apt-get install`.
 pub(super) const DPKG_OPTIONS: [&str; 7] = [
+    FORCE_UNSAFE_IO,
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/lintian/*",
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/man/*",
-    "force-unsafe-io",
 ];
 
-/// Folders that are to be empty, whoever filled them.
-pub(super) const EMPTIED: [&str; 8] = [
+/// Of these, the one that holds while the image is made: mmdebstrap sends every package through a filter in Python for the others,
+/// which takes longer than deleting the files.
+pub(super) const FORCE_UNSAFE_IO: &str = "force-unsafe-io";
+
+/// Folders below which no file is to be, whoever put it there.
+pub(super) const EMPTIED: [&str; 9] = [
     "usr/share/info",
+    "usr/share/lintian",
     "usr/share/locale",
     "usr/share/man",
     "var/cache/apt",
@@ -47,6 +55,9 @@ pub(super) const EMPTIED: [&str; 8] = [
     "var/log",
     "tmp",
 ];
+
+/// Where only files called `copyright`, and links to another package's folder, are to be.
+pub(super) const DOCUMENTATION: &str = "usr/share/doc";
 
 /// What only helped to make the image.
 pub(super) const REMOVED: [&str; 5] = [
@@ -110,11 +121,12 @@ pub(super) fn hash(source: &DebianSource, size: u64) -> String {
     let mut add = |part: &str| {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     };
+    add(&VERSION.to_string());
     // Where the packages come from is not what they are: a change of mirror makes no new image.
     add(&source.public().lines().join("\n"));
     add(source.arch.as_str());
     add(&size.to_string());
-    for list in [&PACKAGES[..], &DPKG_OPTIONS, &EMPTIED, &REMOVED, &[CUSTOMIZE]] {
+    for list in [&PACKAGES[..], &DPKG_OPTIONS, &EMPTIED, &REMOVED, &[DOCUMENTATION, CUSTOMIZE]] {
         add(&list.len().to_string());
         list.iter().for_each(|part| add(part));
     }

@@ -58,7 +58,7 @@ pub(super) fn fetch(
     let mut debs = fs::read_dir(dir).on("list", dir)?.flatten().map(|entry| entry.path());
     let deb = debs.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let deb = deb.ok_or_else(|| KernelError::NoPackage { package: package.clone() })?;
-    progress.step("unpacking the kernel");
+    progress.step(&format!("unpacking {package}"));
     let root = dir.join("root");
     Tool::new("dpkg-deb", "dpkg").arg("--extract").arg(&deb).arg(&root).run()?;
     installed(&root, source.debian_arch()).ok_or(KernelError::NoPackage { package })

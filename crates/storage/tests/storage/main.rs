@@ -1,5 +1,7 @@
 //! The store and what is in it, against real filesystems and real packages: run as root.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also outside of its test function")]
+
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod guest_system;

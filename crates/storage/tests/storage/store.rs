@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::fixture::{Place, commit_one, fill, in_tmp, options, spec};
 use sandbar_storage::{
@@ -289,6 +289,6 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         // The test may have seen to it already.
-        let _ = Command::new("umount").arg("--quiet").arg(&self.dir).status();
+        let _ = Command::new("umount").arg(&self.dir).stderr(Stdio::null()).status();
     }
 }

@@ -32,6 +32,7 @@ use tokio::time::{Instant, interval_at, timeout};
 use utoipa::ToSchema;
 
 use super::exec::Encoding;
+use super::liveness::Liveness;
 use super::utf8_stream::{Piece, Utf8Stream};
 use crate::AppState;
 use crate::auth::Caller;
@@ -43,9 +44,10 @@ use crate::schema::ActRefusals;
 const MESSAGE_BYTES: usize = 1 << 20;
 /// How long the client may take to say what to run.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often the client is asked whether it is still there: its TCP connection may be dead without a word.
+/// How often the client is asked whether it is still there: its TCP connection may be dead without a word, and proxies cut
+/// silent ones.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A client of which nothing, not even the answer to a ping, was heard for this long is gone.
+/// A client that has read all that it was sent, and then not even answered a ping for this long, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a client says.
@@ -169,7 +171,7 @@ async fn start(
     sandbox: &Sandbox,
     source: &mut SplitStream<WebSocket>,
 ) -> Result<Option<(ExecInput, ExecOutput)>, ApiError> {
-    let first = timeout(START_LIMIT, next(source))
+    let first = timeout(START_LIMIT, next(source, &Liveness::default()))
         .await
         .map_err(|_| ApiError::new(ErrorCode::Timeout, "no start message came"))??;
     let Some(first) = first else { return Ok(None) };
@@ -196,21 +198,26 @@ async fn pump(
     sink: &mut SplitSink<WebSocket, Message>,
     source: SplitStream<WebSocket>,
 ) -> Option<ApiError> {
+    let liveness = Liveness::default();
     tokio::select! {
-        ending = pump_output(output, sink) => ending,
-        ending = pump_input(input, source) => ending,
+        ending = pump_output(output, sink, &liveness) => ending,
+        ending = pump_input(input, source, &liveness) => ending,
     }
 }
 
 /// Command to client. Ends with the command, or when the client cannot be written to.
-async fn pump_output(mut output: ExecOutput, sink: &mut SplitSink<WebSocket, Message>) -> Option<ApiError> {
+async fn pump_output(
+    mut output: ExecOutput,
+    sink: &mut SplitSink<WebSocket, Message>,
+    liveness: &Liveness,
+) -> Option<ApiError> {
     let (mut stdout, mut stderr) = (Utf8Stream::default(), Utf8Stream::default());
     let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     loop {
         let event = tokio::select! {
             event = output.next() => event,
             _ = ping.tick() => {
-                if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+                if sink.send(Message::Ping(liveness.ping())).await.is_err() {
                     return None;
                 }
                 continue;
@@ -241,6 +248,7 @@ async fn pump_output(mut output: ExecOutput, sink: &mut SplitSink<WebSocket, Mes
             }
         };
         for message in messages {
+            liveness.sent();
             if sink.send(text(&message)).await.is_err() {
                 return None;
             }
@@ -265,9 +273,13 @@ fn rest(stdout: &mut Utf8Stream, stderr: &mut Utf8Stream) -> Vec<ExecStreamServe
 }
 
 /// Client to command. Ends when the client leaves, falls silent, or says what makes no sense.
-async fn pump_input(mut input: ExecInput, mut source: SplitStream<WebSocket>) -> Option<ApiError> {
+async fn pump_input(
+    mut input: ExecInput,
+    mut source: SplitStream<WebSocket>,
+    liveness: &Liveness,
+) -> Option<ApiError> {
     loop {
-        let sent = match next(&mut source).await {
+        let sent = match next(&mut source, liveness).await {
             Ok(Some(ExecStreamClientMessage::Stdin { data, encoding })) => match decode(data, encoding) {
                 Ok(data) => input.stdin(data).await,
                 Err(error) => return Some(error),
@@ -297,13 +309,25 @@ fn decode(data: String, encoding: Encoding) -> Result<Bytes, ApiError> {
     }
 }
 
-/// The client's next message. None: it left, or is silent for so long that it must have.
-async fn next(source: &mut SplitStream<WebSocket>) -> Result<Option<ExecStreamClientMessage>, ApiError> {
+/// The client's next message. None: it left, or must have.
+async fn next(
+    source: &mut SplitStream<WebSocket>,
+    liveness: &Liveness,
+) -> Result<Option<ExecStreamClientMessage>, ApiError> {
     loop {
-        let Ok(Some(Ok(message))) = timeout(SILENCE_LIMIT, source.next()).await else { return Ok(None) };
+        let message = match timeout(SILENCE_LIMIT, source.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(_)) | None) => return Ok(None),
+            Err(_) if liveness.has_read_all() => return Ok(None),
+            Err(_) => continue,
+        };
         let message = match message {
             Message::Text(text) => text,
-            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Pong(payload) => {
+                liveness.pong(&payload);
+                continue;
+            }
+            Message::Ping(_) => continue,
             Message::Close(_) => return Ok(None),
             Message::Binary(_) => return Err(ApiError::invalid("messages are JSON texts")),
         };

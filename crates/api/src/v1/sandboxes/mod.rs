@@ -7,6 +7,7 @@ mod exec_stream;
 mod files;
 mod get;
 mod list;
+mod liveness;
 mod ping;
 mod utf8_stream;
 

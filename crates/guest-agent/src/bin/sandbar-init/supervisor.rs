@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -142,12 +143,23 @@ impl Agent {
     }
 }
 
-/// std empties the child's signal mask, so that ours does not leak into everything that runs in the guest.
+/// A child inherits its parent's signal mask, and so do all that come after it: with ours, nothing in the guest could be
+/// interrupted or terminated.
 fn spawn_agent() -> io::Result<Child> {
-    Command::new(format!("{RUN_DIR}/guest-agent"))
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .spawn()
+    let mut command = Command::new(format!("{RUN_DIR}/guest-agent"));
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    // SAFETY: between fork and exec, the closure makes one system call on a set of its own.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            match libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
+    }
+    command.spawn()
 }
 
 /// Signals that are blocked and waited for.

@@ -1,14 +1,21 @@
-//! Hosts, their one-time and refresh tokens, and what the scheduler reads.
+//! Hosts: what they are, and their signs of life. What they come in with is in `credentials`, what the scheduler reads in
+//! `placement`.
+
+mod credentials;
+mod placement;
 
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, HostRefreshToken, HostToken, Team, Template};
+use sandbar_types::id::{Host, Team};
 use sandbar_types::{Arch, Id, VmmKind};
 use serde_json::Value;
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
-use crate::convert::{integer, unsigned, unsigned_opt, word_opt};
+use crate::convert::{unsigned, unsigned_opt, word_opt};
 use crate::{Store, StoreError, Tx};
+
+pub use credentials::{NewRefreshToken, RegistrationRow};
+pub use placement::{Candidate, Room};
 
 /// The channel on which a host's change of status is told, with its id.
 const CHANNEL: &str = "sandbar_hosts";
@@ -48,29 +55,6 @@ pub struct NewHostRow<'a> {
     pub created_by: Option<Uuid>,
 }
 
-/// What an agent says of its host when it registers.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the schema says what each column is")]
-pub struct RegistrationRow<'a> {
-    pub arch: Arch,
-    pub vmm: VmmKind,
-    pub cpu_cores: u32,
-    pub memory_mb: u32,
-    pub disk_gb: u32,
-    pub address: &'a str,
-}
-
-/// A refresh token to be kept.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the schema says what each column is")]
-pub struct NewRefreshToken<'a> {
-    pub id: Id<HostRefreshToken>,
-    pub host_id: Id<Host>,
-    pub family_id: Uuid,
-    pub token_hash: &'a [u8; 32],
-    pub expires_at: DateTime<Utc>,
-}
-
 /// What a heartbeat changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
@@ -80,29 +64,6 @@ pub struct Beat {
     pub is: String,
     /// The generation that the rows were last held against.
     pub reconciled_generation: Option<i64>,
-}
-
-/// A host that may take a sandbox of a template, with what is promised already.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Candidate {
-    pub host_id: Id<Host>,
-    pub memory_mb: u32,
-    pub cpu_cores: u32,
-    pub promised_memory_mb: u64,
-    pub promised_vcpus: u64,
-    pub sandboxes: u64,
-}
-
-/// Whether a host can take a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// It can, and nobody else can take the room until this transaction ends.
-    Enough,
-    /// It is full.
-    Full,
-    /// It is not online any more.
-    Gone,
 }
 
 struct Raw {
@@ -165,6 +126,8 @@ macro_rules! hosts {
     };
 }
 
+use hosts;
+
 impl Store {
     /// A host.
     pub async fn host_find(&self, id: Id<Host>) -> Result<Option<HostRow>, StoreError> {
@@ -208,42 +171,6 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         unsigned("count of hosts", count)
-    }
-
-    /// The hosts that may take a team's sandbox of a template: online, the team's own or the platform's, with the template's files.
-    pub async fn host_candidates(
-        &self,
-        team: Id<Team>,
-        template: Id<Template>,
-    ) -> Result<Vec<Candidate>, StoreError> {
-        sqlx::query!(
-            r#"SELECT h.id, h.memory_mb AS "memory_mb!", h.cpu_cores AS "cpu_cores!",
-                      COALESCE(p.memory_mb, 0) AS "promised_memory_mb!", COALESCE(p.vcpus, 0) AS "promised_vcpus!",
-                      COALESCE(p.sandboxes, 0) AS "sandboxes!"
-               FROM hosts h
-               JOIN template_locations l ON l.host_id = h.id AND l.template_id = $2 AND l.state = 'ready'
-               LEFT JOIN LATERAL (
-                   SELECT sum(s.memory_mb) AS memory_mb, sum(s.vcpus) AS vcpus, count(*) AS sandboxes
-                   FROM sandboxes s WHERE s.host_id = h.id AND s.status NOT IN ('stopped', 'error', 'paused')
-               ) p ON TRUE
-               WHERE h.status = 'online' AND h.deleted_at IS NULL AND (h.kind = 'regular' OR h.team_id = $1)"#,
-            team.uuid(),
-            template.uuid(),
-        )
-        .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(|row| {
-            Ok(Candidate {
-                host_id: Id::from_uuid(row.id),
-                memory_mb: unsigned("hosts.memory_mb", row.memory_mb)?,
-                cpu_cores: unsigned("hosts.cpu_cores", row.cpu_cores)?,
-                promised_memory_mb: unsigned("sum of memory_mb", row.promised_memory_mb)?,
-                promised_vcpus: unsigned("sum of vcpus", row.promised_vcpus)?,
-                sandboxes: unsigned("count of sandboxes", row.sandboxes)?,
-            })
-        })
-        .collect()
     }
 
     /// Says that the rows were held against an inventory of this generation.
@@ -301,88 +228,6 @@ impl Tx {
         .try_into()
     }
 
-    /// Keeps a one-time token.
-    pub async fn host_token_insert(
-        &mut self,
-        id: Id<HostToken>,
-        host: Id<Host>,
-        token_hash: &[u8; 32],
-        expires_at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO host_tokens (id, host_id, token_hash, expires_at) VALUES ($1, $2, $3, $4)",
-            id.uuid(),
-            host.uuid(),
-            token_hash,
-            expires_at,
-        )
-        .execute(self.connection())
-        .await?;
-        Ok(())
-    }
-
-    /// Uses up a one-time token. None when it is unknown, used, expired, or its host is deleted.
-    pub async fn host_token_use(&mut self, token_hash: &[u8; 32]) -> Result<Option<Id<Host>>, StoreError> {
-        Ok(sqlx::query_scalar!(
-            "UPDATE host_tokens t SET used_at = now() FROM hosts h
-             WHERE t.token_hash = $1 AND t.used_at IS NULL AND t.expires_at > now()
-               AND h.id = t.host_id AND h.deleted_at IS NULL
-             RETURNING t.host_id",
-            token_hash,
-        )
-        .fetch_optional(self.connection())
-        .await?
-        .map(Id::from_uuid))
-    }
-
-    /// Writes down what an agent says of its host, and begins a new epoch of its credentials: those of a registration before are
-    /// void, and so are its refresh tokens.
-    pub async fn host_register(
-        &mut self,
-        id: Id<Host>,
-        registration: &RegistrationRow<'_>,
-    ) -> Result<HostRow, StoreError> {
-        sqlx::query!(
-            "UPDATE host_refresh_tokens SET revoked_at = now() WHERE host_id = $1 AND revoked_at IS NULL",
-            id.uuid(),
-        )
-        .execute(self.connection())
-        .await?;
-        hosts!(
-            "UPDATE hosts SET arch = $2, vmm = $3, cpu_cores = $4, memory_mb = $5, disk_gb = $6, address = $7,
-                    status = CASE WHEN status = 'pending' THEN 'offline' ELSE status END,
-                    credential_epoch = credential_epoch + 1, generation = generation + 1, updated_at = now()
-             WHERE id = $1 RETURNING",
-            "",
-            id.uuid(),
-            registration.arch.as_str(),
-            registration.vmm.as_str(),
-            integer(registration.cpu_cores),
-            integer(registration.memory_mb),
-            integer(registration.disk_gb),
-            registration.address,
-        )
-        .fetch_one(self.connection())
-        .await?
-        .try_into()
-    }
-
-    /// Keeps a refresh token.
-    pub async fn host_refresh_token_insert(&mut self, new: &NewRefreshToken<'_>) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO host_refresh_tokens (id, host_id, family_id, token_hash, expires_at)
-             VALUES ($1, $2, $3, $4, $5)",
-            new.id.uuid(),
-            new.host_id.uuid(),
-            new.family_id,
-            new.token_hash,
-            new.expires_at,
-        )
-        .execute(self.connection())
-        .await?;
-        Ok(())
-    }
-
     /// Takes a sign of life: a host that was away is online, one that drains goes on draining. None when there is no such host.
     pub async fn host_beat(
         &mut self,
@@ -425,33 +270,6 @@ impl Tx {
             self.host_tell(id).await?;
         }
         Ok(lost)
-    }
-
-    /// Whether a host can take `memory_mb` more, with at most `promise_percent` of its memory promised. Holds the host's row until
-    /// the transaction ends, so that of several creates at once none takes room that another was given.
-    pub async fn host_room(
-        &mut self,
-        id: Id<Host>,
-        memory_mb: u32,
-        promise_percent: u32,
-    ) -> Result<Room, StoreError> {
-        let host = sqlx::query!(
-            r#"SELECT memory_mb AS "memory_mb!" FROM hosts
-               WHERE id = $1 AND status = 'online' AND deleted_at IS NULL FOR NO KEY UPDATE"#,
-            id.uuid(),
-        )
-        .fetch_optional(self.connection())
-        .await?;
-        let Some(host) = host else { return Ok(Room::Gone) };
-        let promised = sqlx::query_scalar!(
-            r#"SELECT COALESCE(sum(memory_mb), 0) AS "promised!" FROM sandboxes
-               WHERE host_id = $1 AND status NOT IN ('stopped', 'error', 'paused')"#,
-            id.uuid(),
-        )
-        .fetch_one(self.connection())
-        .await?;
-        let limit = i64::from(host.memory_mb) * i64::from(promise_percent) / 100;
-        Ok(if promised + i64::from(memory_mb) <= limit { Room::Enough } else { Room::Full })
     }
 
     /// Tells whoever listens, once this transaction commits.

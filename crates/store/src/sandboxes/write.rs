@@ -1,0 +1,204 @@
+//! Making sandboxes and changing their state, by compare-and-set alone.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sandbar_types::id::{Host, Sandbox, Team, Template};
+use sandbar_types::{Id, SandboxStatus};
+use sqlx::types::Json;
+
+use super::{Raw, SandboxRow, sandboxes, words};
+use crate::convert::integer;
+use crate::{StoreError, Tx};
+
+/// A sandbox to be.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the schema says what each column is")]
+pub struct NewSandboxRow<'a> {
+    pub id: Id<Sandbox>,
+    pub team_id: Id<Team>,
+    pub template_id: Id<Template>,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub disk_mb: u32,
+    pub timeout_sec: u32,
+    pub on_timeout: &'a str,
+    pub metadata: &'a BTreeMap<String, String>,
+    /// Who made it, as the audit trail calls them.
+    pub created_by: &'a str,
+}
+
+/// A change of state: compare-and-set. What it may come from is the transition table's to say, and can only be narrowed.
+#[derive(Debug, Clone)]
+pub struct Transition<'a> {
+    id: Id<Sandbox>,
+    to: SandboxStatus,
+    from: Vec<SandboxStatus>,
+    generation: Option<i64>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> Transition<'a> {
+    /// To a state, from any that may become it.
+    #[must_use]
+    pub fn new(id: Id<Sandbox>, to: SandboxStatus) -> Self {
+        Self { id, to, from: SandboxStatus::sources_of(to), generation: None, reason: None }
+    }
+
+    /// Only from these states.
+    #[must_use]
+    pub fn only_from(mut self, from: &[SandboxStatus]) -> Self {
+        self.from.retain(|status| from.contains(status));
+        self
+    }
+
+    /// Only if the row was not changed since it was read.
+    #[must_use]
+    pub const fn at_generation(mut self, generation: i64) -> Self {
+        self.generation = Some(generation);
+        self
+    }
+
+    /// Why, for people.
+    #[must_use]
+    pub const fn because(mut self, reason: &'a str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}
+
+/// What a host says of a sandbox that it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the schema says what each column is")]
+pub struct RunningOn {
+    pub guest_ip: Option<String>,
+    pub host_ip: Option<String>,
+    pub last_active_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl Tx {
+    /// Makes a row in the state `pending`.
+    pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
+                                    metadata, created_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            new.id.uuid(),
+            new.team_id.uuid(),
+            new.template_id.uuid(),
+            integer(new.vcpus),
+            integer(new.memory_mb),
+            integer(new.disk_mb),
+            integer(new.timeout_sec),
+            new.on_timeout,
+            Json(new.metadata) as _,
+            new.created_by,
+        )
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// Places a `pending` sandbox on a host. None when it is not pending any more.
+    pub async fn sandbox_place(
+        &mut self,
+        id: Id<Sandbox>,
+        host: Id<Host>,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        sandboxes!(
+            "WITH s AS (
+                 UPDATE sandboxes SET status = 'starting', host_id = $2, generation = generation + 1,
+                        transition_started_at = now(), updated_at = now()
+                 WHERE id = $1 AND status = 'pending' RETURNING *)",
+            "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
+            id.uuid(),
+            host.uuid(),
+        )
+        .fetch_optional(self.connection())
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
+    /// Changes a sandbox's state. None when it is in none of the states that it may come from: another change came first.
+    pub async fn sandbox_transition(
+        &mut self,
+        transition: &Transition<'_>,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        sandboxes!(
+            "WITH s AS (
+                 UPDATE sandboxes SET status = $2, status_reason = $5, generation = generation + 1,
+                        transition_started_at = now(), updated_at = now()
+                 WHERE id = $1 AND status = ANY($3) AND ($4::bigint IS NULL OR generation = $4) RETURNING *)",
+            "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
+            transition.id.uuid(),
+            transition.to.as_str(),
+            &words(&transition.from),
+            transition.generation,
+            transition.reason,
+        )
+        .fetch_optional(self.connection())
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
+    /// As [`Tx::sandbox_transition`] to `running`, with what its host says of it.
+    pub async fn sandbox_run(
+        &mut self,
+        transition: &Transition<'_>,
+        on: &RunningOn,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        debug_assert_eq!(transition.to, SandboxStatus::Running);
+        sandboxes!(
+            "WITH s AS (
+                 UPDATE sandboxes SET status = 'running', status_reason = NULL, generation = generation + 1,
+                        guest_ip = $4, host_ip = $5, last_active_at = $6, expires_at = $7,
+                        started_at = COALESCE(started_at, now()), transition_started_at = now(), updated_at = now()
+                 WHERE id = $1 AND status = ANY($2) AND ($3::bigint IS NULL OR generation = $3) RETURNING *)",
+            "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
+            transition.id.uuid(),
+            &words(&transition.from),
+            transition.generation,
+            on.guest_ip,
+            on.host_ip,
+            on.last_active_at,
+            on.expires_at,
+        )
+        .fetch_optional(self.connection())
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
+    /// Marks the sandboxes of an unreachable host as missing, which loses nothing: the host's inventory restores them.
+    pub async fn sandboxes_go_missing(&mut self, host: Id<Host>) -> Result<u64, StoreError> {
+        let from = words(&SandboxStatus::sources_of(SandboxStatus::Missing));
+        let done = sqlx::query!(
+            "UPDATE sandboxes SET status = 'missing', status_reason = 'its host cannot be reached',
+                    generation = generation + 1, transition_started_at = now(), updated_at = now()
+             WHERE host_id = $1 AND status = ANY($2)",
+            host.uuid(),
+            &from,
+        )
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transition_can_only_be_narrowed() {
+        let id = Id::new();
+        let all = Transition::new(id, SandboxStatus::Stopped);
+        assert_eq!(all.from, SandboxStatus::sources_of(SandboxStatus::Stopped));
+        let narrowed = all.only_from(&[SandboxStatus::Running, SandboxStatus::Pending]);
+        // A pending sandbox never becomes stopped directly, whatever the caller says.
+        assert_eq!(narrowed.from, [SandboxStatus::Running]);
+    }
+}
