@@ -90,3 +90,30 @@ impl Store {
         Ok(Image { dir, manifest })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backing, StoreOptions};
+
+    #[test]
+    fn an_image_takes_the_place_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { backing: Backing::Native, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), &options).unwrap();
+        let name = TemplateName::base();
+        assert!(store.image(&name).unwrap().is_none());
+        for (recipe, content) in [("one", "first"), ("two", "second one")] {
+            let rootfs = store.session().path("rootfs");
+            std::fs::write(&rootfs, content).unwrap();
+            let published = store.publish_image(&name, recipe, Arch::X86_64, &rootfs).unwrap();
+            let read = store.image(&name).unwrap().unwrap();
+            assert_eq!(read.manifest, published.manifest);
+            assert_eq!(read.manifest.recipe, recipe);
+            assert_eq!(std::fs::read_to_string(read.rootfs()).unwrap(), content);
+        }
+        assert_eq!(std::fs::read_dir(store.images_dir()).unwrap().count(), 1);
+        std::fs::write(store.image(&name).unwrap().unwrap().rootfs(), "cut").unwrap();
+        assert!(store.image(&name).unwrap().is_none());
+    }
+}

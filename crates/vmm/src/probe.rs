@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -101,7 +102,10 @@ impl KvmProbe {
     async fn boot(&self) -> Result<(), String> {
         device()?;
         let binary = qemu::resolve(&self.qemu).map_err(|error| error.to_string())?;
-        let mut child = Command::new(binary)
+        let mut command = Command::new(binary);
+        // SAFETY: one system call, which may be made between fork and exec.
+        unsafe { command.pre_exec(without_core) };
+        let mut child = command
             .args(qemu::probe_arguments(&self.kernel, &self.initramfs, tsc::measure_khz()))
             .env_clear()
             .env(MARK, &self.work_dir)
@@ -133,6 +137,11 @@ impl KvmProbe {
     }
 }
 
+/// QEMU aborts where KVM is not what it expects.
+fn without_core() -> std::io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
 async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> {
     let (Some(output), Some(mut complaints)) = (child.stdout.take(), child.stderr.take()) else {
         return Err("QEMU's output cannot be read".to_owned());
@@ -153,7 +162,10 @@ async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> 
                 let mut text = String::new();
                 // A process that closed its output has written its complaints, if any.
                 let _ = complaints.read_to_string(&mut text).await;
-                return Err(format!("QEMU ended before the guest kernel was up: {}", text.trim()));
+                return Err(format!(
+                    "/dev/kvm is there, but QEMU cannot run a guest under it: {}",
+                    text.trim()
+                ));
             }
         }
     }

@@ -4,7 +4,7 @@
 
 mod guest;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use guest::{Place, line, past, vmm, within};
 use sandbar_vmm::{
@@ -175,7 +175,7 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
     fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..20_000]).unwrap();
     let log = complaint(vmm.restore(&good, &damaged).await);
-    assert!(log.contains("load of migration failed"), "{log}");
+    assert!(log.contains("error while loading state"), "{log}");
     let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
     assert!(matches!(
         vmm.restore(&good, &missing).await,
@@ -219,19 +219,70 @@ async fn a_start_that_is_given_up_leaves_nothing() {
     }
 }
 
+/// A probe whose QEMU is a shell script.
+async fn probe_with(place: &Place, script: &str, deadline: Duration) -> KvmVerdict {
+    let qemu = place.path("fake-qemu");
+    fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let probe = KvmProbe {
+        qemu,
+        kernel: place.path("kernel"),
+        initramfs: place.path("initramfs"),
+        work_dir: place.root().to_owned(),
+        deadline,
+    };
+    let verdict = within("the verdict", probe.run()).await;
+    assert_eq!(place.processes(), 0, "the probe left a process");
+    verdict
+}
+
 #[tokio::test]
-async fn the_probe_ends_in_time_and_leaves_nothing() {
+async fn the_probe_says_what_it_found_and_leaves_nothing() {
+    let place = Place::new();
+    let init = "echo '[    1.744260] Run /init as init process'";
+    let (soon, ample) = (Duration::from_millis(200), Duration::from_secs(30));
+    let cases = [
+        ("exec /bin/sleep 1000".to_owned(), soon, "printed nothing"),
+        (
+            "echo '[    0.1] Linux'; exec /bin/sleep 1000".to_owned(),
+            soon,
+            "the last it said: \"[    0.1] Linux\"",
+        ),
+        (format!("{init}; exec /bin/sleep 1000"), soon, "Run /init"),
+        (
+            "echo '[    1.0] Kernel panic - not syncing'; exec /bin/sleep 1000".to_owned(),
+            ample,
+            "Kernel panic",
+        ),
+        ("echo 'failed to set MSR' >&2; exit 1".to_owned(), ample, "failed to set MSR"),
+        (format!("{init}; echo 'init: no disk'; exec /bin/sleep 1000"), ample, ""),
+        (init.to_owned(), ample, ""),
+    ];
+    for (script, deadline, reason_has) in cases {
+        match probe_with(&place, &script, deadline).await {
+            KvmVerdict::Unusable { reason } if !Path::new("/dev/kvm").exists() => {
+                assert!(reason.contains("there is no /dev/kvm"), "{reason}");
+            }
+            KvmVerdict::Unusable { reason } => {
+                assert!(!reason_has.is_empty() && reason.contains(reason_has), "{script}: {reason}");
+            }
+            KvmVerdict::Usable { .. } => assert_eq!(reason_has, "", "{script}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_probe_of_a_kernel_that_starts_no_process_ends_in_time() {
     let place = Place::new();
     let probe = KvmProbe {
         qemu: "qemu-system-x86_64".into(),
-        // Not a kernel that would ever start an init: KVM or not, the verdict is no.
+        // It never starts an init: KVM or not, the verdict is no.
         kernel: place.path("kernel"),
         initramfs: place.path("initramfs"),
         work_dir: place.root().to_owned(),
         deadline: Duration::from_secs(1),
     };
     let verdict = within("the verdict", probe.run()).await;
-    let KvmVerdict::Unusable { reason } = verdict else { panic!("{verdict:?}") };
-    assert!(reason.contains("/dev/kvm") || reason.contains("QEMU ended"), "{reason}");
+    assert!(matches!(verdict, KvmVerdict::Unusable { .. }), "{verdict:?}");
     assert_eq!(place.processes(), 0);
 }

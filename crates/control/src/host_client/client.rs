@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use connectrpc::CompressionRegistry;
 use connectrpc::client::{
     BidiRecvHalf, BidiSendHalf, BidiStream, CallOptions, ClientConfig, Http2Connection, ServerStream,
     SharedHttp2Connection,
@@ -62,7 +63,10 @@ impl HostClient {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .lazy_with_connector(connect, uri.clone())
             .shared(QUEUE);
-        let config = ClientConfig::new(uri).with_default_max_message_size(MESSAGE_BYTES);
+        let config = ClientConfig::new(uri)
+            .with_default_max_message_size(MESSAGE_BYTES)
+            // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
+            .with_compression(CompressionRegistry::new());
         Self { id, address, rpc: host::HostServiceClient::new(transport, config) }
     }
 

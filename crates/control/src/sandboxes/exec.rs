@@ -90,6 +90,8 @@ pub struct ExecInput {
 pub struct ExecOutput {
     receiver: ExecStreamReceiver,
     sandbox: Sandbox,
+    /// What a time-out of the stream is told as: the caller's limit on the command, where there is one.
+    limit: Duration,
     control: Control,
 }
 
@@ -174,7 +176,12 @@ impl Control {
         })?;
         Ok(ExecStream {
             input: ExecInput { sender, sandbox: sandbox.clone() },
-            output: ExecOutput { receiver, sandbox: sandbox.clone(), control: self.clone() },
+            output: ExecOutput {
+                receiver,
+                sandbox: sandbox.clone(),
+                limit: options.timeout.unwrap_or(self.config().call_deadline),
+                control: self.clone(),
+            },
         })
     }
 }
@@ -199,9 +206,8 @@ impl ExecInput {
 impl ExecOutput {
     /// The next event; none after [`ExecEvent::Exit`]. May be dropped and called again without a loss.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, SandboxError> {
-        let limit = self.control.config().call_deadline;
         self.receiver.next().await.map_err(|error| {
-            self.control.host_failed(CallSite::of(&self.sandbox, "the command", limit), error)
+            self.control.host_failed(CallSite::of(&self.sandbox, "the command", self.limit), error)
         })
     }
 }

@@ -140,6 +140,7 @@ impl Report {
 
 fn text(finding: &Finding) -> String {
     let Finding { check, verdict, found, advice } = finding;
+    let found = found.lines().collect::<Vec<_>>().join(" ");
     let mut text = format!("{:5} {check:17} {found}\n", verdict.word());
     if let Some(advice) = advice {
         text.push_str(&format!("{:5} {:17} -> {advice}\n", "", ""));

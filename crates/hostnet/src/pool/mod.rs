@@ -10,13 +10,16 @@
 //! A slot is never used twice: releasing it removes the namespace, and with it every connection, neighbour and counter of its
 //! tenant. Numbers go round, so that one comes back as late as possible.
 
+mod state;
+
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use state::State;
 use tokio::{
     sync::Notify,
     task::{JoinHandle, JoinSet},
@@ -59,40 +62,6 @@ struct Shared {
     work: Notify,
     /// Tells those who wait for a slot that there may be one.
     progress: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    free: VecDeque<SlotIndex>,
-    in_use: BTreeSet<SlotIndex>,
-    /// Being made or removed, or impossible to remove.
-    busy: BTreeSet<SlotIndex>,
-    building: usize,
-    /// Callers that found no free slot.
-    waiting: usize,
-    next: u16,
-    failures: u64,
-    last_failure: Option<Arc<NetError>>,
-    closed: bool,
-}
-
-impl State {
-    /// Whether another slot should be made now.
-    fn wants_more(&self, pool_size: usize) -> bool {
-        !self.closed && self.free.len() + self.building < pool_size + self.waiting
-    }
-
-    /// A number that nothing has, going round.
-    fn unused(&mut self, capacity: usize) -> Option<SlotIndex> {
-        (0..capacity).find_map(|_| {
-            let index = SlotIndex(self.next);
-            let following = usize::from(self.next) + 1;
-            self.next = u16::try_from(following % capacity).unwrap_or(0);
-            let taken =
-                self.busy.contains(&index) || self.in_use.contains(&index) || self.free.contains(&index);
-            (!taken).then_some(index)
-        })
-    }
 }
 
 impl Pool {
@@ -225,6 +194,7 @@ impl Shared {
     fn take_free(&self, state: &mut State) -> Option<Slot> {
         let index = if state.closed { None } else { state.free.pop_front() }?;
         state.in_use.insert(index);
+        state.taken = Some(Instant::now());
         self.work.notify_one();
         Some(self.plan(index).describe())
     }
@@ -256,6 +226,13 @@ impl Shared {
             let _ = self.remove(index).await;
         }
         (index, made)
+    }
+
+    /// Until when to make nothing, unless somebody waits.
+    fn pause(&self, retry: Option<Instant>) -> Option<Instant> {
+        let state = self.state();
+        let until = retry.max(state.quiet_until(self.config.pool_size));
+        until.filter(|until| state.waiting == 0 && *until > Instant::now())
     }
 
     /// The number of a slot to make now, if one is wanted.
@@ -302,8 +279,8 @@ async fn work(shared: Arc<Shared>) {
     let mut builds = JoinSet::new();
     let mut retry: Option<Instant> = None;
     loop {
-        // After a failure only for callers that wait, until the pause is over.
-        while builds.len() < BUILDERS && (retry.is_none() || shared.state().waiting > 0) {
+        let pause = shared.pause(retry);
+        while builds.len() < BUILDERS && pause.is_none() {
             match shared.start_build() {
                 Some(Ok(index)) => {
                     builds.spawn(Arc::clone(&shared).build(index));
@@ -333,44 +310,7 @@ async fn work(shared: Arc<Shared>) {
                 }
                 Err(panic) => tracing::error!(%panic, "making a network slot panicked"),
             },
-            () = async { tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => {
-                retry = None;
-            }
+            () = tokio::time::sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_go_round_and_skip_what_is_taken() {
-        let mut state = State::default();
-        state.in_use.insert(SlotIndex(1));
-        state.busy.insert(SlotIndex(2));
-        state.free.push_back(SlotIndex(4));
-        let mut seen = Vec::new();
-        for _ in 0..4 {
-            seen.push(state.unused(5).unwrap().0);
-        }
-        assert_eq!(seen, [0, 3, 0, 3]);
-        state.busy.extend([SlotIndex(0), SlotIndex(3)]);
-        assert_eq!(state.unused(5), None);
-        assert_eq!(State::default().unused(0), None);
-    }
-
-    #[test]
-    fn more_is_wanted_for_the_pool_and_for_each_who_waits() {
-        let mut state = State::default();
-        assert!(!state.wants_more(0));
-        assert!(state.wants_more(2));
-        state.free.push_back(SlotIndex(0));
-        state.building = 1;
-        assert!(!state.wants_more(2));
-        state.waiting = 1;
-        assert!(state.wants_more(2));
-        state.closed = true;
-        assert!(!state.wants_more(2));
     }
 }
