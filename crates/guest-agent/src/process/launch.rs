@@ -1,15 +1,18 @@
 //! From a request to a running child: who it runs as, where, with which environment, on which streams.
 
 use std::collections::BTreeMap;
+use std::ffi::{CString, NulError};
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use rustix::process::{Gid, Uid};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::pty::{Pty, Size};
+use super::spawn::{self, Child, Identity, Program, SpawnError, Step, Terminal};
 use crate::caller::Caller;
 use crate::init::is_env;
 use crate::paths;
@@ -42,14 +45,13 @@ pub(crate) enum Streams {
 
 /// A child that runs, and the agent's ends of its streams.
 pub(crate) struct Launched {
-    pub(crate) child: Child,
-    pub(crate) pid: u32,
+    pub(super) child: Child,
     pub(crate) streams: Attached,
 }
 
 /// The agent's ends of a child's streams.
 pub(crate) enum Attached {
-    Pipes { stdin: Option<ChildStdin>, stdout: ChildStdout, stderr: ChildStderr },
+    Pipes { stdin: Option<Sender>, stdout: Receiver, stderr: Receiver },
     Terminal(Pty),
 }
 
@@ -64,8 +66,12 @@ pub(crate) enum LaunchError {
     NoFolder(PathBuf),
     #[error("cwd '{}' is not a directory", .0.display())]
     NotAFolder(PathBuf),
+    #[error("cwd '{}' cannot be entered: {source}", folder.display())]
+    ClosedFolder { folder: PathBuf, source: io::Error },
     #[error("{0}")]
     Path(#[from] paths::PathError),
+    #[error("cmd, an argument or cwd contains a NUL byte")]
+    Nul(#[from] NulError),
     #[error("'{0}': command not found")]
     NotFound(String),
     #[error("'{0}': permission denied")]
@@ -81,67 +87,99 @@ pub(crate) enum LaunchError {
 }
 
 impl Launch {
-    /// Starts the child as `user`, in a session of its own.
+    /// Starts the child as `caller`, in a session of its own.
     pub(crate) fn start(&self, caller: &Caller, sandbox: &Sandbox) -> Result<Launched, LaunchError> {
         if self.cmd.is_empty() {
             return Err(LaunchError::NoCommand);
         }
-        let user = &caller.user;
-        let mut command = Command::new(&self.cmd);
-        command.args(&self.args);
-        command.current_dir(self.working_folder(caller)?);
-        command.env_clear().envs(self.environment(user, sandbox)?);
-        become_user(&mut command, user, self.streams);
         match self.streams {
-            Streams::Output => self.start_on_pipes(command, Stdio::null()),
-            Streams::InputAndOutput => self.start_on_pipes(command, Stdio::piped()),
-            Streams::Terminal(size) => self.start_on_terminal(command, size, user.uid),
-        }
-    }
-
-    fn start_on_pipes(&self, mut command: Command, stdin: Stdio) -> Result<Launched, LaunchError> {
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.spawn(&mut command)?;
-        let stdin = child.stdin.take();
-        match (child.id(), child.stdout.take(), child.stderr.take()) {
-            (Some(pid), Some(stdout), Some(stderr)) => {
-                Ok(Launched { child, pid, streams: Attached::Pipes { stdin, stdout, stderr } })
+            Streams::Output => {
+                let stdin = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                let stdin = stdin.map_err(|errno| self.failed(errno.into()))?;
+                self.start_on_pipes(caller, sandbox, &stdin, None)
             }
-            _ => Err(self.failed(io::ErrorKind::BrokenPipe.into())),
+            Streams::InputAndOutput => {
+                let (theirs, ours) =
+                    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| self.failed(errno.into()))?;
+                self.start_on_pipes(caller, sandbox, &theirs, Some(ours))
+            }
+            Streams::Terminal(size) => {
+                let (master, slave) =
+                    Pty::open(size, caller.user.uid).map_err(|source| self.failed(source))?;
+                let child = self.spawn(caller, sandbox, [&slave; 3], Terminal::Controlling)?;
+                // `slave` goes with this call: were our copy to stay open, the terminal would never report its end.
+                Ok(Launched { child, streams: Attached::Terminal(master) })
+            }
         }
     }
 
-    fn start_on_terminal(
+    fn start_on_pipes(
         &self,
-        mut command: Command,
-        size: Size,
-        owner: u32,
+        caller: &Caller,
+        sandbox: &Sandbox,
+        stdin: &OwnedFd,
+        input: Option<OwnedFd>,
     ) -> Result<Launched, LaunchError> {
-        let (master, slave) = Pty::open(size, owner).map_err(|source| self.failed(source))?;
-        let copy = || slave.try_clone().map(Stdio::from).map_err(|source| self.failed(source));
-        command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
-        let child = self.spawn(&mut command)?;
-        // `command` and `slave` go with this call: were our copies to stay open, the terminal would never report its end.
-        let pid = child.id().ok_or_else(|| self.failed(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Launched { child, pid, streams: Attached::Terminal(master) })
+        let failed = |source| self.failed(source);
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()));
+        let ((our_out, out), (our_err, err)) = (pipe()?, pipe()?);
+        // What can fail of the agent's ends fails before there is a child.
+        let stdout = Receiver::from_owned_fd(our_out).map_err(failed)?;
+        let stderr = Receiver::from_owned_fd(our_err).map_err(failed)?;
+        let input = input.map(Sender::from_owned_fd).transpose().map_err(failed)?;
+        let child = self.spawn(caller, sandbox, [stdin, &out, &err], Terminal::None)?;
+        Ok(Launched { child, streams: Attached::Pipes { stdin: input, stdout, stderr } })
     }
 
-    fn spawn(&self, command: &mut Command) -> Result<Child, LaunchError> {
-        let cmd = || self.cmd.clone();
-        command.spawn().map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => LaunchError::NotFound(cmd()),
-            Some(libc::EACCES | libc::EPERM | libc::EISDIR) => LaunchError::NotExecutable(cmd()),
-            Some(libc::ENOEXEC) => LaunchError::NotAProgram(cmd()),
-            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => LaunchError::Exhausted(source),
-            Some(libc::E2BIG | libc::ENAMETOOLONG | libc::ELOOP) => {
-                LaunchError::Invalid { cmd: cmd(), source }
+    fn spawn(
+        &self,
+        caller: &Caller,
+        sandbox: &Sandbox,
+        streams: [&OwnedFd; 3],
+        terminal: Terminal,
+    ) -> Result<Child, LaunchError> {
+        let user = &caller.user;
+        let folder = self.working_folder(caller)?;
+        let environment = self.environment(user, sandbox)?;
+        let mut arguments = vec![CString::new(self.cmd.as_str())?];
+        for argument in &self.args {
+            arguments.push(CString::new(argument.as_str())?);
+        }
+        let program = Program {
+            candidates: candidates(&self.cmd, environment.get("PATH").map_or("", String::as_str))?,
+            arguments,
+            environment: environment
+                .iter()
+                .map(|(name, value)| CString::new(format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+            folder: &CString::new(folder.as_os_str().as_bytes())?,
+            streams,
+            terminal,
+            // An agent that is not root (on a workstation) can only run things as itself.
+            identity: rustix::process::geteuid().is_root().then(|| Identity {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.groups.clone(),
+            }),
+        };
+        spawn::spawn(&program).map_err(|error| self.explain(folder, error))
+    }
+
+    fn explain(&self, folder: PathBuf, SpawnError { step, source }: SpawnError) -> LaunchError {
+        let cmd = self.cmd.clone();
+        match (step, source.raw_os_error()) {
+            (_, Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
+                LaunchError::Exhausted(source)
             }
-            // A NUL byte in the command or an argument.
-            None if source.kind() == io::ErrorKind::InvalidInput => {
-                LaunchError::Invalid { cmd: cmd(), source }
+            (Step::Folder, _) => LaunchError::ClosedFolder { folder, source },
+            (Step::Exec, Some(libc::ENOENT | libc::ENOTDIR)) => LaunchError::NotFound(cmd),
+            (Step::Exec, Some(libc::EACCES | libc::EPERM | libc::EISDIR)) => LaunchError::NotExecutable(cmd),
+            (Step::Exec, Some(libc::ENOEXEC)) => LaunchError::NotAProgram(cmd),
+            (Step::Exec, Some(libc::E2BIG | libc::ENAMETOOLONG | libc::ELOOP)) => {
+                LaunchError::Invalid { cmd, source }
             }
-            _ => self.failed(source),
-        })
+            _ => LaunchError::Failed { cmd, source },
+        }
     }
 
     fn failed(&self, source: io::Error) -> LaunchError {
@@ -183,36 +221,14 @@ impl Launch {
     }
 }
 
-/// Makes the child lead a session, take its user's rights and give up the agent's priority.
-fn become_user(command: &mut Command, user: &User, streams: Streams) {
-    let uid = Uid::from_raw(user.uid);
-    let gid = Gid::from_raw(user.gid);
-    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
-    // An agent that is not root (on a workstation) can only run things as itself.
-    let switch = rustix::process::geteuid().is_root();
-    let terminal = matches!(streams, Streams::Terminal(_));
-    let setup = move || -> io::Result<()> {
-        rustix::process::setsid()?;
-        if terminal {
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-        }
-        // The agent is the last thing that a guest short of memory may lose; its children are not.
-        if let Ok(file) = rustix::fs::open(
-            c"/proc/self/oom_score_adj",
-            rustix::fs::OFlags::WRONLY,
-            rustix::fs::Mode::empty(),
-        ) {
-            let _ = rustix::io::write(&file, b"0");
-        }
-        let _ = rustix::process::setpriority_process(None, 0);
-        if switch {
-            rustix::thread::set_thread_groups(&groups)?;
-            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes system calls only (rustix issues them directly, without libc) and
-    // allocates nothing; what it captured was allocated before the fork.
-    unsafe { command.as_std_mut().pre_exec(setup) };
+/// The files that a command may mean: itself if it is a path, else one in each folder of `PATH`.
+fn candidates(cmd: &str, path: &str) -> Result<Vec<CString>, NulError> {
+    if cmd.contains('/') {
+        return Ok(vec![CString::new(cmd)?]);
+    }
+    path.split(':')
+        // An empty entry has always meant the working folder.
+        .map(|folder| if folder.is_empty() { "." } else { folder })
+        .map(|folder| CString::new(Path::new(folder).join(cmd).as_os_str().as_bytes()))
+        .collect()
 }

@@ -8,7 +8,8 @@
 //!
 //! - `ring`: the bounded buffer, pure. `output`: the ring that tasks share; here a slow reader holds a process up, and a
 //!   reader that stands still loses output.
-//! - `launch`: from a request to a running child (user, environment, working folder, terminal). `pty`: the terminal.
+//! - `launch`: from a request to a running child (user, environment, working folder, streams). `pty`: the terminal. `spawn`:
+//!   the system calls that make the child.
 //! - `running`: the tasks around one child. `session`: ends whatever the child left behind. `table`: finds processes.
 //! - `service`: the RPCs. Nothing but this file knows the wire.
 //!
@@ -22,6 +23,7 @@ mod ring;
 mod running;
 mod service;
 mod session;
+mod spawn;
 mod table;
 
 pub(crate) use service::ProcessService;

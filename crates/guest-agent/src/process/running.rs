@@ -1,15 +1,14 @@
 //! The tasks around one child: pumps that read its streams, and a supervisor that reports its one end.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitIdStatus};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin};
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -20,6 +19,7 @@ use super::output::{Cause, End, Exit, Output, Subscription};
 use super::pty::{Pty, Size};
 use super::ring::Source;
 use super::session;
+use super::spawn::Child;
 use super::table::ProcessTable;
 
 /// What one read of a pipe or a terminal takes at most.
@@ -46,7 +46,7 @@ enum Input {
     /// `/dev/null`.
     None,
     /// Open until it is closed.
-    Pipe(Mutex<Option<ChildStdin>>),
+    Pipe(Mutex<Option<Sender>>),
     Terminal(Pty),
 }
 
@@ -81,7 +81,8 @@ impl Process {
         deadline: Option<Instant>,
         table: &ProcessTable,
     ) -> (Arc<Self>, Subscription) {
-        let Launched { child, pid, streams } = launched;
+        let Launched { child, streams } = launched;
+        let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
         let output = Output::new(table.stall_limit());
         let subscription = output.subscribe(None);
         let ended = CancellationToken::new();
@@ -169,7 +170,7 @@ impl Process {
 /// Waits for the end of the child, or brings it about at the deadline, and closes the output.
 async fn supervise(
     process: Arc<Process>,
-    mut child: Child,
+    child: Child,
     deadline: Option<Instant>,
     mut pumps: JoinSet<()>,
     ended: CancellationToken,
@@ -197,12 +198,12 @@ async fn supervise(
     table.retire(&process);
 }
 
-fn exit(status: io::Result<std::process::ExitStatus>) -> Exit {
+fn exit(status: io::Result<WaitIdStatus>) -> Exit {
     match status {
-        Ok(status) => match (status.code(), status.signal()) {
+        Ok(status) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code),
             (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Lost(status.to_string()),
+            (None, None) => Exit::Lost("the kernel does not say how it ended".to_owned()),
         },
         Err(error) => Exit::Lost(error.to_string()),
     }

@@ -333,7 +333,9 @@ impl From<LaunchError> for ConnectError {
             | LaunchError::Environment(_)
             | LaunchError::NoFolder(_)
             | LaunchError::NotAFolder(_)
+            | LaunchError::ClosedFolder { .. }
             | LaunchError::Path(_)
+            | LaunchError::Nul(_)
             | LaunchError::Invalid { .. } => Self::invalid_argument(message),
             LaunchError::Exhausted(_) => Self::resource_exhausted(message),
             LaunchError::Failed { .. } => Self::internal(message),

@@ -75,7 +75,7 @@ impl Pool {
         for lost in in_use.difference(&host::present(&host, &config).await?) {
             tracing::warn!(slot = %lost, "a network slot in use is not there any more");
         }
-        let state = Mutex::new(State { in_use, ..State::default() });
+        let state = Mutex::new(State::adopting(in_use));
         let shared = Arc::new(Shared { config, host, state, work: Notify::new(), progress: Notify::new() });
         let worker = tokio::spawn(work(Arc::clone(&shared)));
         Ok(Self(Arc::new(Owner { shared, worker: tokio::sync::Mutex::new(Some(worker)) })))

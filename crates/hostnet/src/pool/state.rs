@@ -33,6 +33,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// A pool that starts with these slots in use.
+    pub(super) fn adopting(in_use: BTreeSet<SlotIndex>) -> Self {
+        Self { in_use, ..Self::default() }
+    }
+
     /// Whether another slot should be made now.
     pub(super) fn wants_more(&self, pool_size: usize) -> bool {
         !self.closed && self.free.len() + self.building < pool_size + self.waiting

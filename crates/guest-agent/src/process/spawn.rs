@@ -1,0 +1,404 @@
+//! Starts a child without copying this process.
+//!
+//! `fork` copies the page tables, and afterwards every page that either side writes: under emulation that costs as much as
+//! the program itself. So the child borrows this process's memory until it calls exec, while the calling thread waits
+//! (`CLONE_VM | CLONE_VFORK`, as `posix_spawn` does inside libc, which cannot switch users). Everything that the child
+//! needs is laid out before; it makes system calls, writes down why it failed, and nothing else.
+//!
+//! The kernel hands out a descriptor of the child (a pidfd) with it, which becomes readable when the child ends: no signal
+//! handler, and no id that could have gone to somebody else.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Pid, Uid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What the child's few calls need, several times over; kept below the size that malloc would map anew each time.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Who the child is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+/// Whether the child's standard input is a terminal that it is to control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terminal {
+    Controlling,
+    None,
+}
+
+/// A child to be.
+pub(super) struct Program<'a> {
+    /// The files to try, in this order.
+    pub(super) candidates: Vec<CString>,
+    /// Arguments, the program's own name first.
+    pub(super) arguments: Vec<CString>,
+    /// `NAME=value`.
+    pub(super) environment: Vec<CString>,
+    /// Where it begins.
+    pub(super) folder: &'a CStr,
+    /// Its standard streams.
+    pub(super) streams: [&'a OwnedFd; 3],
+    pub(super) terminal: Terminal,
+    /// Whom it runs as; none for the agent's own user.
+    pub(super) identity: Option<Identity>,
+}
+
+/// How far a child came that never was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Making the process.
+    Clone,
+    /// Its session, terminal and streams.
+    Setup,
+    /// Its user and groups.
+    Identity,
+    /// Its working folder.
+    Folder,
+    /// The program itself.
+    Exec,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub(super) struct SpawnError {
+    pub(super) step: Step,
+    pub(super) source: io::Error,
+}
+
+/// A running child. It must be waited for, or it stays a zombie until this process ends.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: Pid,
+    handle: AsyncFd<OwnedFd>,
+}
+
+impl Child {
+    /// Waits for the end. Safe to cancel: the status stays until it was returned.
+    pub(super) async fn wait(&self) -> io::Result<WaitIdStatus> {
+        loop {
+            let mut ready = self.handle.readable().await?;
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            if let Some(status) = waitid(WaitId::PidFd(self.handle.get_ref().as_fd()), options)? {
+                return Ok(status);
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// Starts the program. Returns once it runs, or once it is certain that it does not.
+pub(super) fn spawn(program: &Program<'_>) -> Result<Child, SpawnError> {
+    let arguments = pointers(&program.arguments);
+    let environment = pointers(&program.environment);
+    let plan = Plan::new(program, &arguments, &environment)?;
+    let (pid, handle) = start(&plan).map_err(|source| SpawnError { step: Step::Clone, source })?;
+    if let Some(failure) = plan.failure() {
+        // It has ended already: it only has to be taken off the list.
+        let _ = waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED);
+        return Err(failure);
+    }
+    // SAFETY: an OwnedFd names one open file for as long as it lives, and nothing takes it out of the AsyncFd.
+    let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) };
+    let handle =
+        handle.map_err(|refused| SpawnError { step: Step::Clone, source: refused.into_parts().1 })?;
+    Ok(Child { pid, handle })
+}
+
+/// A list as exec takes it: pointers, and a null at the end. They live as long as the strings.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Everything that the child reads, and where it writes why it failed.
+struct Plan<'a> {
+    program: &'a Program<'a>,
+    arguments: &'a [*const c_char],
+    environment: &'a [*const c_char],
+    groups: Vec<Gid>,
+    /// The streams under numbers above those that they are to get, so that none is overwritten before its turn.
+    streams: [OwnedFd; 3],
+    failed_step: AtomicI32,
+    failed_errno: AtomicI32,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        program: &'a Program<'a>,
+        arguments: &'a [*const c_char],
+        environment: &'a [*const c_char],
+    ) -> Result<Self, SpawnError> {
+        let raise = |stream: &OwnedFd| {
+            rustix::io::fcntl_dupfd_cloexec(stream, 3)
+                .map_err(|errno| SpawnError { step: Step::Setup, source: errno.into() })
+        };
+        let [stdin, stdout, stderr] = program.streams;
+        Ok(Self {
+            program,
+            arguments,
+            environment,
+            groups: program
+                .identity
+                .iter()
+                .flat_map(|identity| &identity.groups)
+                .copied()
+                .map(Gid::from_raw)
+                .collect(),
+            streams: [raise(stdin)?, raise(stdout)?, raise(stderr)?],
+            failed_step: AtomicI32::new(0),
+            failed_errno: AtomicI32::new(0),
+        })
+    }
+
+    fn failure(&self) -> Option<SpawnError> {
+        let step = match self.failed_step.load(Ordering::Relaxed) {
+            0 => return None,
+            1 => Step::Setup,
+            2 => Step::Identity,
+            3 => Step::Folder,
+            _ => Step::Exec,
+        };
+        Some(SpawnError {
+            step,
+            source: io::Error::from_raw_os_error(self.failed_errno.load(Ordering::Relaxed)),
+        })
+    }
+
+    fn fail(&self, step: Step, errno: Errno) {
+        let step = match step {
+            Step::Clone | Step::Setup => 1,
+            Step::Identity => 2,
+            Step::Folder => 3,
+            Step::Exec => 4,
+        };
+        self.failed_errno.store(errno.raw_os_error(), Ordering::Relaxed);
+        self.failed_step.store(step, Ordering::Relaxed);
+    }
+
+    /// The child's whole life before exec. Returns only if it failed.
+    ///
+    /// It shares memory with threads that go on: it must not allocate, lock, or panic.
+    fn run_child(&self) {
+        if let Err(errno) = self.set_up() {
+            return self.fail(Step::Setup, errno);
+        }
+        if let Err(errno) = self.become_user() {
+            return self.fail(Step::Identity, errno);
+        }
+        if let Err(errno) = rustix::process::chdir(self.program.folder) {
+            return self.fail(Step::Folder, errno);
+        }
+        reset_signals();
+        self.fail(Step::Exec, self.exec());
+    }
+
+    fn set_up(&self) -> rustix::io::Result<()> {
+        rustix::process::setsid()?;
+        let [stdin, stdout, stderr] = &self.streams;
+        rustix::stdio::dup2_stdin(stdin)?;
+        rustix::stdio::dup2_stdout(stdout)?;
+        rustix::stdio::dup2_stderr(stderr)?;
+        if self.program.terminal == Terminal::Controlling {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
+        // The agent is the last that a guest short of memory gives up, and runs before others. Its children are not and
+        // do not. Neither is worth failing for.
+        if let Ok(file) =
+            rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        {
+            let _ = rustix::io::write(&file, b"0");
+        }
+        let _ = rustix::process::setpriority_process(None, 0);
+        Ok(())
+    }
+
+    fn become_user(&self) -> rustix::io::Result<()> {
+        let Some(identity) = &self.program.identity else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        rustix::thread::set_thread_groups(&self.groups)?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)
+    }
+
+    /// Tries the candidates. One that may not be run is remembered: a later one may be.
+    fn exec(&self) -> Errno {
+        let mut outcome = Errno::NOENT;
+        for candidate in &self.program.candidates {
+            // SAFETY: the path ends with a NUL, and both lists end with a null; all of it outlives the call.
+            unsafe { libc::execve(candidate.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
+            match Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::NOENT) {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => outcome = Errno::ACCESS,
+                other => return other,
+            }
+        }
+        outcome
+    }
+}
+
+/// Undoes what this process did to its signals: ignored ones stay ignored through exec, and handlers of ours must not run
+/// in the child between here and there.
+fn reset_signals() {
+    // SAFETY: both structures may be all zeroes (a default action, an empty set), and outlive the calls, which only read
+    // them. Signals that cannot be changed answer with an error, which is right.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..32 {
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+extern "C" fn child_main(plan: *mut c_void) -> c_int {
+    // SAFETY: `start` passes a pointer to a Plan that it holds until this function has ended or exec has been called.
+    let plan = unsafe { &*plan.cast_const().cast::<Plan<'_>>() };
+    plan.run_child();
+    127
+}
+
+/// Makes the child and waits until it has called exec or ended.
+fn start(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
+    let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
+    let mut handle: c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let blocked = Blocked::all();
+    // SAFETY: the child runs on a stack of its own, of which it gets the upper end, aligned down to 16 as the ABI wants.
+    // Because of CLONE_VFORK this thread sleeps until the child has exec'ed or ended, so stack, plan and handle outlive
+    // its use of them; thread-local storage, which it shares with this thread, is used by one of the two at a time.
+    // With every signal blocked no handler can run on that stack. The kernel writes the pidfd before the child runs.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(STACK_BYTES);
+        let top = top.sub(top.addr() % 16);
+        let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
+        libc::clone(child_main, top.cast(), flags, plan, &raw mut handle)
+    };
+    let error = io::Error::last_os_error();
+    drop(blocked);
+    match Pid::from_raw(pid) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Some(pid) if pid.as_raw_pid() > 0 => Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) })),
+        _ => Err(error),
+    }
+}
+
+/// Every signal blocked in this thread, until it is dropped.
+struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    fn all() -> Self {
+        // SAFETY: an all-zero sigset_t is valid, and both sets outlive the calls.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set outlives the call, which only reads it.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+
+    fn strings(all: &[&str]) -> Vec<CString> {
+        all.iter().map(|one| CString::new(*one).unwrap()).collect()
+    }
+
+    fn run(
+        candidates: &[&str],
+        arguments: &[&str],
+        folder: &CStr,
+        identity: Option<Identity>,
+    ) -> Result<(Child, String), SpawnError> {
+        let null = OwnedFd::from(File::open("/dev/null").unwrap());
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let program = Program {
+            candidates: strings(candidates),
+            arguments: strings(arguments),
+            environment: strings(&["A=1"]),
+            folder,
+            streams: [&null, &writer, &writer],
+            terminal: Terminal::None,
+            identity,
+        };
+        let child = spawn(&program)?;
+        drop(writer);
+        let mut output = String::new();
+        File::from(reader).read_to_string(&mut output).unwrap();
+        Ok((child, output))
+    }
+
+    #[tokio::test]
+    async fn the_child_is_what_it_was_told_to_be() {
+        let script = "echo $A; pwd; test $$ = $(ps -o sid= -p $$) && echo leads; grep -E 'SigBlk|SigIgn' /proc/self/status; exit 7";
+        let (child, output) = run(&["/no/such", "/bin/sh"], &["sh", "-c", script], c"/usr", None).unwrap();
+        assert_eq!(output, "1\n/usr\nleads\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+        assert_eq!(child.wait().await.unwrap().exit_status(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn the_end_by_a_signal_is_told() {
+        let (child, _) = run(&["/bin/sh"], &["sh", "-c", "kill -9 $$"], c"/", None).unwrap();
+        assert_eq!(child.wait().await.unwrap().terminating_signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_failure_says_which_step_and_why_and_leaves_nothing_behind() {
+        let nobody = Identity { uid: 65534, gid: 65534, groups: vec![] };
+        let hidden = tempfile::tempdir().unwrap();
+        let hidden = CString::new(hidden.path().to_str().unwrap()).unwrap();
+        for (candidates, folder, identity, step, errno) in [
+            (&["/no/such"][..], c"/", None, Step::Exec, libc::ENOENT),
+            (&["/etc/passwd", "/no/such"], c"/", None, Step::Exec, libc::EACCES),
+            (&[], c"/", None, Step::Exec, libc::ENOENT),
+            (&["/bin/true"], c"/no/such", None, Step::Folder, libc::ENOENT),
+            (&["/bin/true"], &hidden, Some(nobody), Step::Folder, libc::EACCES),
+        ] {
+            let error = run(candidates, &["x"], folder, identity).unwrap_err();
+            assert_eq!((error.step, error.source.raw_os_error()), (step, Some(errno)));
+        }
+    }
+
+    /// Many threads at once, each with a child that fails and one that runs: memory is shared, and must not suffer.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn children_at_once_do_not_get_in_each_others_way() {
+        let mut all = tokio::task::JoinSet::new();
+        for n in 0..64 {
+            all.spawn(async move {
+                let text = format!("child {n}");
+                assert!(run(&["/no/such"], &["x"], c"/", None).is_err());
+                let (child, output) = run(&["/bin/echo"], &["echo", &text], c"/", None).unwrap();
+                assert_eq!(output, format!("{text}\n"));
+                assert_eq!(child.wait().await.unwrap().exit_status(), Some(0));
+            });
+        }
+        while let Some(outcome) = all.join_next().await {
+            outcome.unwrap();
+        }
+    }
+}
