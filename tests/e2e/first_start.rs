@@ -29,8 +29,8 @@ pub(crate) fn tests() -> Vec<Test> {
 /// Ctrl-C while the base image is made, then `up` again.
 async fn an_interrupted_first_start_is_taken_up_again(platform: &Platform) -> Result<()> {
     let footprint = platform.footprint();
-    let image = footprint.store_dir().join("images");
-    if fs::read_dir(&image).is_ok_and(|mut images| images.next().is_some()) {
+    // Written once there is a base image.
+    if platform.first_run().is_ok() {
         eprintln!("the folder was kept from a former run: its first start is over, and is not interrupted");
         return platform.start().await;
     }

@@ -1,17 +1,19 @@
 //! What a caller without the right credential reaches, from inside a guest and from outside: nothing.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sandbar_tests::platform::NETWORK;
 use sandbar_tests::{Platform, Sandbox};
 use sandbar_types::guest::{AGENT_PORT, GATEWAY_IP, READY_PORT};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::{Test, tests};
@@ -161,35 +163,56 @@ async fn the_host_agent_takes_the_control_planes_certificate_alone(platform: &Pl
     platform.start().await?;
     let ports = listening_ports(platform.agent_pid()?)?;
     let [port] = ports[..] else { anyhow::bail!("the host agent listens on {ports:?}") };
-    let url = format!("https://127.0.0.1:{port}/sandbar.host.v1.HostService/ListSandboxes");
-
-    let stranger = rcgen::generate_simple_self_signed(["control.sandbar.internal".to_owned()])?;
-    let strange = format!("{}{}", stranger.signing_key.serialize_pem(), stranger.cert.pem());
-    // A host's own certificate is signed by the fleet's authority, but for serving only: no host may call another.
     let credentials = std::fs::read(platform.footprint().host_dir().join("credentials.json"))?;
     let credentials: Value = serde_json::from_slice(&credentials)?;
-    let text = |field: &str| credentials[field].as_str().context("not in the credentials");
-    let hosts = format!("{}{}", text("key")?, text("cert")?);
+    let text = |field: &str| credentials[field].as_str().with_context(|| format!("no {field}"));
+    let (key, certificate, authority) = (text("key")?, text("cert")?, text("ca")?);
+    let host = text("host_id")?;
+    let name = format!("{}.host.sandbar.internal", host.strip_prefix("host-").unwrap_or(host));
 
+    let stranger = rcgen::generate_simple_self_signed(["control.sandbar.internal".to_owned()])?;
+    let strange = (stranger.signing_key.serialize_pem(), stranger.cert.pem());
+    // A host's own certificate is signed by the fleet's authority, but for serving only: no host may call another.
+    let hosts = (key.to_owned(), certificate.to_owned());
     for (who, identity) in [("nobody", None), ("a stranger", Some(strange)), ("a host", Some(hosts))] {
-        let builder = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
-        let builder = match identity {
-            Some(pem) => builder.identity(reqwest::Identity::from_pem(pem.as_bytes())?),
-            None => builder,
-        };
-        let request = builder.build()?.post(&url).header("content-type", "application/json").body("{}");
-        let error = match request.send().await {
-            Ok(response) => anyhow::bail!("{who} got an answer: {}", response.status()),
-            Err(error) => error,
-        };
-        // Refused by TLS, and not for want of somebody to talk to.
-        ensure!(causes(&error).iter().any(|cause| cause.contains("alert")), "{who}: {error:?}");
+        // The agent is who it says: what follows is its refusal, and not ours.
+        let error = call_agent(port, &name, authority, identity)
+            .await
+            .err()
+            .with_context(|| format!("{who} was let in"))?;
+        let refused =
+            error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref());
+        ensure!(matches!(refused, Some(rustls::Error::AlertReceived(_))), "{who}: {error:?}");
     }
     Ok(())
 }
 
-fn causes(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(Some(error), |&cause| cause.source()).map(ToString::to_string).collect()
+/// Connects to the host agent and reads the first byte that it says to its client. Under TLS 1.3 the client's certificate is judged
+/// after the client believes to be connected.
+async fn call_agent(
+    port: u16,
+    name: &str,
+    authority: &str,
+    identity: Option<(String, String)>,
+) -> Result<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((key, certificate)) => {
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())?;
+            config.with_client_auth_cert(vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    let name = ServerName::try_from(name.to_owned())?;
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+    Ok(stream.read_u8().await?)
 }
 
 /// A sandbox's token, read by its root.

@@ -60,10 +60,16 @@ impl Process {
         words.filter(|word| word.len() == 39 && word.starts_with("sb-")).map(str::to_owned).next()
     }
 
-    /// Whether it is still the same one.
+    /// Whether it still runs. One that has ended and waits to be reaped does not.
     #[must_use]
     pub fn lives(&self) -> bool {
-        start_time(self.pid).is_ok_and(|started| started == self.started)
+        stat(self.pid).is_ok_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// Whether nothing is left of it, not even an exit code that its parent has not asked for.
+    #[must_use]
+    pub fn is_reaped(&self) -> bool {
+        !stat(self.pid).is_ok_and(|stat| stat.started == self.started)
     }
 
     /// Ends it without asking. That it is gone already is fine.
@@ -153,7 +159,7 @@ impl Footprint {
             fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|path| path.starts_with(&self.data_dir))
         };
         if named || inside("cwd") || inside("root") {
-            return Ok(Some(Process { pid, started: start_time(pid)?, command }));
+            return Ok(Some(Process { pid, started: stat(pid)?.started, command }));
         }
         Ok(None)
     }
@@ -275,13 +281,21 @@ fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
     }
 }
 
-/// When a process started, in clock ticks since the machine did.
-fn start_time(pid: i32) -> io::Result<u64> {
+/// What `/proc/PID/stat` says of a process.
+struct Stat {
+    state: char,
+    started: u64,
+}
+
+fn stat(pid: i32) -> io::Result<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in brackets and may hold anything.
     let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let started = rest.split(' ').nth(19).and_then(|field| field.parse().ok());
-    started.ok_or_else(|| io::Error::other("no start time"))
+    let mut fields = rest.split(' ');
+    let state = fields.next().and_then(|field| field.chars().next());
+    let started = fields.nth(18).and_then(|field| field.parse().ok());
+    let both = state.zip(started).map(|(state, started)| Stat { state, started });
+    both.ok_or_else(|| io::Error::other("not the form of /proc/PID/stat"))
 }
 
 /// A path as `/proc/self/mountinfo` writes it: `\040` for a space.
@@ -337,8 +351,13 @@ mod tests {
         assert_eq!(found.iter().map(|process| process.pid.cast_unsigned()).collect::<Vec<_>>(), [child.id()]);
         assert!(found[0].lives() && !found[0].is_vmm());
         found[0].kill().unwrap();
+        while found[0].lives() {
+            std::thread::yield_now();
+        }
+        assert!(!found[0].is_reaped());
+        assert_eq!(footprint.processes().unwrap(), []);
         child.wait().unwrap();
-        assert!(!found[0].lives());
+        assert!(found[0].is_reaped());
         assert_eq!(footprint.processes().unwrap(), []);
     }
 

@@ -161,20 +161,11 @@ impl Control {
 
         let client = self.host_clients().get(host, &address);
         let failed = |source| BootstrapError::Template { id: host, source };
-        let on_host = client.list_templates(self.config().call_deadline).await.map_err(failed)?;
-        let wanted = id.to_string();
-        let template = match on_host.into_iter().find(|template| template.id == wanted) {
-            Some(template) if self.store().template_is_ready_on(id, host).await? => {
-                tracing::debug!(template = template.id, %host, "the base template is there");
-                return Ok(id);
-            }
-            Some(template) => template,
-            None => {
-                let size = TemplateSize { vcpus: reserved.vcpus, memory_mb: reserved.memory_mb };
-                let limit = self.config().template_deadline;
-                client.create_template(id, BASE, size, limit).await.map_err(failed)?
-            }
-        };
+        // The host makes it only where it has none, or none that is as it would make it now: after an upgrade of the guest's
+        // kernel or agent, of the image or of the VMM.
+        let size = TemplateSize { vcpus: reserved.vcpus, memory_mb: reserved.memory_mb };
+        let limit = self.config().template_deadline;
+        let template = client.create_template(id, BASE, size, limit).await.map_err(failed)?;
         let complete = CompleteTemplate {
             vcpus: template.vcpus,
             memory_mb: template.memory_mb,

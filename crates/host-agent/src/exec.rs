@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::guest::{GuestClient, process_config, process_error};
-use crate::sandbox::activity::Use;
+use crate::sandbox::Visit;
 
 use exec_stream_request::Request;
 use exec_stream_response::Response;
@@ -71,25 +71,21 @@ pub(crate) async fn run(guest: &GuestClient, request: &ExecRequest) -> Result<Ex
 
 /// Runs a command with input and output streamed. Unless it was started detached, the command does not outlive the call.
 pub(crate) async fn stream(
-    guest: GuestClient,
+    visit: Visit,
     start_request: exec_stream_request::Start,
     requests: InboundStream<ExecStreamRequest>,
-    in_use: Use,
 ) -> Result<mpsc::Receiver<Result<ExecStreamResponse, ConnectError>>, Error> {
     let command =
         start_request.command.as_option().ok_or_else(|| Error::BadInput("command is missing".into()))?;
     let stdin = if start_request.stdin { Stdin::Open } else { Stdin::Closed };
-    let mut events = start(&guest, command, start_request.timeout_sec, stdin).await?;
+    let mut events = start(&visit.guest, command, start_request.timeout_sec, stdin).await?;
     let pid = match next(&mut events).await? {
         Some(Event::Start(start)) => start.pid,
         _ => return Err(Error::GuestUnreachable("the command's stream did not begin with its start".into())),
     };
     let (sender, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
-    let call = Call { guest, pid, detach: start_request.detach, sender };
-    tokio::spawn(async move {
-        call.pump(events, requests).await;
-        drop(in_use);
-    });
+    let call = Call { guest: visit.guest.clone(), pid, detach: start_request.detach, sender };
+    tokio::spawn(call.pump(events, requests, visit));
     Ok(receiver)
 }
 
@@ -102,11 +98,15 @@ struct Call {
 }
 
 impl Call {
-    async fn pump(self, events: Events, requests: InboundStream<ExecStreamRequest>) {
+    async fn pump(self, events: Events, requests: InboundStream<ExecStreamRequest>, mut visit: Visit) {
         // Input runs beside output: a command that does not read its input must not hold back what it writes.
         let ended = tokio::select! {
             ended = self.forward_output(events) => ended,
             () = self.sender.closed() => false,
+            gone = visit.ended() => {
+                let _gone = self.sender.send(Err(gone.into())).await;
+                true
+            }
             never = self.forward_input(requests) => match never {},
         };
         if !ended && !self.detach {

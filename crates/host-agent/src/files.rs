@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::Error;
 use crate::guest::GuestClient;
-use crate::sandbox::activity::Use;
+use crate::sandbox::Visit;
 
 use write_file_request::{Open, Request};
 
@@ -57,17 +57,23 @@ pub(crate) async fn write(
 
 /// Reads a file as a stream of chunks.
 pub(crate) async fn read(
-    guest: &GuestClient,
+    visit: Visit,
     path: &str,
     user: &str,
-    in_use: Use,
 ) -> Result<impl Stream<Item = Result<ReadFileResponse, ConnectError>> + Send + use<>, Error> {
-    let body = guest.read_file(path, user).await?;
-    Ok(body.into_data_stream().map(move |chunk| {
-        let _until_the_stream_ends = &in_use;
-        match chunk {
-            Ok(chunk) => Ok(ReadFileResponse { chunk: chunk.into(), ..Default::default() }),
-            Err(error) => Err(Error::GuestUnreachable(format!("the download broke off: {error}")).into()),
-        }
+    let body = visit.guest.read_file(path, user).await?;
+    Ok(futures::stream::unfold(Some((body.into_data_stream(), visit)), |reading| async {
+        let (mut body, mut visit) = reading?;
+        let chunk = tokio::select! {
+            chunk = body.next() => chunk?.map_err(|e| Error::GuestUnreachable(format!("the download broke off: {e}"))),
+            ended = visit.ended() => Err(ended),
+        };
+        Some(match chunk {
+            Ok(chunk) => {
+                (Ok(ReadFileResponse { chunk: chunk.into(), ..Default::default() }), Some((body, visit)))
+            }
+            // Nothing follows an error.
+            Err(error) => (Err(error.into()), None),
+        })
     }))
 }

@@ -102,9 +102,9 @@ impl HostService for Service {
         request: ServiceRequest<'_, PingSandboxRequest>,
     ) -> ServiceResult<PingSandboxResponse> {
         let handle = self.registry.get(parse(request.id)?)?;
-        let (guest, in_use) = handle.enter()?;
-        guest.health().await?;
-        drop(in_use);
+        let visit = handle.enter()?;
+        visit.guest.health().await?;
+        drop(visit);
         Response::ok(PingSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }
 
@@ -114,8 +114,12 @@ impl HostService for Service {
         request: ServiceRequest<'_, ExecRequest>,
     ) -> ServiceResult<ExecResponse> {
         let request = request.to_owned_message();
-        let (guest, _in_use) = self.registry.get(parse(&request.id)?)?.enter()?;
-        Response::ok(exec::run(&guest, &request).await?)
+        let mut visit = self.registry.get(parse(&request.id)?)?.enter()?;
+        let guest = visit.guest.clone();
+        tokio::select! {
+            output = exec::run(&guest, &request) => Response::ok(output?),
+            ended = visit.ended() => Err(ended.into()),
+        }
     }
 
     async fn exec_stream(
@@ -127,8 +131,8 @@ impl HostService for Service {
         let Some(exec_stream_request::Request::Start(start)) = first else {
             return Err(Error::BadInput("the first request must start a command".into()).into());
         };
-        let (guest, in_use) = self.registry.get(parse(&start.id)?)?.enter()?;
-        let events = exec::stream(guest, *start, requests, in_use).await?;
+        let visit = self.registry.get(parse(&start.id)?)?.enter()?;
+        let events = exec::stream(visit, *start, requests).await?;
         Ok(Response::stream(ReceiverStream::new(events)))
     }
 
@@ -141,8 +145,12 @@ impl HostService for Service {
         let Some(write_file_request::Request::Open(open)) = first else {
             return Err(Error::BadInput("the first request must open a file".into()).into());
         };
-        let (guest, _in_use) = self.registry.get(parse(&open.id)?)?.enter()?;
-        Response::ok(files::write(&guest, &open, requests).await?)
+        let mut visit = self.registry.get(parse(&open.id)?)?.enter()?;
+        let guest = visit.guest.clone();
+        tokio::select! {
+            written = files::write(&guest, &open, requests) => Response::ok(written?),
+            ended = visit.ended() => Err(ended.into()),
+        }
     }
 
     async fn read_file(
@@ -151,8 +159,8 @@ impl HostService for Service {
         request: ServiceRequest<'_, ReadFileRequest>,
     ) -> ServiceResult<ServiceStream<ReadFileResponse>> {
         let request = request.to_owned_message();
-        let (guest, in_use) = self.registry.get(parse(&request.id)?)?.enter()?;
-        Ok(Response::stream(files::read(&guest, &request.path, &request.user, in_use).await?))
+        let visit = self.registry.get(parse(&request.id)?)?.enter()?;
+        Ok(Response::stream(files::read(visit, &request.path, &request.user).await?))
     }
 
     async fn create_template(

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sandbar_hostnet::Slot;
-use sandbar_storage::{Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
+use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
-use sandbar_vmm::{BootSource, Machine, MachineSpec};
+use sandbar_vmm::{BootSource, Compatibility, Machine, MachineSpec};
 use tokio::io::AsyncReadExt as _;
 
 use crate::error::Error;
@@ -63,10 +63,8 @@ impl TemplateRequest {
 pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> Result<Template, Error> {
     request.check()?;
     let id = request.id;
-    let store = resources.store.clone();
-    match blocking("read the template", move || store.template(id).map_err(Error::from)).await {
-        Err(Error::TemplateNotFound(_)) => {}
-        made => return made,
+    if let Some(made) = current(resources, request).await? {
+        return Ok(made);
     }
 
     let (store, image) = (resources.store.clone(), request.image.clone());
@@ -90,6 +88,43 @@ pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> 
         }
         made => made,
     }
+}
+
+/// The template, if it is there and as it would be made now. One that is not (damaged, or older than the image, the guest's kernel and
+/// agent, or the VMM) is deleted to be made anew; sandboxes that run from it are not touched by that.
+async fn current(resources: &Resources, request: &TemplateRequest) -> Result<Option<Template>, Error> {
+    let (store, id, image) = (resources.store.clone(), request.id, request.image.clone());
+    let (host, kernel) = (resources.vmm.compatibility().clone(), resources.kernel.hash.clone());
+    let size = (request.vcpus, request.memory_mb);
+    blocking("read the template", move || {
+        let stale = match store.template(id) {
+            Err(StoreError::UnknownTemplate { .. }) => return Ok(None),
+            Err(error @ StoreError::DamagedTemplate { .. }) => error.to_string(),
+            Err(error) => return Err(error.into()),
+            Ok(template) => {
+                let spec = &template.manifest.spec;
+                let image = image.parse().ok().map(|name| store.image(&name)).transpose()?.flatten();
+                let compatible = serde_json::from_value::<Compatibility>(spec.compatibility.clone())
+                    .is_ok_and(|needed| needed.check(&host).is_ok());
+                if !compatible {
+                    "another virtual machine monitor made it".to_owned()
+                } else if spec.kernel != kernel {
+                    "another kernel or guest agent is in it".to_owned()
+                } else if (spec.vcpus, spec.memory_mb) != size {
+                    "it has another size".to_owned()
+                } else if image.is_some_and(|image| image.manifest.created_at > template.manifest.created_at)
+                {
+                    "its image was made anew".to_owned()
+                } else {
+                    return Ok(Some(template));
+                }
+            }
+        };
+        tracing::info!(template = %id, reason = stale, "template is made anew");
+        store.delete_template(id)?;
+        Ok(None)
+    })
+    .await
 }
 
 /// Makes the template in `slot`. The outer error means that its machine may still be there, so that the slot must not go to another.

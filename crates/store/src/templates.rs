@@ -152,22 +152,6 @@ impl Store {
         .await?;
         Ok(())
     }
-
-    /// Whether a host is believed to have a template's files complete.
-    pub async fn template_is_ready_on(
-        &self,
-        template: Id<Template>,
-        host: Id<Host>,
-    ) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT 1 FROM template_locations
-                              WHERE template_id = $1 AND host_id = $2 AND state = 'ready') AS "ready!""#,
-            template.uuid(),
-            host.uuid(),
-        )
-        .fetch_one(&self.pool)
-        .await?)
-    }
 }
 
 impl Tx {

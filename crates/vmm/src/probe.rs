@@ -162,10 +162,9 @@ async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> 
                 let mut text = String::new();
                 // A process that closed its output has written its complaints, if any.
                 let _ = complaints.read_to_string(&mut text).await;
-                return Err(format!(
-                    "/dev/kvm is there, but QEMU cannot run a guest under it: {}",
-                    text.trim()
-                ));
+                // The first complaint is the cause; what follows (an aborted assertion, say) are its consequences.
+                let complaint = text.lines().next().unwrap_or_default().trim();
+                return Err(format!("/dev/kvm is there, but QEMU cannot run a guest under it: {complaint}"));
             }
         }
     }

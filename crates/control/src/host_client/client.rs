@@ -177,12 +177,6 @@ impl HostClient {
         let answer = self.rpc.create_template_with_options(request, within(limit)).await?.into_owned();
         answer.template.into_option().ok_or(HostError::Protocol("no template in the answer"))
     }
-
-    /// The templates whose files are complete on the host.
-    pub async fn list_templates(&self, limit: Duration) -> Result<Vec<host::Template>, HostError> {
-        let request = host::ListTemplatesRequest::default();
-        Ok(self.rpc.list_templates_with_options(request, within(limit)).await?.into_owned().templates)
-    }
 }
 
 /// The size of a template's machine.

@@ -11,6 +11,9 @@ use sandbar_guest_agent::state::State;
 use sandbar_guest_agent::{ready, system};
 use tokio::net::TcpListener;
 
+/// Files that are read or written at the same time; more of them take turns.
+const BLOCKING_THREADS: usize = 16;
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
@@ -36,10 +39,10 @@ fn main() -> ExitCode {
     if options.system_changes == SystemChanges::Allowed {
         system::outlive_everything();
     }
-    // Most of the work waits for processes and sockets; the second worker keeps answers coming while one copies.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
+    // One worker: the agent mostly waits, and in a guest with one CPU every hand-over between threads costs a switch.
+    // What blocks on the disk has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build();
     let served = runtime.and_then(|runtime| runtime.block_on(run(options)));

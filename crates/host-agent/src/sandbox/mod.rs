@@ -109,6 +109,27 @@ pub(crate) struct Handle {
     requests: mpsc::Sender<Destroy>,
 }
 
+/// A use of a sandbox's guest, from its beginning to its drop.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) guest: GuestClient,
+    id: Id<Sandbox>,
+    view: watch::Receiver<View>,
+    _in_use: Use,
+}
+
+impl Visit {
+    /// Completes when the sandbox has ended. A connection into a network that is gone says nothing: whoever waits for a guest waits
+    /// for this too.
+    pub(crate) async fn ended(&mut self) -> Error {
+        if self.view.wait_for(|view| view.state != State::Running).await.is_err() {
+            // The agent shuts down; the sandbox runs on.
+            std::future::pending::<()>().await;
+        }
+        Error::GuestUnreachable(format!("sandbox {} has ended", self.id))
+    }
+}
+
 /// A request to end a sandbox; answered when nothing of it is left.
 #[derive(Debug)]
 pub(crate) struct Destroy(oneshot::Sender<Result<(), Error>>);
@@ -118,11 +139,16 @@ impl Handle {
         self.view.borrow().clone()
     }
 
-    /// The guest of a running sandbox, and a mark that it is in use for as long as the mark lives.
-    pub(crate) fn enter(&self) -> Result<(GuestClient, Use), Error> {
+    /// Enters a running sandbox: its guest, which counts as in use for as long as the visit lives.
+    pub(crate) fn enter(&self) -> Result<Visit, Error> {
         let view = self.view.borrow();
         match (admit(view.state, Request::Use), &view.guest) {
-            (Verdict::Proceed, Some(guest)) => Ok((guest.clone(), self.activity.begin())),
+            (Verdict::Proceed, Some(guest)) => Ok(Visit {
+                guest: guest.clone(),
+                id: self.id,
+                view: self.view.clone(),
+                _in_use: self.activity.begin(),
+            }),
             (Verdict::Refuse(refusal), _) => {
                 Err(Error::InvalidState { id: self.id, state: view.state, refusal })
             }

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use rustix::mount::MountFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::system::RebootCommand;
 
@@ -60,6 +61,8 @@ fn shut_down(signals: &SignalSet) -> ! {
         while reap().is_some() {}
     }
     signal_everybody(libc::SIGKILL);
+    // With every writer gone the disk can be left clean, not only consistent.
+    let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, c"");
     reboot()
 }
 
