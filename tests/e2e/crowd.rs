@@ -46,10 +46,12 @@ async fn the_same_request_twice_is_one_sandbox(platform: &Platform) -> Result<()
     let client = platform.client()?;
     let http = reqwest::Client::builder().no_proxy().build()?;
     let key = client.key().context("no key")?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)?;
+    let once = format!("end-to-end-{}", hex::encode(random));
     let ask = |body: &'static str| {
         let request = http.post(format!("{}/v1/sandboxes", client.base())).header("x-api-key", key);
-        let request =
-            request.header("idempotency-key", "end-to-end-1").header("content-type", "application/json");
+        let request = request.header("idempotency-key", &once).header("content-type", "application/json");
         client.send(request.body(body))
     };
     let first = ask(r#"{"metadata":{"a":"b"}}"#).await?.json(201)?;

@@ -3,16 +3,32 @@
 use std::error::Error as _;
 use std::str::FromStr;
 
+use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use sandbar_types::id::Kind;
 use sandbar_types::{ErrorCode, Id};
 use serde::de::DeserializeOwned;
 
+use crate::Config;
 use crate::error::ApiError;
+
+/// How much of a body that is too large is read and dropped.
+const DROPPED_BYTES: usize = 64 << 20;
+
+/// The most bytes of a JSON body: an extension of the request, where it is not the default.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JsonLimit(pub(crate) usize);
+
+impl Default for JsonLimit {
+    fn default() -> Self {
+        Self(Config::default().json_body_bytes)
+    }
+}
 
 /// A JSON object. No body at all is an empty object; unknown fields are ignored.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -20,15 +36,10 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(ErrorCode::TooLarge, "the request's body is too large")
-            } else {
-                ApiError::invalid("the request's body could not be read to its end")
-            }
-        })?;
+        let limit = request.extensions().get().copied().unwrap_or_default();
+        let body = read(request.into_body(), limit).await?;
         let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
         if !is_json && body.as_ref() != b"{}" {
             return Err(ApiError::invalid("send the body as JSON, with Content-Type: application/json"));
@@ -40,6 +51,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         let axum::Json(value) = axum::Json::from_bytes(&body).map_err(|rejection| refused(&rejection))?;
         Ok(Self(value))
     }
+}
+
+/// Reads a body whole. Of one that is too large the rest is read too, up to a bound, and dropped: a client that is still sending when the
+/// connection ends would never see the answer.
+async fn read(body: Body, JsonLimit(limit): JsonLimit) -> Result<Bytes, ApiError> {
+    let mut chunks = body.into_data_stream();
+    let (mut kept, mut length) = (BytesMut::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk =
+            chunk.map_err(|_| ApiError::invalid("the request's body could not be read to its end"))?;
+        length += chunk.len();
+        if length <= limit {
+            kept.extend_from_slice(&chunk);
+        } else if length > limit + DROPPED_BYTES {
+            break;
+        }
+    }
+    if length > limit {
+        return Err(ApiError::new(ErrorCode::TooLarge, "the request's body is too large"));
+    }
+    Ok(kept.freeze())
 }
 
 fn refused(rejection: &JsonRejection) -> ApiError {

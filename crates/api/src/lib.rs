@@ -18,14 +18,15 @@ mod schema;
 mod serve;
 mod v1;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::get;
+use axum::{Extension, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sandbar_control::Control;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
+
+use crate::extract::JsonLimit;
 
 pub use serve::serve;
 
@@ -56,7 +57,7 @@ pub fn router(control: Control, config: &Config) -> Router {
         .merge(openapi::routes(&document))
         .fallback(request::no_route)
         .method_not_allowed_fallback(request::no_method)
-        .layer(DefaultBodyLimit::max(config.json_body_bytes))
+        .layer(Extension(JsonLimit(config.json_body_bytes)))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(from_fn(request::surround))
         .with_state(AppState { control })
