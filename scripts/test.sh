@@ -34,6 +34,6 @@ phase "query cache" scripts/sqlx-prepare.sh --check
 phase "build" cargo test --workspace --all-targets --locked --no-run
 phase "binary" cargo build --workspace --locked --bins
 phase "tests" cargo run -q --locked -p sandbar-testkit --bin with-postgres -- \
-    cargo test --workspace --all-targets --locked
+    cargo test --workspace --all-targets --locked --no-fail-fast
 echo
 printf 'all phases passed in %d s\n' "$SECONDS"
