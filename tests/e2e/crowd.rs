@@ -1,12 +1,16 @@
 //! Many sandboxes at once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use sandbar_tests::{Platform, Sandbox};
+use sandbar_tests::{Platform, Sandbox, wait};
 use serde_json::json;
 
 use crate::{Test, tests};
+
+/// What a host keeps ready unless it is told otherwise (`sandbar host-agent --spare-networks`).
+const SPARE_NETWORKS: usize = 8;
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![ten_at_once_are_ten_sandboxes_and_leave_nothing, the_same_request_twice_is_one_sandbox]
@@ -38,7 +42,11 @@ async fn ten_at_once_are_ten_sandboxes_and_leave_nothing(platform: &Platform) ->
     assert_eq!(footprint.vmms()?, []);
     assert_eq!(footprint.sandbox_folders()?, BTreeSet::new());
     assert_eq!(client.list("").await?.len(), 0);
-    Ok(())
+    // No network is there but those that wait for the next.
+    wait::until_true("used networks are gone", Duration::from_secs(30), async || {
+        Ok(footprint.namespaces()?.len() == SPARE_NETWORKS)
+    })
+    .await
 }
 
 async fn the_same_request_twice_is_one_sandbox(platform: &Platform) -> Result<()> {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use sandbar_tests::platform::NETWORK;
 use sandbar_tests::{Platform, Sandbox};
 use sandbar_types::guest::{AGENT_PORT, GATEWAY_IP, READY_PORT};
 use serde_json::{Value, json};
@@ -99,7 +98,8 @@ async fn a_guest_reaches_no_other_guest_and_no_private_network(platform: &Platfo
 
     let mut targets: BTreeSet<String> =
         [AGENT_PORT, READY_PORT, 80].iter().map(|port| format!("{other_ip}:{port}")).collect();
-    let network = NETWORK.split('/').next().context("no network")?;
+    let network = platform.network();
+    let network = network.split('/').next().context("no network")?;
     for address in
         ["169.254.169.254", "169.254.1.1", "10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", network]
     {

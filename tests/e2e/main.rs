@@ -25,7 +25,8 @@ mod isolation;
 mod sandbox_faults;
 mod stream;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -110,16 +111,16 @@ impl Run {
         let binary = Platform::find_binary()?;
         let data_dir = match std::env::var_os("SANDBAR_E2E_DATA") {
             Some(path) => PathBuf::from(path),
-            None => binary.ancestors().nth(2).context("the binary is in no target folder")?.join("e2e"),
+            None => default_data_dir()?,
         };
-        // What a run left that was killed, is found by its folder: nobody else may work in it.
+        // What a run left that was killed is found by its folder: nobody else may work in it.
         std::fs::create_dir_all(&data_dir)?;
         let footprint = sandbar_tests::census::Footprint::new(&data_dir.canonicalize()?);
         if keep {
             footprint.stop_by_force()?;
         } else {
             footprint.remove_everything()?;
-        };
+        }
         let platform = Arc::new(Platform::new(binary, &data_dir)?);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         if !arguments.quiet {
@@ -171,6 +172,19 @@ impl Run {
         });
         Ok(())
     }
+}
+
+/// Beside the build's output, unless that is closed to other users: the database's must pass.
+fn default_data_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).context("the tests are in no target folder")?;
+    let passable = |folder: &Path| folder.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 != 0);
+    if target.ancestors().all(passable) {
+        return Ok(target.join("e2e"));
+    }
+    // One for each clone, and the same each time.
+    let clone = target.metadata()?.ino();
+    Ok(PathBuf::from(format!("/var/tmp/sandbar-e2e-{clone}")))
 }
 
 impl Drop for Run {

@@ -347,7 +347,13 @@ mod tests {
         let path = folder.path().canonicalize().unwrap();
         let footprint = Footprint::new(&path);
         let mut child = Command::new("sleep").arg("600").current_dir(&path).spawn().unwrap();
-        let found = footprint.processes().unwrap();
+        // A process that is just being replaced by its program has no command line for a moment.
+        let found = loop {
+            match footprint.processes().unwrap() {
+                found if found.is_empty() => std::thread::yield_now(),
+                found => break found,
+            }
+        };
         assert_eq!(found.iter().map(|process| process.pid.cast_unsigned()).collect::<Vec<_>>(), [child.id()]);
         assert!(found[0].lives() && !found[0].is_vmm());
         found[0].kill().unwrap();

@@ -17,9 +17,6 @@ use tokio::process::Child;
 use crate::census::Footprint;
 use crate::{Cli, Client, Sandbox, wait};
 
-/// The network between the host and the test platform's sandboxes: not the default one, which may be in use.
-pub const NETWORK: &str = "10.214.0.0/16";
-
 /// The first start installs nothing, but fetches and unpacks packages, boots a guest and keeps it, all perhaps in emulation.
 const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
 /// A stop writes a checkpoint of the database; sandboxes run on.
@@ -106,6 +103,14 @@ impl Platform {
         self.port
     }
 
+    /// The network between the host and its sandboxes: not the default one, which may be in use, and in all likelihood not that of
+    /// another folder's tests.
+    #[must_use]
+    pub fn network(&self) -> String {
+        let folder = u8::from_str_radix(&self.footprint().tag()[..1], 16).unwrap_or_default();
+        format!("10.214.{}.0/20", folder * 16)
+    }
+
     /// What it has on this machine.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
@@ -117,7 +122,8 @@ impl Platform {
     pub fn up_command(&self, more: &[&str]) -> Cli {
         let data_dir = self.data_dir.to_string_lossy().into_owned();
         let listen = format!("127.0.0.1:{}", self.port);
-        let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", NETWORK];
+        let network = self.network();
+        let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
         Cli::new(&self.binary, own.into_iter().chain(more.iter().copied()))
     }
 

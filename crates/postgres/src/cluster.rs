@@ -5,15 +5,21 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::account::Account;
+use crate::process::Process;
 use crate::{Binaries, DATABASE, Durability, PostgresError, ROLE};
 
 /// Name of the map in `pg_ident.conf`.
 const MAP: &str = "sandbar";
+/// How long writers to an unfinished folder may outlive it.
+const WRITERS_LIMIT: Duration = Duration::from_secs(10);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// The major version of the data folder, `None` when there is none yet (an empty folder counts as none).
 pub(crate) fn version(data_dir: &Path) -> Result<Option<u32>, PostgresError> {
@@ -45,7 +51,7 @@ pub(crate) async fn create(
     account: &Account,
     durability: Durability,
 ) -> Result<(), PostgresError> {
-    sweep(data_dir)?;
+    sweep(data_dir).await?;
     let making = beside(data_dir, &format!("{}{}", LEAVINGS, std::process::id()));
     fs::DirBuilder::new().mode(0o700).create(&making).map_err(PostgresError::io("make", &making))?;
     account.own(&making)?;
@@ -97,8 +103,8 @@ fn replace(path: &Path, text: &str, account: &Account) -> Result<(), PostgresErr
 /// What follows the data folder's name in that of an unfinished one.
 const LEAVINGS: &str = ".initdb-";
 
-/// Removes what killed starters left. An `initdb` that still runs in there fails for want of its folder.
-fn sweep(data_dir: &Path) -> Result<(), PostgresError> {
+/// Removes what starters left that were killed or given up.
+async fn sweep(data_dir: &Path) -> Result<(), PostgresError> {
     let parent = data_dir.parent().unwrap_or(Path::new("/"));
     let Some(name) = data_dir.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     for entry in fs::read_dir(parent).map_err(PostgresError::io("read", parent))?.flatten() {
@@ -108,11 +114,34 @@ fn sweep(data_dir: &Path) -> Result<(), PostgresError> {
             .and_then(|found| found.strip_prefix(name))
             .is_some_and(|rest| rest.starts_with(LEAVINGS));
         if unfinished {
-            let path = entry.path();
-            fs::remove_dir_all(&path).map_err(PostgresError::io("remove", &path))?;
+            remove_unfinished(&entry.path()).await?;
         }
     }
     Ok(())
+}
+
+/// Removes an unfinished data folder. Programs that its starter began may still be writing to it: those that work in it are ended, and
+/// those that do not (`initdb` itself, which clears up after its child's end) soon end for want of it.
+async fn remove_unfinished(path: &Path) -> Result<(), PostgresError> {
+    let removing = || PostgresError::io("remove", path);
+    let deadline = Instant::now() + WRITERS_LIMIT;
+    loop {
+        // As the kernel names the folder that a process works in. A folder that is gone has no workers.
+        let folder = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        for writer in Process::all_in(&folder).map_err(removing())? {
+            writer.signal(Signal::KILL).map_err(removing())?;
+            writer.ended().await.map_err(removing())?;
+        }
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                // Nothing tells when the last of them has ended: look again.
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            Err(error) => return Err(removing()(error)),
+        }
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
