@@ -85,6 +85,13 @@ impl Bare {
         Ok(Self { vmm, template, pool, folder, http, made: AtomicU32::default() })
     }
 
+    /// Returns once no slot is being made: that would go on beside what is measured next.
+    pub(crate) async fn settle(&self) {
+        while self.pool.counts().free < SLOTS {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Takes a slot and clones the disk.
     pub(crate) async fn prepare(&self) -> Result<Prepared> {
         let slot = self.pool.take().await?;
@@ -121,8 +128,8 @@ impl Bare {
         }
     }
 
-    /// Makes the guest take commands, with a token of our own. Not part of any figure: `/health` needs none.
-    pub(crate) async fn adopt(&self, machine: &BareMachine) -> Result<()> {
+    /// Gives the guest an identity, as the host agent does: from the call to the answer. From then on it takes commands.
+    pub(crate) async fn adopt(&self, machine: &BareMachine) -> Result<Duration> {
         let mut entropy = [0; 64];
         getrandom::fill(&mut entropy)?;
         let body = json!({
@@ -136,8 +143,16 @@ impl Bare {
         if let Some(token) = &self.template.manifest.spec.guest_token {
             request = request.header("x-access-token", token);
         }
+        let started = Instant::now();
         request.send().await?.error_for_status()?;
-        Ok(())
+        Ok(started.elapsed())
+    }
+
+    /// Asks the guest's agent for nothing, once more.
+    pub(crate) async fn health(&self, machine: &BareMachine) -> Result<Duration> {
+        let started = Instant::now();
+        self.http.get(format!("{}/health", agent(machine.slot.host_ip))).send().await?.error_for_status()?;
+        Ok(started.elapsed())
     }
 
     /// Ends a machine and gives back what it held.

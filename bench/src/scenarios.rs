@@ -34,9 +34,9 @@ const EXEC: &str = "same command straight to the bare guest's agent";
 /// Measures everything.
 pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Result<Vec<Row>> {
     let mut rows = fresh(platform, bare, rounds.fresh).await?;
-    rows.insert(2, warm(platform, bare, rounds.warm).await?);
+    rows.insert(3, warm(platform, bare, rounds.warm).await?);
     let crowds = crowds(platform, bare, rounds.crowds).await?;
-    rows.splice(3..3, crowds);
+    rows.splice(4..4, crowds);
     Ok(rows)
 }
 
@@ -45,6 +45,7 @@ async fn fresh(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row>
     let mut create = [Samples::default(), Samples::default()];
     let mut first = create.clone();
     let mut pss = create.clone();
+    let mut identity = create.clone();
     // The first round is not counted: it brings the template into the page cache.
     for round in 0..=rounds {
         let counted = |samples: &mut Samples, value: f64| {
@@ -52,15 +53,19 @@ async fn fresh(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row>
                 samples.push(value);
             }
         };
+        bare.settle().await;
         let sandbox = platform.create().await?;
         counted(&mut create[0], ms(sandbox.took));
         counted(&mut first[0], ms(platform.exec(&sandbox.id).await?));
         counted(&mut pss[0], pss_mb(platform.vmm_of(&sandbox.id)?)?);
         platform.destroy(&sandbox.id).await?;
 
-        let machine = bare.restore(bare.prepare().await?).await?;
+        let prepared = bare.prepare().await?;
+        bare.settle().await;
+        let machine = bare.restore(prepared).await?;
         counted(&mut create[1], ms(machine.took));
-        bare.adopt(&machine).await?;
+        counted(&mut identity[1], ms(bare.health(&machine).await?));
+        counted(&mut identity[0], ms(bare.adopt(&machine).await?));
         counted(&mut first[1], ms(machine.exec().await?));
         counted(&mut pss[1], pss_mb(machine.vmm())?);
         bare.destroy(machine).await?;
@@ -69,6 +74,7 @@ async fn fresh(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row>
     eprintln!();
     Ok(vec![
         Row::new("create_ready", "ms", &create[0], RESTORE, &create[1]),
+        Row::new("identity", "ms", &identity[0], "the bare guest's second /health", &identity[1]),
         Row::new("first_exec", "ms", &first[0], EXEC, &first[1]),
         Row::new("pss_idle", "MB", &pss[0], "bare VMM of the same template", &pss[1]),
     ])
@@ -99,6 +105,7 @@ async fn crowds(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row
     let mut each = [Samples::default(), Samples::default()];
     let mut all = each.clone();
     for round in 1..=rounds {
+        bare.settle().await;
         let started = Instant::now();
         let sandboxes = try_join_all((0..SLOTS).map(|_| platform.create())).await?;
         all[0].push(ms(started.elapsed()));
@@ -108,6 +115,7 @@ async fn crowds(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row
         }
 
         let prepared = try_join_all((0..SLOTS).map(|_| bare.prepare())).await?;
+        bare.settle().await;
         let started = Instant::now();
         let machines = try_join_all(prepared.into_iter().map(|prepared| bare.restore(prepared))).await?;
         all[1].push(ms(started.elapsed()));
