@@ -115,20 +115,23 @@ pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> 
     };
     // One at a time: two interleaved calls could mix two sandboxes' identities.
     let _turn = agent.init_turn.lock().await;
-    let for_steps = Arc::clone(&agent);
-    let outcome =
-        tokio::task::spawn_blocking(move || apply(request, for_steps.system.as_ref(), &for_steps.state))
-            .await;
-    match outcome {
-        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Err(error @ InitError::Invalid { .. })) => {
-            ApiError::bad_request(error.to_string()).into_response()
+    let hostname = request.hostname.clone();
+    // Here and not on a thread of its own: it is a handful of system calls, and after a restore a new thread would cost more than
+    // all of them.
+    match apply(request, agent.system.as_ref(), &agent.state) {
+        Ok(()) => {
+            if let Some(name) = hostname {
+                // After the answer, and before the agent's one thread turns to another request.
+                let agent = Arc::clone(&agent);
+                tokio::spawn(async move { agent.system.publish_hostname(&name) });
+            }
+            StatusCode::NO_CONTENT.into_response()
         }
-        Ok(Err(error)) => {
+        Err(error @ InitError::Invalid { .. }) => ApiError::bad_request(error.to_string()).into_response(),
+        Err(error) => {
             tracing::error!(%error, "init failed");
             ApiError::internal(error.to_string()).into_response()
         }
-        Err(_) => ApiError::internal("init panicked").into_response(),
     }
 }
 
@@ -273,6 +276,7 @@ mod tests {
         fn set_hostname(&self, name: &str) -> io::Result<()> {
             self.record(Step::Hostname, format!("hostname {name}"))
         }
+        fn publish_hostname(&self, _name: &str) {}
     }
 
     fn state() -> (tempfile::TempDir, State) {
@@ -317,8 +321,12 @@ mod tests {
     #[test]
     fn no_token_if_it_cannot_be_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let (state, _) = State::load(dir.path().join("missing/state.json")).unwrap();
-        let error = apply(request(ALL), &Recorder::default(), &state).unwrap_err();
+        let (state, _) = State::load(dir.path().join("state.json")).unwrap();
+        // Longer than a page, the state needs a new file, whose name is taken.
+        std::fs::create_dir(dir.path().join("state.tmp")).unwrap();
+        let env_vars = Some(BTreeMap::from([("A".into(), "b".repeat(5000))]));
+        let error =
+            apply(InitRequest { env_vars, ..request(ALL) }, &Recorder::default(), &state).unwrap_err();
         assert!(error.to_string().starts_with("step identity failed"), "{error}");
         assert!(state.current().access_token.is_none());
     }

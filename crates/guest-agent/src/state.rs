@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use sandbar_types::guest;
 use serde::{Deserialize, Serialize};
@@ -81,9 +81,14 @@ pub struct StateError {
     pub source: io::Error,
 }
 
-/// The current [`Sandbox`], in memory and on disk.
+/// The current [`Sandbox`], in memory and in a file.
+///
+/// The file is on a tmpfs: it is to survive the agent, not the machine, so there is nothing to sync. It stays open and is written in
+/// place, since making a file and renaming it is the dearest part of `/init` under emulation, and every restore waits for that.
+/// Up to a page this is as good: the kernel writes a page whole, whatever kills the process meanwhile.
 pub struct State {
-    file: PathBuf,
+    path: PathBuf,
+    file: Mutex<File>,
     current: RwLock<Arc<Sandbox>>,
 }
 
@@ -101,14 +106,24 @@ impl State {
     ///
     /// # Errors
     /// If the file exists and cannot be read. To start without a token then would be to forget that there is one.
-    pub fn load(file: PathBuf) -> Result<(Self, Start), StateError> {
-        let failed = |source| StateError { action: "read", path: file.clone(), source };
-        let (sandbox, start) = match fs::read(&file) {
-            Ok(bytes) => (serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?, Start::Again),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Sandbox::default(), Start::First),
-            Err(error) => return Err(failed(error)),
+    pub fn load(path: PathBuf) -> Result<(Self, Start), StateError> {
+        let failed = |source| StateError { action: "read", path: path.clone(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).map_err(failed)?;
+        let (sandbox, start) = if content.is_empty() {
+            (Sandbox::default(), Start::First)
+        } else {
+            (serde_json::from_slice(&content).map_err(|e| failed(e.into()))?, Start::Again)
         };
-        Ok((Self { file, current: RwLock::new(Arc::new(sandbox)) }, start))
+        Ok((Self { path, file: Mutex::new(file), current: RwLock::new(Arc::new(sandbox)) }, start))
     }
 
     /// The state now.
@@ -117,14 +132,15 @@ impl State {
         Arc::clone(&self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Replaces the state, on disk first.
+    /// Replaces the state, in the file first.
     ///
     /// # Errors
     /// If the file cannot be written; the state is then as before.
     pub fn replace(&self, sandbox: Sandbox) -> Result<(), StateError> {
-        write_durably(&self.file, &sandbox).map_err(|source| StateError {
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        write(&mut file, &self.path, &sandbox).map_err(|source| StateError {
             action: "write",
-            path: self.file.clone(),
+            path: self.path.clone(),
             source,
         })?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(sandbox);
@@ -132,14 +148,23 @@ impl State {
     }
 }
 
-fn write_durably(path: &Path, sandbox: &Sandbox) -> io::Result<()> {
+/// Writes over what is there with one system call, where both fit a page; else a new file takes its place.
+fn write(file: &mut File, path: &Path, sandbox: &Sandbox) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let mut content = serde_json::to_vec(sandbox)?;
+    let before = file.metadata()?.len();
+    if content.len() <= PAGE && before <= PAGE as u64 {
+        // Blanks over the rest of what was longer: JSON ends where it ends.
+        content.resize(content.len().max(usize::try_from(before).unwrap_or_default()), b' ');
+        return file.write_all_at(&content, 0);
+    }
     let temporary = path.with_extension("tmp");
-    let mut file: File =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    serde_json::to_writer(&mut file, sandbox)?;
-    file.flush()?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+    let mut new =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    new.write_all(&content)?;
+    fs::rename(&temporary, path)?;
+    *file = new;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -163,9 +188,16 @@ mod tests {
         state.replace(sandbox.clone()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
-        let (again, start) = State::load(path).unwrap();
-        assert_eq!(start, Start::Again);
-        assert!(*again.current() == sandbox);
+        // Shorter than before, longer than a page, and back: whatever the way of writing, the last one counts.
+        for length in [100, 10, 5000, 9000, 20] {
+            let env_vars = BTreeMap::from([("A".into(), "b".repeat(length))]);
+            let sandbox = Sandbox { env_vars, ..sandbox.clone() };
+            state.replace(sandbox.clone()).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let (again, start) = State::load(path.clone()).unwrap();
+            assert_eq!(start, Start::Again);
+            assert!(*again.current() == sandbox, "{length}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! where the machine must stay as it is.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
@@ -21,11 +22,15 @@ pub trait System: Send + Sync {
     /// As the kernel says.
     fn add_entropy(&self, seed: &[u8]) -> io::Result<()>;
 
-    /// Names the machine, and makes that name resolve.
+    /// Names the machine.
     ///
     /// # Errors
-    /// As the kernel or the filesystem says.
+    /// As the kernel says.
     fn set_hostname(&self, name: &str) -> io::Result<()>;
+
+    /// Makes the machine's name resolve, as far as the image's `/etc` allows it: that belongs to whoever is root in the guest, and
+    /// nothing that they make of it may keep their sandbox from running.
+    fn publish_hostname(&self, name: &str);
 }
 
 /// The machine that this process runs on.
@@ -49,16 +54,25 @@ impl System for ThisMachine {
     }
 
     fn set_hostname(&self, name: &str) -> io::Result<()> {
-        rustix::system::sethostname(name.as_bytes())?;
-        fs::write("/etc/hostname", format!("{name}\n"))?;
-        let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-        let renamed = with_hostname(&hosts, name);
-        if renamed == hosts {
-            return Ok(());
+        Ok(rustix::system::sethostname(name.as_bytes())?)
+    }
+
+    fn publish_hostname(&self, name: &str) {
+        for (path, outcome) in [
+            (HOSTNAME, overwrite(HOSTNAME, |_| format!("{name}\n"))),
+            (HOSTS, overwrite(HOSTS, |hosts| with_hostname(hosts, name))),
+        ] {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, path, "does not tell the machine's name");
+            }
         }
-        replace(Path::new("/etc/hosts"), &renamed)
     }
 }
+
+const HOSTNAME: &str = "/etc/hostname";
+const HOSTS: &str = "/etc/hosts";
+/// More than this is nobody's list of hosts.
+const HOSTS_MAX: u64 = 1 << 20;
 
 /// A machine that must stay as it is: every step succeeds and does nothing.
 pub struct Untouched;
@@ -75,6 +89,8 @@ impl System for Untouched {
     fn set_hostname(&self, _name: &str) -> io::Result<()> {
         Ok(())
     }
+
+    fn publish_hostname(&self, _name: &str) {}
 }
 
 /// Makes this process the last that the guest gives up when memory is short, and lets it answer while others keep every
@@ -141,11 +157,31 @@ fn with_hostname(hosts: &str, name: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-fn replace(path: &Path, content: &str) -> io::Result<()> {
-    let temporary = path.with_extension("sandbar");
-    fs::write(&temporary, content)?;
-    File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, path)
+/// Changes a small text file in place. Every restore does this, and under emulation a new file, a truncation or a sync costs more
+/// than all the rest of it: they take the filesystem's journal, and a sync the host's disk. In place, one block is written over
+/// in memory. Should the machine die before that reaches the disk, the next one that runs from this disk writes the file again.
+fn overwrite(path: impl AsRef<Path>, change: impl FnOnce(&str) -> String) -> io::Result<()> {
+    // Without waiting: a pipe of that name would have no end.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let mut before = String::new();
+    if (&mut file).take(HOSTS_MAX).read_to_string(&mut before)? as u64 == HOSTS_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let after = change(&before);
+    if after == before {
+        return Ok(());
+    }
+    file.write_all_at(after.as_bytes(), 0)?;
+    if after.len() < before.len() {
+        file.set_len(after.len() as u64)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -158,6 +194,28 @@ mod tests {
         assert_eq!(first, "127.0.0.1\tlocalhost\n127.0.1.1\tone\n");
         assert_eq!(with_hostname(&first, "two"), "127.0.0.1\tlocalhost\n127.0.1.1\ttwo\n");
         assert_eq!(with_hostname("", "one"), "127.0.1.1\tone\n");
+    }
+
+    #[test]
+    fn a_file_is_changed_in_place_to_longer_and_to_shorter() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        overwrite(&path, |before| {
+            assert_eq!(before, "");
+            "one\n".into()
+        })
+        .unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        for content in ["one and two\n", "2\n", ""] {
+            overwrite(&path, |_| content.into()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+
+        fs::write(&path, vec![b'a'; usize::try_from(HOSTS_MAX).unwrap()]).unwrap();
+        assert!(overwrite(&path, |_| String::new()).is_err());
+        assert!(overwrite(dir.path(), |_| String::new()).is_err());
     }
 
     /// More entropy harms no machine, so this step is tested for real; a kernel that refuses it would fail every restore.
