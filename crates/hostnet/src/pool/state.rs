@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::{NetError, SlotIndex};
 
 /// After a slot was taken from a pool that is at least half full: until it is replaced. Its taker is starting a machine, which
-/// needs the processor, and whose TAP comes to life only when the kernel's lock on all networks is free.
-const QUIET: Duration = Duration::from_millis(250);
+/// needs the processor for some hundred milliseconds where it is emulated, and whose TAP comes to life only when the kernel's lock on
+/// all networks is free.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What a pool knows.
 #[derive(Debug, Default)]
