@@ -170,8 +170,18 @@ fn info(entry: Entry) -> EntryInfo {
         Kind::DanglingLink => FileType::FILE_TYPE_SYMLINK,
         Kind::Other => FileType::FILE_TYPE_UNSPECIFIED,
     };
-    let Entry { path, kind: _, size, mode, permissions, owner, group, modified: (seconds, nanos), target } =
-        entry;
+    let Entry {
+        path,
+        kind: _,
+        size,
+        mode,
+        permissions,
+        owner,
+        group,
+        modified: (seconds, nanos),
+        target,
+        metadata,
+    } = entry;
     let modified =
         Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or_default(), ..Default::default() };
     EntryInfo {
@@ -185,6 +195,7 @@ fn info(entry: Entry) -> EntryInfo {
         group,
         modified_time: modified.into(),
         symlink_target: target.map(|target| target.to_string_lossy().into_owned()),
+        metadata: metadata.into_iter().collect(),
         ..Default::default()
     }
 }
@@ -217,6 +228,7 @@ impl From<WriteError> for ConnectError {
             WriteError::IsFolder(_)
             | WriteError::NotAFolder(_)
             | WriteError::Invalid { .. }
+            | WriteError::Metadata { .. }
             | WriteError::Body(_) => Self::invalid_argument(message),
             WriteError::NoSpace => Self::resource_exhausted(message),
             WriteError::Refused(_) => Self::permission_denied(message),

@@ -10,3 +10,5 @@ mod harness;
 mod input;
 mod output;
 mod restart;
+mod uploads;
+mod web;
