@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use connectrpc::ErrorCode;
 use http::Method;
 use sandbar_proto::filesystem::{
-    CreateWatcherRequest, FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
+    FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
 };
 use serde_json::json;
 
@@ -121,12 +121,4 @@ async fn metadata_belongs_to_the_file() {
         let expected = [("author", "me"), ("kind", "note")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(metadata, BTreeMap::from(expected), "{}", entry.name);
     }
-}
-
-#[tokio::test]
-async fn watches_are_not_offered() {
-    let agent = Agent::start().await;
-    let request = CreateWatcherRequest { path: "/".into(), ..Default::default() };
-    let error = agent.filesystem().create_watcher(request).await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::Unimplemented);
 }

@@ -11,4 +11,6 @@ mod input;
 mod output;
 mod restart;
 mod uploads;
+mod watch;
+mod watched_trees;
 mod web;
