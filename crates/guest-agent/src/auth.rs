@@ -44,7 +44,7 @@ fn guard(method: &Method, path: &str) -> Guard {
     match path {
         "/health" if *method == Method::GET => Guard::Open,
         "/init" if *method == Method::POST => Guard::Init,
-        "/files" if *method == Method::GET || *method == Method::POST => Guard::TokenOrSignature,
+        "/files" if [Method::GET, Method::HEAD, Method::POST].contains(method) => Guard::TokenOrSignature,
         _ => Guard::Token,
     }
 }
@@ -150,6 +150,7 @@ mod tests {
         assert_eq!(guard(&Method::GET, "/health"), Guard::Open);
         assert_eq!(guard(&Method::POST, "/health"), Guard::Token);
         assert_eq!(guard(&Method::GET, "/init"), Guard::Token);
+        assert_eq!(guard(&Method::HEAD, "/files"), Guard::TokenOrSignature);
         assert_eq!(guard(&Method::DELETE, "/files"), Guard::Token);
         for path in ["/health/", "//health", "/files/x", "/process.Process/Start", "/"] {
             assert_eq!(guard(&Method::GET, path), Guard::Token, "{path}");

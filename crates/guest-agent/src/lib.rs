@@ -1,8 +1,10 @@
 //! The guest agent: what the host and E2B's SDKs talk to inside a sandbox.
 //!
-//! - `server` puts the routes together, `auth` guards them all, `init` makes the guest one particular sandbox.
+//! - `server` puts the routes together, `auth` guards them all, `cors` lets browsers in, `init` makes the guest one
+//!   particular sandbox.
 //! - `process` is the service `process.Process`: starting, following and signalling processes.
-//! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders and entries.
+//! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders, entries and
+//!   watches.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
 //! - `ready` tells the host that the guest is up.
 //!
@@ -11,10 +13,12 @@
 
 pub mod auth;
 mod caller;
+mod cors;
 pub mod error;
 mod files;
 mod filesystem;
 pub mod init;
+mod keepalive;
 pub mod metrics;
 pub mod options;
 pub mod paths;

@@ -19,7 +19,7 @@ use crate::options::{Options, SystemChanges};
 use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
-use crate::{auth, files, init, metrics};
+use crate::{auth, cors, files, init, metrics};
 
 /// Everything that handlers share.
 pub struct Agent {
@@ -85,6 +85,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .merge(files::router())
         .fallback_service(rpc)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), auth::gate))
+        .layer(axum::middleware::from_fn(cors::open))
         .with_state(agent)
 }
 

@@ -1,48 +1,73 @@
 //! `GET /files`: a file's bytes.
 
-use std::fs::Metadata;
-use std::io::{self, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use async_compression::Level;
+use async_compression::tokio::bufread::GzipEncoder;
 use axum::body::Body;
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+    VARY,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
+use tokio::task::spawn_blocking;
+use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::FilesQuery;
-use super::place::{self, about};
+use super::encoding::{self, Encoding, Offer};
+use super::place::{self, FilesQuery, about};
 use super::range::{self, Wanted};
 use super::signature::Operation;
+use super::transfer;
 use crate::auth::Credential;
 use crate::error::ApiError;
 use crate::server::Agent;
 
-/// Every read is a hop to a thread that may block: large enough that hops do not count.
-const READ_BYTES: usize = 128 * 1024;
+/// What is sent at a time of what is compressed on the way.
+const COMPRESSED_BYTES: usize = 64 * 1024;
 
 /// Handles the route.
 pub(super) async fn handle(
     State(agent): State<Arc<Agent>>,
     Extension(credential): Extension<Credential>,
-    Query(query): Query<FilesQuery>,
+    query: FilesQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let caller = place::admit(&query, Operation::Read, credential, &headers, &agent.state.current())?;
     let path = caller.resolve(query.path.as_deref().unwrap_or_default())?;
-    let (file, metadata) = open(&path).await?;
     let range = headers.get(RANGE).and_then(|value| value.to_str().ok());
-    answer(file, &metadata, range).await.map_err(|error| failed(&path, &error))
+    let offer = if range.is_some() { Offer::IdentityAlone } else { Offer::All };
+    let accepted = headers.get(ACCEPT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    let encoding = encoding::choose(accepted, offer).ok_or_else(|| not_acceptable(offer))?;
+    let asked = path.clone();
+    let opened = spawn_blocking(move || open(&asked)).await;
+    let (file, metadata) = opened.map_err(|_| ApiError::internal("the file could not be opened"))??;
+    let mut response = match encoding {
+        Encoding::Gzip => compressed(file, &metadata),
+        Encoding::Identity => plain(file, &metadata, range).map_err(|error| failed(&path, &error))?,
+    };
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_name(ACCEPT_ENCODING));
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
 }
 
-async fn open(path: &Path) -> Result<(File, Metadata), ApiError> {
+fn not_acceptable(offer: Offer) -> ApiError {
+    let message = match offer {
+        Offer::All => "no acceptable encoding: a file can be had as it is, or as gzip",
+        Offer::IdentityAlone => "no acceptable encoding: a range of a file can be had only as it is",
+    };
+    ApiError::new(StatusCode::NOT_ACCEPTABLE, message)
+}
+
+fn open(path: &Path) -> Result<(File, Metadata), ApiError> {
     // Looked at before it is opened: to open a FIFO would wait for somebody to write to it.
-    let metadata = tokio::fs::metadata(path).await.map_err(|error| failed(path, &error))?;
+    let metadata = std::fs::metadata(path).map_err(|error| failed(path, &error))?;
     if metadata.is_dir() {
         return Err(ApiError::bad_request(about(path, "is a directory")));
     }
@@ -53,17 +78,23 @@ async fn open(path: &Path) -> Result<(File, Metadata), ApiError> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
-        .await
         .map_err(|error| failed(path, &error))?;
-    let metadata = file.metadata().await.map_err(|error| failed(path, &error))?;
+    let metadata = file.metadata().map_err(|error| failed(path, &error))?;
     Ok((file, metadata))
 }
 
-async fn answer(mut file: File, metadata: &Metadata, range: Option<&str>) -> io::Result<Response> {
-    let content_type = (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+/// The whole file, compressed as it is read. How long that will be nobody knows before the end.
+fn compressed(file: File, metadata: &Metadata) -> Response {
+    let content = transfer::chunks(file, size_to_trust(metadata).unwrap_or(u64::MAX));
+    // One hop away, time is dearer than the last tenth of the bytes.
+    let encoder = GzipEncoder::with_quality(StreamReader::new(Box::pin(content)), Level::Fastest);
+    let body = Body::from_stream(ReaderStream::with_capacity(encoder, COMPRESSED_BYTES));
+    ([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))], body).into_response()
+}
+
+fn plain(mut file: File, metadata: &Metadata, range: Option<&str>) -> io::Result<Response> {
     let Some(size) = size_to_trust(metadata) else {
-        let body = Body::from_stream(ReaderStream::with_capacity(file, READ_BYTES));
-        return Ok(([content_type], body).into_response());
+        return Ok(Body::from_stream(transfer::chunks(file, u64::MAX)).into_response());
     };
     let (status, first, length) = match range::parse(range, size) {
         Wanted::Whole => (StatusCode::OK, 0, size),
@@ -74,11 +105,10 @@ async fn answer(mut file: File, metadata: &Metadata, range: Option<&str>) -> io:
         }
     };
     if first > 0 {
-        file.seek(SeekFrom::Start(first)).await?;
+        file.seek(SeekFrom::Start(first))?;
     }
     // A file that grows meanwhile ends where the header said it would; one that shrinks breaks the connection off.
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), READ_BYTES));
-    let mut response = (status, [content_type], body).into_response();
+    let mut response = (status, Body::from_stream(transfer::chunks(file, length))).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -1,11 +1,13 @@
-//! Whom a request acts as, and the words for what is wrong with a path.
+//! What a request names, whom it acts as, and the words for what is wrong with a path.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::extract::{FromRequestParts, Query};
 use http::HeaderMap;
+use http::request::Parts;
+use serde::Deserialize;
 
-use super::FilesQuery;
 use super::signature::{self, Operation};
 use crate::auth::Credential;
 use crate::caller::Caller;
@@ -13,6 +15,27 @@ use crate::error::ApiError;
 use crate::paths::PathError;
 use crate::state::Sandbox;
 use crate::users::UserError;
+
+/// What both methods take from the URL.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct FilesQuery {
+    pub(super) path: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) signature: Option<String>,
+    pub(super) signature_expiration: Option<i64>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for FilesQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(query) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::bad_request(error.body_text()))?;
+        Ok(query)
+    }
+}
 
 /// Lets the request in, and finds out whom it acts as.
 pub(super) fn admit(

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::FilesQuery;
+use super::place::FilesQuery;
 use crate::state::AccessToken;
 
 /// What a URL was signed for.

@@ -1,12 +1,13 @@
 //! `POST /files`: files as parts of a form, or one file as the whole body.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_compression::tokio::bufread::GzipDecoder;
 use axum::body::Body;
-use axum::extract::{Extension, FromRequest, Multipart, Query, Request, State};
+use axum::extract::{Extension, FromRequest, Multipart, Request, State};
 use axum::{BoxError, Json};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -16,8 +17,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Serialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::FilesQuery;
-use super::place;
+use super::metadata::{Metadata, MetadataError};
+use super::place::{self, FilesQuery};
 use super::signature::Operation;
 use super::write::{self, WriteError};
 use crate::auth::Credential;
@@ -26,7 +27,7 @@ use crate::error::ApiError;
 use crate::server::Agent;
 
 /// What is decoded at a time.
-const DECODED_BYTES: usize = 64 * 1024;
+const DECODED_BYTES: usize = 256 * 1024;
 /// The name of the parts that are files.
 const FILE_PART: &str = "file";
 
@@ -36,24 +37,27 @@ pub(super) struct Written {
     name: String,
     path: String,
     r#type: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
 }
 
 /// Handles the route.
 pub(super) async fn handle(
     State(agent): State<Arc<Agent>>,
     Extension(credential): Extension<Credential>,
-    Query(query): Query<FilesQuery>,
+    query: FilesQuery,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<Vec<Written>>, ApiError> {
     let caller = place::admit(&query, Operation::Write, credential, &headers, &agent.state.current())?;
+    let metadata = Metadata::of(&headers)?;
     let path = query.path.as_deref().filter(|path| !path.is_empty());
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let written = match content_type.split(';').next().unwrap_or_default().trim() {
-        "multipart/form-data" => form(&caller, path, request).await?,
+        "multipart/form-data" => form(&caller, path, &metadata, request).await?,
         "application/octet-stream" => {
             let path = path.ok_or_else(|| ApiError::bad_request("path is required"))?;
-            vec![store(&caller, path, decoded(&headers, request.into_body())?).await?]
+            vec![store(&caller, path, &metadata, decoded(&headers, request.into_body())?).await?]
         }
         other => return Err(ApiError::bad_request(format!("content type '{other}' is not supported"))),
     };
@@ -77,7 +81,12 @@ fn decoded(headers: &HeaderMap, body: Body) -> Result<BoxStream<'static, Result<
     }
 }
 
-async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<Vec<Written>, ApiError> {
+async fn form(
+    caller: &Caller,
+    path: Option<&str>,
+    metadata: &Metadata,
+    request: Request,
+) -> Result<Vec<Written>, ApiError> {
     let bad = |error: String| ApiError::bad_request(format!("invalid form: {error}"));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| bad(error.body_text()))?;
     let mut written = Vec::new();
@@ -89,7 +98,7 @@ async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<V
         let path = path.map(str::to_owned).or(named);
         let path =
             path.ok_or_else(|| ApiError::bad_request("a part has no file name, and there is no path"))?;
-        written.push(store(caller, &path, part).await?);
+        written.push(store(caller, &path, metadata, part).await?);
     }
     if written.is_empty() {
         return Err(ApiError::bad_request("no part is named 'file'"));
@@ -97,14 +106,24 @@ async fn form(caller: &Caller, path: Option<&str>, request: Request) -> Result<V
     Ok(written)
 }
 
-async fn store<S, E>(caller: &Caller, path: &str, content: S) -> Result<Written, ApiError>
+async fn store<S, E>(
+    caller: &Caller,
+    path: &str,
+    metadata: &Metadata,
+    content: S,
+) -> Result<Written, ApiError>
 where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: Into<BoxError>,
 {
     let target = caller.resolve(path)?;
-    write::file(&target, &caller.user, content.map_err(Into::into)).await?;
-    Ok(Written { name: name(&target), path: target.to_string_lossy().into_owned(), r#type: "file" })
+    write::file(&target, &caller.user, metadata.clone(), content.map_err(Into::into)).await?;
+    Ok(Written {
+        name: name(&target),
+        path: target.to_string_lossy().into_owned(),
+        r#type: "file",
+        metadata: metadata.clone().into_map(),
+    })
 }
 
 fn name(path: &Path) -> String {
@@ -118,6 +137,7 @@ impl From<WriteError> for ApiError {
             WriteError::IsFolder(_)
             | WriteError::NotAFolder(_)
             | WriteError::Invalid { .. }
+            | WriteError::Metadata { .. }
             | WriteError::Body(_) => Self::bad_request(message),
             WriteError::NoSpace => Self::new(http::StatusCode::INSUFFICIENT_STORAGE, message),
             WriteError::Refused(_) => Self::new(http::StatusCode::FORBIDDEN, message),
@@ -126,5 +146,11 @@ impl From<WriteError> for ApiError {
                 Self::internal(message)
             }
         }
+    }
+}
+
+impl From<MetadataError> for ApiError {
+    fn from(error: MetadataError) -> Self {
+        Self::bad_request(error.to_string())
     }
 }

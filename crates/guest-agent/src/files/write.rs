@@ -1,24 +1,26 @@
-//! How a file comes to be: written beside its place under a temporary name, then renamed over it.
+//! How a file comes to be: collected under no name (`stage`), and put in its place when it is complete.
 //!
-//! So readers see the old content or the new, a full disk leaves the old one, and constant memory suffices. The choice is
-//! made in `file` alone. An existing file keeps its mode and owner, a new one is 0644 and its user's; missing folders are
-//! 0755 and its user's. Links are followed: what changes is the file behind them. Devices are written in place.
+//! So an upload that fails leaves what was there, and constant memory suffices. The choice is made in `file` alone. A new
+//! file is 0644 and its user's, an existing one keeps its mode and owner; missing folders are 0755 and their user's. Links
+//! are followed: what changes is the file behind them. Devices, and files on a filesystem that has no files without a name
+//! (`/proc`, some network filesystems), are written as the content arrives: there is no other way.
 
-use std::fs::Metadata;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::BoxError;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use tokio::fs::{self, File, OpenOptions};
-use tokio::io::AsyncWriteExt;
+use futures::Stream;
+use tokio::fs;
+use tokio::task::spawn_blocking;
 
+use super::metadata::{Metadata, MetadataError};
+use super::stage::{self, PublishError};
+use super::transfer::{self, FillError};
 use crate::users::User;
 
-const NEW_FILE_MODE: u32 = 0o644;
 /// As many links as Linux itself follows.
 const LINKS_MAX: usize = 40;
 
@@ -35,6 +37,8 @@ pub(crate) enum WriteError {
     Body(BoxError),
     #[error("not enough disk space available")]
     NoSpace,
+    #[error("path '{}': {source}", path.display())]
+    Metadata { path: PathBuf, source: MetadataError },
     #[error("path '{}' may not be written", .0.display())]
     Refused(PathBuf),
     #[error("path '{}': {source}", path.display())]
@@ -51,21 +55,34 @@ impl WriteError {
                 Some(libc::ENOTDIR) => Self::NotAFolder(path),
                 Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace,
                 Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY) => Self::Refused(path),
-                Some(libc::ENAMETOOLONG | libc::ELOOP | libc::EINVAL | libc::ENXIO) => {
+                Some(libc::ENOENT | libc::ENAMETOOLONG | libc::ELOOP | libc::EINVAL | libc::ENXIO) => {
                     Self::Invalid { path, source }
                 }
                 _ => Self::Failed { path, source },
             }
         }
     }
+
+    fn filling(path: &Path) -> impl FnOnce(FillError) -> Self + use<> {
+        let failed = Self::at(path);
+        move |error| match error {
+            FillError::Content(error) => Self::Body(error),
+            FillError::File(error) => failed(error),
+        }
+    }
+
+    fn about_metadata(path: PathBuf, error: MetadataError) -> Self {
+        match error {
+            MetadataError::Failed(error) => Self::at(&path)(error),
+            source => Self::Metadata { path, source },
+        }
+    }
 }
 
 /// What lies where a file is to be written.
 enum Place {
-    /// Nothing: the file is new.
-    Free(PathBuf),
-    /// A file, at its real path.
-    Taken(PathBuf, Metadata),
+    /// A file or nothing, at a path that does not end in a link.
+    File(PathBuf),
     /// A device, a FIFO, something else that is written to, not replaced.
     Special(PathBuf),
 }
@@ -74,35 +91,28 @@ enum Place {
 pub(super) async fn file(
     path: &Path,
     user: &User,
+    metadata: Metadata,
     content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
 ) -> Result<(), WriteError> {
-    let (target, mode, owner) = match look(path).await? {
-        Place::Special(path) => return in_place(&path, content).await,
-        Place::Taken(path, metadata) => (path, metadata.mode() & 0o7777, (metadata.uid(), metadata.gid())),
-        Place::Free(path) => {
-            if let Some(folder) = path.parent() {
-                make_dirs(folder, user).await?;
-            }
-            (path, NEW_FILE_MODE, (user.uid, user.gid))
-        }
+    let target = match look(path).await? {
+        Place::Special(path) => return in_place(path, user, metadata, content).await,
+        Place::File(path) => path,
     };
+    let folder = target.parent().unwrap_or(Path::new("/")).to_path_buf();
+    make_dirs(&folder, user).await?;
     let failed = WriteError::at(&target);
-    let temporary = Temporary::beside(&target);
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0).await
-    {
-        Ok(file) => file,
-        // A folder in which no file can be made, such as those of /proc, though the one that is there can be written.
-        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) && target.exists() => {
-            return in_place(&target, content).await;
-        }
-        Err(error) => return Err(failed(error)),
+    let opened = blocking(move || stage::open_in(&folder)).await;
+    let Some(stage) = opened.flatten().map_err(&failed)? else {
+        return in_place(target, user, metadata, content).await;
     };
-    copy(&target, &mut file, content).await?;
-    // The owner first: a change of owner takes set-user-id bits away.
-    let std_file = file.into_std().await;
-    fchown(&std_file, Some(owner.0), Some(owner.1)).map_err(&failed)?;
-    std_file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(&failed)?;
-    fs::rename(&temporary.0, &target).await.map_err(&failed)
+    let stage = transfer::fill(stage, content).await.map_err(WriteError::filling(&target))?;
+    let (place, user) = (target.clone(), user.clone());
+    let published = blocking(move || stage::publish(stage, &place, &user, &metadata)).await;
+    match published.map_err(&failed)? {
+        Ok(()) => Ok(()),
+        Err(PublishError::File(error)) => Err(failed(error)),
+        Err(PublishError::Metadata(error)) => Err(WriteError::about_metadata(target, error)),
+    }
 }
 
 /// Finds out what is there, behind any links.
@@ -113,8 +123,7 @@ async fn look(path: &Path) -> Result<Place, WriteError> {
         match fs::metadata(&path).await {
             Ok(metadata) if metadata.is_dir() => return Err(WriteError::IsFolder(path)),
             Ok(metadata) if metadata.is_file() => {
-                let real = fs::canonicalize(&path).await.map_err(&failed)?;
-                return Ok(Place::Taken(real, metadata));
+                return Ok(Place::File(fs::canonicalize(&path).await.map_err(&failed)?));
             }
             Ok(_) => return Ok(Place::Special(path)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -123,38 +132,58 @@ async fn look(path: &Path) -> Result<Place, WriteError> {
         // Nothing there, or a link to nothing: then the file is made where the link points.
         match fs::read_link(&path).await {
             Ok(to) => path = path.parent().unwrap_or(Path::new("/")).join(to),
-            Err(_) => return Ok(Place::Free(path)),
+            Err(_) => return Ok(Place::File(path)),
         }
     }
     Err(WriteError::at(&path)(io::Error::from_raw_os_error(libc::ELOOP)))
 }
 
+/// Writes to a file as the content arrives.
 async fn in_place(
-    path: &Path,
+    path: PathBuf,
+    user: &User,
+    metadata: Metadata,
     content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
 ) -> Result<(), WriteError> {
-    // Not blocking: a FIFO that nobody reads is an error, not a wait.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .await
-        .map_err(WriteError::at(path))?;
-    copy(path, &mut file, content).await
+    if !metadata.is_empty() {
+        return Err(WriteError::Metadata { path, source: MetadataError::NotKept });
+    }
+    let (target, owner) = (path.clone(), (user.uid, user.gid));
+    let opened = blocking(move || open_in_place(&target, owner)).await;
+    let (file, origin) = opened.flatten().map_err(WriteError::at(&path))?;
+    let filled = transfer::fill(file, content).await;
+    if filled.is_err() && origin == Origin::New {
+        // Half a file is of no use. If it cannot be removed, the error that matters is the first one.
+        let _ = fs::remove_file(&path).await;
+    }
+    filled.map(drop).map_err(WriteError::filling(&path))
 }
 
-async fn copy(
-    path: &Path,
-    file: &mut File,
-    content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
-) -> Result<(), WriteError> {
-    let mut content = std::pin::pin!(content);
-    while let Some(bytes) = content.next().await {
-        file.write_all(&bytes.map_err(WriteError::Body)?).await.map_err(WriteError::at(path))?;
+/// Whether a file was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    New,
+    Old,
+}
+
+fn open_in_place(path: &Path, owner: (u32, u32)) -> io::Result<(File, Origin)> {
+    match OpenOptions::new().write(true).create_new(true).mode(stage::NEW_FILE_MODE).open(path) {
+        Ok(file) => {
+            fchown(&file, Some(owner.0), Some(owner.1))?;
+            Ok((file, Origin::New))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Not blocking: a FIFO that nobody reads is an error, not a wait.
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let file = OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(path)?;
+            Ok((file, Origin::Old))
+        }
+        Err(error) => Err(error),
     }
-    // Only now is it certain that the last write succeeded.
-    file.flush().await.map_err(WriteError::at(path))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)
 }
 
 /// Makes a folder and its missing parents, all of them the user's.
@@ -177,23 +206,4 @@ pub(crate) async fn make_dirs(folder: &Path, user: &User) -> Result<(), WriteErr
         }
     }
     Ok(())
-}
-
-/// A temporary name in a folder; whatever bears it at the end is removed.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn beside(target: &Path) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!(".sandbar-upload-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self(target.with_file_name(name))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After the rename there is nothing left of that name. Not asynchronous, so that it also happens to a request
-        // that is dropped half-way.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

@@ -1,11 +1,13 @@
 //! One entry of a folder.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::files;
 use crate::users::Names;
 
 /// What an entry is. A link is what it points to, unless it points to nothing.
@@ -33,6 +35,7 @@ pub(super) struct Entry {
     pub(super) modified: (i64, i64),
     /// Where a link leads in the end.
     pub(super) target: Option<PathBuf>,
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 impl Entry {
@@ -59,6 +62,12 @@ impl Entry {
             group: names.group(metadata.gid()),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             target,
+            // Of what a link points to. A link itself can have none.
+            metadata: if kind == Kind::DanglingLink {
+                BTreeMap::new()
+            } else {
+                files::Metadata::read(path).into_map()
+            },
         }
     }
 

@@ -1,12 +1,14 @@
-//! `filesystem.Filesystem`: looking at folders and entries, making, moving and removing them.
+//! `filesystem.Filesystem`: looking at folders and entries, making, moving and removing them, and watching them.
 //!
-//! - `entry`: one entry as the protocol describes it. `tree`: the operations, blocking. `service`: the RPCs; nothing but it
-//!   knows the wire.
+//! - `entry`: one entry as the protocol describes it. `tree`: the operations, blocking. `watch`: what happens in folders.
+//! - `service`: the RPCs. `wire`: values and errors as messages. Nothing but these two knows the wire.
 //!
-//! Contents of files do not pass here: see `files`. Watching a folder answers `unimplemented`.
+//! Contents of files do not pass here: see `files`.
 
 mod entry;
 mod service;
 mod tree;
+mod watch;
+mod wire;
 
 pub(crate) use service::FilesystemService;

@@ -1,36 +1,63 @@
 //! The RPCs of `filesystem.Filesystem`.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use buffa_types::google::protobuf::Timestamp;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use futures::{Stream, StreamExt, stream};
+use sandbar_proto::filesystem::watch_dir_response::{self, Event as WatchEvent};
 use sandbar_proto::filesystem::{
-    CreateWatcherRequest, CreateWatcherResponse, EntryInfo, FileType, Filesystem, GetWatcherEventsRequest,
+    CreateWatcherRequest, CreateWatcherResponse, Filesystem, FilesystemEvent, GetWatcherEventsRequest,
     GetWatcherEventsResponse, ListDirRequest, ListDirResponse, MakeDirRequest, MakeDirResponse, MoveRequest,
     MoveResponse, RemoveRequest, RemoveResponse, RemoveWatcherRequest, RemoveWatcherResponse, StatRequest,
     StatResponse, WatchDirRequest, WatchDirResponse,
 };
+use tokio::time::{Instant, timeout_at};
 
-use super::entry::{Entry, Kind};
 use super::tree::{self, TreeError};
+use super::watch::{Depth, Entries, NetworkMounts, News, PolledWatchers, Spec, Watch};
+use super::wire::{self, info};
 use crate::caller::Caller;
-use crate::files::{self, WriteError};
-use crate::paths::PathError;
+use crate::files;
+use crate::keepalive;
 use crate::server::Agent;
 
 /// The service.
 pub(crate) struct FilesystemService {
     agent: Arc<Agent>,
+    watchers: PolledWatchers,
 }
 
 impl FilesystemService {
     pub(crate) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent }
+        Self { agent, watchers: PolledWatchers::new() }
     }
 
     fn caller(&self, ctx: &RequestContext) -> Result<Caller, ConnectError> {
         Ok(Caller::of(ctx.headers(), &self.agent.state.current())?)
+    }
+
+    /// What both kinds of watch ask for.
+    fn spec(
+        &self,
+        ctx: &RequestContext,
+        path: &str,
+        recursive: bool,
+        include_entry: bool,
+        allow_network_mounts: bool,
+    ) -> Result<Spec, ConnectError> {
+        let caller = self.caller(ctx)?;
+        let network_mounts =
+            if allow_network_mounts { NetworkMounts::Allowed } else { NetworkMounts::Refused };
+        Ok(Spec {
+            folder: caller.resolve(path)?,
+            user: caller.user,
+            depth: if recursive { Depth::WholeTree } else { Depth::OwnEntries },
+            entries: if include_entry { Entries::Included } else { Entries::LeftOut },
+            network_mounts,
+        })
     }
 }
 
@@ -118,39 +145,127 @@ impl Filesystem for FilesystemService {
 
     async fn watch_dir(
         &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, WatchDirRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<WatchDirResponse>> {
-        Err(no_watches())
+        let WatchDirRequest { path, recursive, include_entry, allow_network_mounts, .. } =
+            request.to_owned_message();
+        let spec = self.spec(&ctx, &path, recursive, include_entry, allow_network_mounts)?;
+        let watch = Watch::open(spec, self.watchers.place()?).await?;
+        let deadline = ctx.deadline().map(Instant::from_std);
+        let events = follow(watch, keepalive::interval(&ctx), deadline);
+        Ok(Response::stream(
+            events.map(|event| Ok(WatchDirResponse { event: Some(event?), ..Default::default() })),
+        ))
     }
 
     async fn create_watcher(
         &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, CreateWatcherRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, CreateWatcherRequest>,
     ) -> ServiceResult<CreateWatcherResponse> {
-        Err(no_watches())
+        let CreateWatcherRequest { path, recursive, include_entry, allow_network_mounts, .. } =
+            request.to_owned_message();
+        let spec = self.spec(&ctx, &path, recursive, include_entry, allow_network_mounts)?;
+        let watcher_id = self.watchers.create(spec).await?;
+        Response::ok(CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 
     async fn get_watcher_events(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<GetWatcherEventsResponse> {
-        Err(no_watches())
+        let events = self.watchers.events(request.watcher_id).await?;
+        Response::ok(GetWatcherEventsResponse {
+            events: events.into_iter().map(wire::event).collect(),
+            ..Default::default()
+        })
     }
 
     async fn remove_watcher(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, RemoveWatcherRequest>,
+        request: ServiceRequest<'_, RemoveWatcherRequest>,
     ) -> ServiceResult<RemoveWatcherResponse> {
-        Err(no_watches())
+        self.watchers.remove(request.watcher_id)?;
+        Response::ok(RemoveWatcherResponse::default())
     }
 }
 
-fn no_watches() -> ConnectError {
-    ConnectError::unimplemented("this agent does not watch folders")
+/// A place in a watch's events.
+enum Follow {
+    Start,
+    Events(VecDeque<FilesystemEvent>),
+    Last(VecDeque<FilesystemEvent>),
+    Over,
+}
+
+/// The events of a folder: one start, what happens, keepalives while nothing does.
+fn follow(
+    watch: Watch,
+    keepalive: Duration,
+    deadline: Option<Instant>,
+) -> impl Stream<Item = Result<WatchEvent, ConnectError>> + Send {
+    stream::unfold((Follow::Start, watch), move |(mut place, mut watch)| async move {
+        loop {
+            place = match place {
+                Follow::Start => {
+                    let start = watch_dir_response::StartEvent::default();
+                    return Some((Ok(start.into()), (Follow::Events(VecDeque::new()), watch)));
+                }
+                Follow::Events(mut events) => match events.pop_front() {
+                    Some(event) => return Some((Ok(event.into()), (Follow::Events(events), watch))),
+                    None => match wait(&watch, keepalive, deadline).await {
+                        Wait::Stirred => match watch.news().await {
+                            Ok(News::Events(events)) => {
+                                Follow::Events(events.into_iter().map(wire::event).collect())
+                            }
+                            Ok(News::Last(events)) => {
+                                Follow::Last(events.into_iter().map(wire::event).collect())
+                            }
+                            Err(error) => return Some((Err(error.into()), (Follow::Over, watch))),
+                        },
+                        Wait::Silent => {
+                            let alive = watch_dir_response::KeepAlive::default();
+                            return Some((Ok(alive.into()), (Follow::Events(events), watch)));
+                        }
+                        Wait::OutOfTime => {
+                            let error = ConnectError::deadline_exceeded("the stream's time is over");
+                            return Some((Err(error), (Follow::Over, watch)));
+                        }
+                    },
+                },
+                Follow::Last(mut events) => match events.pop_front() {
+                    Some(event) => return Some((Ok(event.into()), (Follow::Last(events), watch))),
+                    None => return None,
+                },
+                Follow::Over => return None,
+            };
+        }
+    })
+}
+
+/// What ended a wait for events.
+enum Wait {
+    Stirred,
+    Silent,
+    OutOfTime,
+}
+
+async fn wait(watch: &Watch, keepalive: Duration, deadline: Option<Instant>) -> Wait {
+    let now = Instant::now();
+    if deadline.is_some_and(|deadline| deadline <= now) {
+        // Also where something always happens.
+        return Wait::OutOfTime;
+    }
+    let silence = now + keepalive;
+    let until = deadline.map_or(silence, |deadline| deadline.min(silence));
+    match timeout_at(until, watch.stirs()).await {
+        Ok(()) => Wait::Stirred,
+        Err(_) if until == silence => Wait::Silent,
+        Err(_) => Wait::OutOfTime,
+    }
 }
 
 async fn off_worker<T: Send + 'static>(
@@ -159,68 +274,5 @@ async fn off_worker<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(ConnectError::internal("the operation panicked")),
-    }
-}
-
-fn info(entry: Entry) -> EntryInfo {
-    let name = entry.name().to_string_lossy().into_owned();
-    let kind = match entry.kind {
-        Kind::File => FileType::FILE_TYPE_FILE,
-        Kind::Folder => FileType::FILE_TYPE_DIRECTORY,
-        Kind::DanglingLink => FileType::FILE_TYPE_SYMLINK,
-        Kind::Other => FileType::FILE_TYPE_UNSPECIFIED,
-    };
-    let Entry { path, kind: _, size, mode, permissions, owner, group, modified: (seconds, nanos), target } =
-        entry;
-    let modified =
-        Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or_default(), ..Default::default() };
-    EntryInfo {
-        name,
-        r#type: kind.into(),
-        path: path.to_string_lossy().into_owned(),
-        size: i64::try_from(size).unwrap_or(i64::MAX),
-        mode,
-        permissions,
-        owner,
-        group,
-        modified_time: modified.into(),
-        symlink_target: target.map(|target| target.to_string_lossy().into_owned()),
-        ..Default::default()
-    }
-}
-
-impl From<PathError> for ConnectError {
-    fn from(error: PathError) -> Self {
-        Self::invalid_argument(error.to_string())
-    }
-}
-
-impl From<TreeError> for ConnectError {
-    fn from(error: TreeError) -> Self {
-        let message = error.to_string();
-        match error {
-            TreeError::NotFound(_) => Self::not_found(message),
-            TreeError::Exists(_) => Self::already_exists(message),
-            TreeError::NotAFolder(_) | TreeError::IsRoot(_) | TreeError::Invalid { .. } => {
-                Self::invalid_argument(message)
-            }
-            TreeError::TooMany(_) => Self::resource_exhausted(message),
-            TreeError::Failed { .. } => Self::internal(message),
-        }
-    }
-}
-
-impl From<WriteError> for ConnectError {
-    fn from(error: WriteError) -> Self {
-        let message = error.to_string();
-        match error {
-            WriteError::IsFolder(_)
-            | WriteError::NotAFolder(_)
-            | WriteError::Invalid { .. }
-            | WriteError::Body(_) => Self::invalid_argument(message),
-            WriteError::NoSpace => Self::resource_exhausted(message),
-            WriteError::Refused(_) => Self::permission_denied(message),
-            WriteError::Failed { .. } => Self::internal(message),
-        }
     }
 }

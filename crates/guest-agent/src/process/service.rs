@@ -26,12 +26,9 @@ use super::ring::{Read, Source};
 use super::running::{InputKind, Process, ProcessError};
 use super::table::Selector;
 use crate::caller::Caller;
+use crate::keepalive;
 use crate::server::Agent;
 use crate::users::UserError;
-
-/// How long a stream stays silent before a keepalive, unless the caller says otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(90);
-const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
 
 /// The service.
 pub(crate) struct ProcessService {
@@ -89,7 +86,8 @@ impl sandbar_proto::process::Process for ProcessService {
         let launched = launch.start(&caller, &sandbox)?;
         let (process, subscription) = Process::adopt(launched, launch, tag, deadline, &self.agent.processes);
         // The process keeps its own deadline, and its end then says so: the stream needs none.
-        let events = follow(process.pid, subscription, keepalive(&ctx), None, DeadlineKill::IsAnError);
+        let events =
+            follow(process.pid, subscription, keepalive::interval(&ctx), None, DeadlineKill::IsAnError);
         let responses = events.map(|event| Ok(StartResponse { event: event?.into(), ..Default::default() }));
         Ok(Response::stream(responses))
     }
@@ -103,7 +101,8 @@ impl sandbar_proto::process::Process for ProcessService {
         let process = self.find(process.as_option())?;
         let subscription = process.output.subscribe(from_offset);
         let deadline = ctx.deadline().map(Instant::from_std);
-        let events = follow(process.pid, subscription, keepalive(&ctx), deadline, DeadlineKill::IsAnEnd);
+        let events =
+            follow(process.pid, subscription, keepalive::interval(&ctx), deadline, DeadlineKill::IsAnEnd);
         let responses =
             events.map(|event| Ok(ConnectResponse { event: event?.into(), ..Default::default() }));
         Ok(Response::stream(responses))
@@ -313,13 +312,6 @@ fn size(pty: &PTY) -> Result<Size, ConnectError> {
         })
     };
     Ok(Size { cols: side(size.cols)?, rows: side(size.rows)? })
-}
-
-fn keepalive(ctx: &RequestContext) -> Duration {
-    ctx.header(KEEPALIVE_HEADER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .filter(|seconds| *seconds > 0)
-        .map_or(KEEPALIVE, Duration::from_secs)
 }
 
 impl From<LaunchError> for ConnectError {

@@ -11,16 +11,15 @@ use futures::StreamExt;
 use http::{Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::harness::{Agent, Reply, TOKEN};
 
-const OCTETS: (&str, &str) = ("content-type", "application/octet-stream");
+pub(crate) const OCTETS: (&str, &str) = ("content-type", "application/octet-stream");
 const NOBODY: u32 = 65534;
 
-fn url(path: &str, more: &str) -> String {
+pub(crate) fn url(path: &str, more: &str) -> String {
     let encoded: String = path
         .bytes()
         .map(|byte| match byte {
@@ -33,15 +32,15 @@ fn url(path: &str, more: &str) -> String {
     format!("/files?path={encoded}{more}")
 }
 
-async fn put(agent: &Agent, path: &str, content: impl Into<Bytes>) -> Reply {
+pub(crate) async fn put(agent: &Agent, path: &str, content: impl Into<Bytes>) -> Reply {
     agent.call(Method::POST, &url(path, ""), &[OCTETS], content).await
 }
 
-async fn get(agent: &Agent, path: &str) -> Reply {
+pub(crate) async fn get(agent: &Agent, path: &str) -> Reply {
     agent.call(Method::GET, &url(path, ""), &[], "").await
 }
 
-fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
@@ -147,28 +146,6 @@ async fn new_files_and_folders_belong_to_their_user() {
 }
 
 #[tokio::test]
-async fn an_existing_file_keeps_mode_and_owner_and_links_stay_links() {
-    let agent = Agent::start().await;
-    let file = agent.path("script");
-    fs::write(&file, "old").unwrap();
-    std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o4750)).unwrap();
-    symlink("script", agent.path("link")).unwrap();
-    symlink("made-by-link", agent.path("dangling")).unwrap();
-
-    assert_eq!(put(&agent, &agent.at("link"), "new").await.status, StatusCode::OK);
-    let metadata = fs::metadata(&file).unwrap();
-    assert_eq!(
-        (fs::read_to_string(&file).unwrap().as_str(), metadata.uid(), mode(&file)),
-        ("new", NOBODY, 0o4750)
-    );
-    assert!(fs::symlink_metadata(agent.path("link")).unwrap().is_symlink());
-
-    assert_eq!(put(&agent, &agent.at("dangling"), "x").await.status, StatusCode::OK);
-    assert_eq!(fs::read_to_string(agent.path("made-by-link")).unwrap(), "x");
-}
-
-#[tokio::test]
 async fn what_cannot_be_written_is_said_in_json() {
     let agent = Agent::start().await;
     fs::create_dir(agent.path("folder")).unwrap();
@@ -263,39 +240,6 @@ async fn a_compressed_body_is_decoded_and_an_unknown_encoding_refused() {
     }
 }
 
-/// A folder with a disk of its own.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path) -> Self {
-        fs::create_dir(at).unwrap();
-        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=1m")).unwrap();
-        Self(at)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = unmount(self.0, UnmountFlags::DETACH);
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_leaves_the_old_file_and_nothing_else() {
-    let agent = Agent::start().await;
-    let folder = agent.path("disk");
-    let _disk = SmallDisk::mount(&folder);
-    assert_eq!(put(&agent, &agent.at("disk/file"), "old").await.status, StatusCode::OK);
-    for (name, content) in [("file", vec![1; 4 << 20]), ("other", vec![1; 4 << 20])] {
-        let reply = put(&agent, &agent.at(&format!("disk/{name}")), content).await;
-        assert_eq!(reply.json(), json!({ "code": 507, "message": "not enough disk space available" }));
-    }
-    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["file"]);
-    assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "old");
-    assert_eq!(put(&agent, &agent.at("disk/file"), "new").await.status, StatusCode::OK);
-}
-
 #[tokio::test]
 async fn large_files_pass_through_little_memory() {
     const CHUNK: usize = 1 << 20;
@@ -312,31 +256,6 @@ async fn large_files_pass_through_little_memory() {
     assert_eq!(fs::metadata(agent.path("large")).unwrap().len(), (CHUNK * CHUNKS) as u64);
     assert_eq!(get(&agent, &agent.at("large")).await.body.len(), CHUNK * CHUNKS);
     assert!(agent.peak_memory_mib() < 40, "{} MiB", agent.peak_memory_mib());
-}
-
-#[tokio::test]
-async fn an_upload_that_breaks_off_changes_nothing() {
-    let agent = Agent::start().await;
-    fs::write(agent.path("file"), "old").unwrap();
-    let broken = futures::stream::iter([
-        Ok(Frame::data(Bytes::from(vec![1; 100_000]))),
-        Err(std::io::Error::other("the caller is gone")),
-    ]);
-    let headers = [("x-access-token", TOKEN), OCTETS];
-    let sent = agent
-        .send(Method::POST, &url(&agent.at("file"), ""), &headers, BodyExt::boxed(StreamBody::new(broken)))
-        .await;
-    assert!(sent.is_err());
-    // The next answer comes after the agent noticed: what it removes, it removes before it waits for more.
-    loop {
-        let left: Vec<_> =
-            fs::read_dir(agent.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        if left.iter().all(|name| name == "file" || name == "state.json") {
-            break;
-        }
-        assert_eq!(get(&agent, &agent.at("file")).await.body, "old");
-    }
-    assert_eq!(fs::read_to_string(agent.path("file")).unwrap(), "old");
 }
 
 fn signature(path: &str, operation: &str, user: &str, expiration: Option<i64>) -> String {

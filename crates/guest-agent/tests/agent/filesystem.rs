@@ -1,12 +1,15 @@
 //! Folders and entries by RPC.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 
 use connectrpc::ErrorCode;
+use http::Method;
 use sandbar_proto::filesystem::{
-    CreateWatcherRequest, FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
+    FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
 };
+use serde_json::json;
 
 use crate::harness::Agent;
 
@@ -99,9 +102,23 @@ async fn folders_are_made_listed_moved_and_removed() {
 }
 
 #[tokio::test]
-async fn watches_are_not_offered() {
+async fn metadata_belongs_to_the_file() {
     let agent = Agent::start().await;
-    let request = CreateWatcherRequest { path: "/".into(), ..Default::default() };
-    let error = agent.filesystem().create_watcher(request).await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::Unimplemented);
+    let rpc = agent.filesystem();
+    let url = format!("/files?path={}", agent.at("file"));
+    let octets = ("content-type", "application/octet-stream");
+    let headers = [octets, ("X-Metadata-Author", "me"), ("x-metadata-kind", "note")];
+    let reply = agent.call(Method::POST, &url, &headers, "x").await;
+    assert_eq!(reply.json()[0]["metadata"], json!({ "author": "me", "kind": "note" }));
+
+    let moved = rpc.r#move(r#move(agent.at("file"), agent.at("moved"))).await.unwrap().into_owned();
+    symlink("moved", agent.path("link")).unwrap();
+    let listed = rpc.list_dir(list(agent.dir.path().to_str().unwrap().into(), 1)).await.unwrap().into_owned();
+    let stated = rpc.stat(stat(agent.at("link"))).await.unwrap().into_owned().entry.into_option().unwrap();
+    let in_list = listed.entries.into_iter().find(|entry| entry.name == "moved").unwrap();
+    for entry in [moved.entry.into_option().unwrap(), in_list, stated] {
+        let metadata: BTreeMap<_, _> = entry.metadata.into_iter().collect();
+        let expected = [("author", "me"), ("kind", "note")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(metadata, BTreeMap::from(expected), "{}", entry.name);
+    }
 }

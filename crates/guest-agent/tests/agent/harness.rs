@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -92,6 +93,39 @@ impl Agent {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    }
+
+    /// How many of the kernel's event queues the agent has open.
+    pub(crate) fn inotify_queues(&self) -> usize {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        descriptors
+            .filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok())
+            .filter(|target| target.to_str() == Some("anon_inode:inotify"))
+            .count()
+    }
+
+    /// Waits until the agent has so many of them open.
+    pub(crate) async fn until_queues(&self, count: usize) {
+        while self.inotify_queues() != count {
+            // A request is a turn for everything else.
+            self.request(Method::GET, "/health", &[], "").await;
+        }
+    }
+
+    /// Waits until the agent has a file without a name open that is so long.
+    pub(crate) async fn until_open_without_a_name(&self, bytes: u64) {
+        loop {
+            let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+            let is_it = |path: &Path| {
+                let metadata = std::fs::metadata(path);
+                metadata.is_ok_and(|file| file.is_file() && file.nlink() == 0 && file.len() >= bytes)
+            };
+            if descriptors.flatten().any(|descriptor| is_it(&descriptor.path())) {
+                return;
+            }
+            // A request is a turn for everything else.
+            self.request(Method::GET, "/health", &[], "").await;
+        }
     }
 
     /// A request without the token.

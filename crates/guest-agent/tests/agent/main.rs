@@ -10,3 +10,7 @@ mod harness;
 mod input;
 mod output;
 mod restart;
+mod uploads;
+mod watch;
+mod watched_trees;
+mod web;

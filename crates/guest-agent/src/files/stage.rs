@@ -1,0 +1,146 @@
+//! A file without a name: where an upload is collected until it is complete.
+//!
+//! `O_TMPFILE`, in the folder of the file that it will become. Whatever ends the upload early (a caller that leaves, a full
+//! disk, the death of the agent), the kernel takes it away; no name is left behind, ever. What happens in the end depends on
+//! what is there by then:
+//!
+//! - Nothing: the file gets its name, complete with content, owner and metadata, in one step. Its folder's watchers see what
+//!   E2B's server shows them, three events: created, attributes changed (`chown`), written.
+//! - A file: its content is replaced in place, as E2B's server does, since a file is more than its content: other names of
+//!   it, programs that have it open, a mount on it, its access lists stay what they were, and its watchers see it written,
+//!   not created. Space is reserved before the first old byte is touched, so a full disk leaves the old file. What is given
+//!   up is the atomic switch of a rename: a crash within that one copy, a page-cache copy of a complete file, leaves a
+//!   mixture.
+
+use std::fs::{File, Metadata as Attributes, OpenOptions, Permissions};
+use std::io::{self, Seek};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fallocate,
+    futimens, linkat, open,
+};
+use rustix::io::Errno;
+
+use super::metadata::{Metadata, MetadataError};
+use crate::users::User;
+
+pub(super) const NEW_FILE_MODE: u32 = 0o644;
+/// How often a name may come and go under our eyes.
+const ATTEMPTS: usize = 8;
+
+/// Why the file did not come to be. What was there is as it was.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PublishError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+impl From<Errno> for PublishError {
+    fn from(error: Errno) -> Self {
+        Self::File(error.into())
+    }
+}
+
+/// Opens a file without a name in a folder, unless there can be none.
+pub(super) fn open_in(folder: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match open(folder, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(Some(file.into())),
+        // The filesystem has no such files; or, `/proc` says to root, the folder holds none but its own.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::ACCESS | Errno::PERM) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a complete upload the file `target`, a path without links at its end. Blocks.
+pub(super) fn publish(
+    mut stage: File,
+    target: &Path,
+    user: &User,
+    metadata: &Metadata,
+) -> Result<(), PublishError> {
+    // What is to be refused is refused here, where nothing has happened yet.
+    metadata.replace(&stage)?;
+    fchown(&stage, Some(user.uid), Some(user.gid))?;
+    stage.set_permissions(Permissions::from_mode(NEW_FILE_MODE))?;
+    for _ in 0..ATTEMPTS {
+        match linkat(&stage, "", CWD, target, AtFlags::EMPTY_PATH) {
+            Ok(()) => return Ok(announce(&stage, target, user)?),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match replace(&mut stage, target, metadata) {
+            Err(PublishError::File(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => return outcome,
+        }
+    }
+    Err(PublishError::File(io::ErrorKind::ResourceBusy.into()))
+}
+
+/// Tells the folder's watchers the rest of what a new file is: its attributes were set, and it was written. The file is as it
+/// should be already, and by its own descriptor it has no name that the kernel could tell; so this goes by its name, and
+/// only if that is still the file.
+fn announce(stage: &File, target: &Path, user: &User) -> io::Result<()> {
+    let named = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(target);
+    let Ok(named) = named else { return Ok(()) };
+    if !is_same(&named.metadata()?, &stage.metadata()?) {
+        return Ok(());
+    }
+    fchown(&named, Some(user.uid), Some(user.gid))?;
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    // A change of this time alone is what the kernel itself calls a write.
+    futimens(&named, &Timestamps { last_access: omit, last_modification: now })?;
+    Ok(())
+}
+
+fn is_same(a: &Attributes, b: &Attributes) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+fn replace(stage: &mut File, target: &Path, metadata: &Metadata) -> Result<(), PublishError> {
+    /// Two uploads of one file go one after the other: the last one's content is what is left, not some of each.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    let mut file = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(target)?;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let old = file.metadata()?;
+    let length = stage.metadata()?.len();
+    reserve(&file, &old, length)?;
+    metadata.replace(&file)?;
+    stage.rewind()?;
+    // In the kernel where it can: one call, one event.
+    io::copy(stage, &mut file)?;
+    if old.len() > length {
+        file.set_len(length)?;
+    }
+    Ok(())
+}
+
+/// Takes the space that the new content needs beyond that of the old.
+fn reserve(file: &File, old: &Attributes, length: u64) -> io::Result<()> {
+    let allocated = old.blocks() * 512;
+    if length <= allocated.min(old.len()) {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        // Where space cannot be reserved, to write is to find out.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => {
+            // What was taken before the space ran out.
+            file.set_len(old.len())?;
+            Err(error.into())
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! How long a stream of events stays silent before it says that it lives.
+
+use std::time::Duration;
+
+use connectrpc::RequestContext;
+
+/// Unless the caller says otherwise.
+const INTERVAL: Duration = Duration::from_secs(90);
+/// Seconds.
+const HEADER: &str = "keepalive-ping-interval";
+
+/// The interval that a caller asks for.
+pub(crate) fn interval(ctx: &RequestContext) -> Duration {
+    ctx.header(HEADER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .filter(|seconds| *seconds > 0)
+        .map_or(INTERVAL, Duration::from_secs)
+}
