@@ -1,6 +1,7 @@
 //! The guest agent: what the host and E2B's SDKs talk to inside a sandbox.
 //!
 //! - `server` puts the routes together, `auth` guards them all, `init` makes the guest one particular sandbox.
+//! - `snapshot` seals the guest while it is copied, `connections` ends what a copy remembers of its source's.
 //! - `process` is the service `process.Process`: starting, following and signalling processes.
 //! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders and entries.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
@@ -11,6 +12,7 @@
 
 pub mod auth;
 mod caller;
+mod connections;
 pub mod error;
 mod files;
 mod filesystem;
@@ -21,6 +23,7 @@ pub mod paths;
 pub mod process;
 pub mod ready;
 pub mod server;
+mod snapshot;
 pub mod state;
 pub mod system;
 pub mod users;

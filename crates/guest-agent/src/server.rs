@@ -2,24 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use connectrpc::{CompressionPolicy, ConnectRpcService};
 use http::StatusCode;
 use tokio::net::TcpListener;
 
+use crate::connections::{Connections, CountedListener, Peer};
 use crate::filesystem::FilesystemService;
 use crate::metrics::CpuMeter;
 use crate::options::{Options, SystemChanges};
 use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
-use crate::{auth, files, init, metrics};
+use crate::{auth, files, init, metrics, snapshot};
 
 /// Everything that handlers share.
 pub struct Agent {
@@ -33,8 +32,12 @@ pub struct Agent {
     pub processes: ProcessTable,
     /// What `/metrics` remembers.
     pub(crate) cpu: CpuMeter,
-    /// Makes calls of `/init` take turns.
-    pub(crate) init_turn: tokio::sync::Mutex<()>,
+    /// The connections that are open.
+    pub(crate) connections: Arc<Connections>,
+    /// Makes everything that changes who this sandbox is take turns.
+    pub(crate) identity_turn: tokio::sync::Mutex<()>,
+    /// Makes flushes of the filesystems take turns.
+    pub(crate) flush_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Agent {
@@ -51,7 +54,9 @@ impl Agent {
             system,
             processes,
             cpu: CpuMeter::default(),
-            init_turn: tokio::sync::Mutex::new(()),
+            connections: Arc::new(Connections::new()),
+            identity_turn: tokio::sync::Mutex::default(),
+            flush_turn: Arc::default(),
         }
     }
 }
@@ -61,13 +66,8 @@ impl Agent {
 /// # Errors
 /// If the listener fails for good.
 pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
-    // Without this an answer of two writes waits for the peer's delayed acknowledgement.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let service = router(agent).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = CountedListener::new(listener, agent.options.gateway, Arc::clone(&agent.connections));
+    let service = router(agent).into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, service).await
 }
 
@@ -80,6 +80,8 @@ fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/init", post(init::handle))
+        .route("/snapshot/prepare", post(snapshot::handle_prepare))
+        .route("/snapshot/resume", post(snapshot::handle_resume))
         .route("/envs", get(envs))
         .route("/metrics", get(metrics::handle))
         .merge(files::router())

@@ -10,3 +10,4 @@ mod harness;
 mod input;
 mod output;
 mod restart;
+mod snapshot;
