@@ -1,4 +1,4 @@
-//! The steps of `/init` that change the machine. Behind a trait, so that their order and their failures can be tested
+//! What `/init` and `/snapshot/prepare` do to the machine. Behind a trait, so that the order and their failures can be tested
 //! where the machine must stay as it is.
 
 use std::fs::{self, File, OpenOptions};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
-/// What `/init` may change.
+/// What the host may have changed.
 pub trait System: Send + Sync {
     /// Sets the wall clock, in nanoseconds since 1970.
     ///
@@ -31,6 +31,12 @@ pub trait System: Send + Sync {
     /// Makes the machine's name resolve, as far as the image's `/etc` allows it: that belongs to whoever is root in the guest, and
     /// nothing that they make of it may keep their sandbox from running.
     fn publish_hostname(&self, name: &str);
+
+    /// Brings everything that was written to disk; returns once it is there.
+    ///
+    /// # Errors
+    /// If the root filesystem could not be written.
+    fn flush(&self) -> io::Result<()>;
 }
 
 /// The machine that this process runs on.
@@ -67,6 +73,13 @@ impl System for ThisMachine {
             }
         }
     }
+
+    fn flush(&self) -> io::Result<()> {
+        // `sync` covers every filesystem and reports nothing; `syncfs` reports what went wrong since the folder was opened.
+        let root = File::open("/")?;
+        rustix::fs::sync();
+        Ok(rustix::fs::syncfs(&root)?)
+    }
 }
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -91,6 +104,10 @@ impl System for Untouched {
     }
 
     fn publish_hostname(&self, _name: &str) {}
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes this process the last that the guest gives up when memory is short, and lets it answer while others keep every
