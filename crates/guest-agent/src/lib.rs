@@ -31,6 +31,7 @@ pub mod options;
 pub mod paths;
 pub mod process;
 pub mod ready;
+mod refusal;
 pub mod server;
 mod snapshot;
 pub mod state;
