@@ -5,7 +5,7 @@
 #
 # Needs root. Agent and command share a network and a process namespace, so several of these run side by side, and whatever the
 # tests leave running ends with them. The agent alone sees a machine of its own: users and groups, an ext4 disk on /home, empty
-# /root, /run and /tmp. The machine itself stays as it is, also when this is killed: a mount namespace and an unlinked disk leave
+# /root, /run and /tmp, the rest read-only. The machine itself stays as it is, also when this is killed: a mount namespace and an unlinked disk leave
 # nothing behind.
 set -eu
 
@@ -23,11 +23,14 @@ case ${1-} in
     ip link set lo up
     # Not /tmp, which may be memory.
     start=$(mktemp -d /var/tmp/sandbar-sdk.XXXXXX)
-    trap 'rm -rf "$start"' EXIT
+    trap 'umount -q "$start/home" || true; rm -rf --one-file-system "$start"' EXIT
     mkfifo "$start/said"
+    mkdir "$start/home"
     truncate -s 512M "$start/disk"
     mkfs.ext4 -q -F "$start/disk"
-    unshare --mount "$0" --agent "$agent" "$start/disk" >"$start/said" &
+    mount -o loop "$start/disk" "$start/home"
+    rm "$start/disk"
+    unshare --mount "$0" --agent "$agent" "$start/home" >"$start/said" &
     exec 3<"$start/said"
     read -r said <&3 || said='nothing'
     case $said in
@@ -37,12 +40,15 @@ case ${1-} in
         exit 1
         ;;
     esac
-    rm -rf "$start"
+    # From here on the disk lives as long as the agent's view of it.
+    umount "$start/home"
+    rm -rf --one-file-system "$start"
     trap - EXIT
 
     token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
     # The host's part: the agent serves nobody without a token.
-    curl --noproxy '*' -fsS -X POST "http://127.0.0.1:49983/init" -d "{\"accessToken\":\"$token\"}"
+    curl --noproxy '*' -fsS -X POST "http://127.0.0.1:49983/init" \
+        -d "{\"accessToken\":\"$token\",\"envVars\":{\"FOR_EVERYBODY\":\"from the sandbox\"}}"
     # Nothing of the caller's environment may lead an SDK elsewhere (E2B_*, proxies).
     status=0
     env -i PATH="$PATH" HOME="$HOME" LANG=C.UTF-8 E2B_DEBUG=true ENVD_VERSION="$ENVD_VERSION" ACCESS_TOKEN="$token" \
@@ -50,12 +56,11 @@ case ${1-} in
     exit "$status"
     ;;
 --agent)
-    agent=$2 disk=$3
+    agent=$2 home=$3
     fresh mode=755 /run
     # The repository may be below /home.
     cp "$agent" /run/agent
-    mount -o loop "$disk" /home
-    rm "$disk"
+    mount --bind "$home" /home
     fresh mode=700 /root
     fresh mode=1777 /tmp
     mkdir /run/full
@@ -72,6 +77,8 @@ END
     mount --bind /run/passwd /etc/passwd
     mount --bind /run/group /etc/group
     mkdir -m 755 /home/user
+    # The rest is the machine's own.
+    mount -o remount,bind,ro /
     chown "$user_id:$user_id" /home/user
     exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         /run/agent --gateway 127.0.0.1 --no-ready-push --no-system-changes --state-file /run/state.json

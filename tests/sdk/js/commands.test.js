@@ -81,6 +81,12 @@ test('environment', async () => {
   assert.deepEqual(stdout.split('|').slice(0, -1), Object.values(envs))
 })
 
+test("the sandbox's own variables", async () => {
+  const command = 'echo "$FOR_EVERYBODY"'
+  assert.equal((await run(command)).stdout, 'from the sandbox\n')
+  assert.equal((await run(command, { envs: { FOR_EVERYBODY: 'mine' } })).stdout, 'mine\n')
+})
+
 test('working folder', async () => {
   const at = await folder()
   assert.equal((await run('pwd', { cwd: '/usr' })).stdout, '/usr\n')

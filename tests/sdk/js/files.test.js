@@ -121,7 +121,9 @@ test('what cannot be read or written', async () => {
   await assert.rejects(files.read(at), InvalidArgumentError)
   await assert.rejects(files.write(at, 'text'), InvalidArgumentError)
   await assert.rejects(files.read('/etc/passwd', { user: 'nobody-here' }), AuthenticationError)
-  await assert.rejects(files.write(`${at}/file`, 'text', { user: 'nobody-here' }), AuthenticationError)
+  for (const data of ['text', 'x'.repeat(1_000_000)]) {
+    await assert.rejects(files.write(`${at}/file`, data, { user: 'nobody-here' }), AuthenticationError)
+  }
 })
 
 for (const useOctetStream of [false, true]) {

@@ -22,16 +22,17 @@ async def test_with_a_wrong_token_nothing_is_served(flavour):
 
 async def nothing_is_served_to(sandbox):
     for refused in (
-        sandbox.commands.run("true"),
-        sandbox.commands.list(),
-        sandbox.commands.kill(1),
-        sandbox.files.read("/etc/hostname"),
-        sandbox.files.write("x", "y"),
-        sandbox.files.list("/"),
-        sandbox.files.exists("/"),
-        sandbox.files.make_dir("x"),
-        sandbox.files.remove("x"),
-        sandbox.pty.kill(1),
+        lambda: sandbox.commands.run("true"),
+        lambda: sandbox.commands.list(),
+        lambda: sandbox.commands.kill(1),
+        lambda: sandbox.files.read("/etc/hostname"),
+        lambda: sandbox.files.write("x", "y"),
+        lambda: sandbox.files.write("x", b"y" * 1_000_000),
+        lambda: sandbox.files.list("/"),
+        lambda: sandbox.files.exists("/"),
+        lambda: sandbox.files.make_dir("x"),
+        lambda: sandbox.files.remove("x"),
+        lambda: sandbox.pty.kill(1),
     ):
         with pytest.raises(AuthenticationException):
-            await refused
+            await refused()

@@ -91,10 +91,18 @@ async def test_environment(sandbox):
     assert result.stdout.split("|")[:-1] == list(envs.values())
 
 
+async def test_the_sandboxes_own_variables(sandbox):
+    command = 'echo "$FOR_EVERYBODY"'
+    assert (await sandbox.commands.run(command)).stdout == "from the sandbox\n"
+    assert (await sandbox.commands.run(command, user="root")).stdout == "from the sandbox\n"
+    # Whoever asks for another value gets it, for that command.
+    assert (await sandbox.commands.run(command, envs={"FOR_EVERYBODY": "mine"})).stdout == "mine\n"
+
+
 async def test_the_agents_environment_stays_its_own(sandbox):
     names = {line.split("=")[0] for line in (await sandbox.commands.run("env")).stdout.splitlines()}
     # SHLVL, PWD and _ are the shell's.
-    assert names <= {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "SHLVL", "PWD", "OLDPWD", "_"}
+    assert names <= {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "FOR_EVERYBODY", "SHLVL", "PWD", "OLDPWD", "_"}
 
 
 async def test_working_folder(sandbox, folder):

@@ -185,13 +185,14 @@ async def test_a_file_is_no_folder(sandbox, folder):
 
 async def test_a_user_that_does_not_exist(sandbox, folder):
     for refused in [
-        sandbox.files.read("/etc/passwd", user="nobody-here"),
-        sandbox.files.write(f"{folder}/file", "text", user="nobody-here"),
-        sandbox.files.list(folder, user="nobody-here"),
-        sandbox.files.get_info(folder, user="nobody-here"),
+        lambda user: sandbox.files.read("/etc/passwd", user=user),
+        lambda user: sandbox.files.write(f"{folder}/file", "text", user=user),
+        lambda user: sandbox.files.write(f"{folder}/file", b"x" * 1_000_000, user=user),
+        lambda user: sandbox.files.list(folder, user=user),
+        lambda user: sandbox.files.get_info(folder, user=user),
     ]:
         with pytest.raises(AuthenticationException, match="invalid username: 'nobody-here'"):
-            await refused
+            await refused("nobody-here")
 
 
 @pytest.mark.parametrize("octet_stream", [None, True], ids=["form", "octets"])
