@@ -5,8 +5,8 @@
 #
 # Needs root. Agent and command share a network and a process namespace, so several of these run side by side, and whatever the
 # tests leave running ends with them. The agent alone sees a machine of its own: users and groups, an ext4 disk on /home, empty
-# /root, /run and /tmp, the rest read-only. The machine itself stays as it is, also when this is killed: a mount namespace and an unlinked disk leave
-# nothing behind.
+# /root, /run and /tmp, the rest read-only. The machine itself stays as it is, also when this is killed: mount namespaces and an
+# unlinked disk leave nothing behind.
 set -eu
 
 user_id=1000
