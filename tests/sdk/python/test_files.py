@@ -205,3 +205,12 @@ async def test_a_full_disk(sandbox, octet_stream):
     await sandbox.files.write(path, "fits")
     assert await sandbox.files.read(path) == "fits"
     await sandbox.files.remove(path)
+
+
+async def test_what_was_there_outlives_an_upload_that_fails(sandbox):
+    path = f"/run/full/{os.urandom(8).hex()}"
+    await sandbox.files.write(path, "before")
+    with pytest.raises(NotEnoughSpaceException):
+        await sandbox.files.write(path, b"x" * 1_000_000)
+    assert await sandbox.files.read(path) == "before"
+    await sandbox.files.remove(path)
