@@ -114,6 +114,12 @@ suites() {
     apt-get indextargets --format '$(REPO_URI)|$(CODENAME)' 'Created-By: Packages' 'Component: main' | grep -v security || true
 }
 
+# E2B's SDK, which the tests use, needs Python 3.11. Ubuntu 22.04 has it beside its own 3.10.
+install_python() {
+    install python3 python3-venv
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || install python3.11 python3.11-venv
+}
+
 install_rust() {
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     if ! command -v cargo >/dev/null 2>&1; then
@@ -154,7 +160,8 @@ for group in "$@"; do
             install_rust
             ;;
         test)
-            install ca-certificates cpio git openssl python3 python3-venv
+            install ca-certificates cpio git openssl
+            install_python
             ;;
         *) die "unknown group $group: run, build and test exist" ;;
     esac

@@ -26,6 +26,9 @@ phase "install" scripts/install-deps.sh run build test
 # Rust may have been installed just now.
 export PATH="$HOME/.cargo/bin:$PATH"
 
+# E2B's SDKs, from their registries the first time.
+phase "sdks" tests/sdk/install.sh
+
 phase "format" cargo fmt --all --check
 phase "licences" licences
 phase "guest binaries" cargo xtask guest
