@@ -1,4 +1,8 @@
 //! `Accept-Encoding`: what a download may be encoded as (RFC 9110, 12.5.3).
+//!
+//! Several codings are what HTTP libraries offer by themselves: such a caller can read gzip, but did not ask for it. Between a
+//! guest and its host to compress costs far more time than it saves, so gzip is for the caller that names it alone, as
+//! E2B's clients do when they are told to, or takes nothing else.
 
 /// What the agent can send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,30 +20,30 @@ pub(super) enum Offer {
     IdentityAlone,
 }
 
-/// The encoding to send, if there is one that the header accepts. What is named goes before what is only not excluded.
+/// The encoding to send, if there is one that the header accepts.
 pub(super) fn choose(header: Option<&str>, offer: Offer) -> Option<Encoding> {
     let Some(header) = header else { return Some(Encoding::Identity) };
-    let (mut gzip, mut identity, mut others) = (None, None, None);
+    let (mut gzip, mut identity, mut rest) = (None, None, None);
+    let mut names_others = false;
     for part in header.split(',') {
         let (coding, parameters) = part.split_once(';').unwrap_or((part, ""));
         let weight = weight(parameters);
         match coding.trim().to_ascii_lowercase().as_str() {
             "gzip" | "x-gzip" => gzip = Some(weight),
             "identity" => identity = Some(weight),
-            "*" => others = Some(weight),
-            _ => {}
+            "*" => rest = Some(weight),
+            other => names_others |= !other.is_empty() && weight > 0,
         }
     }
-    let gzip = gzip.or(others).unwrap_or(0);
-    let named_identity = identity.or(others);
-    let may_gzip = offer == Offer::All && gzip > 0;
-    if may_gzip && identity.is_none_or(|identity| gzip >= identity) {
-        return Some(Encoding::Gzip);
+    let may_gzip = offer == Offer::All && gzip.or(rest).unwrap_or(0) > 0;
+    let may_identity = identity.or(rest) != Some(0);
+    let asks_for_gzip = gzip.is_some() && gzip >= identity && !names_others;
+    match (may_gzip, may_identity) {
+        (true, true) if asks_for_gzip => Some(Encoding::Gzip),
+        (_, true) => Some(Encoding::Identity),
+        (true, false) => Some(Encoding::Gzip),
+        (false, false) => None,
     }
-    if named_identity != Some(0) {
-        return Some(Encoding::Identity);
-    }
-    may_gzip.then_some(Encoding::Gzip)
 }
 
 /// `q=...` in thousandths. Without one, or with one that is no number, it is 1.
@@ -73,13 +77,16 @@ mod tests {
             ("gzip", Some(Gzip), Some(Identity)),
             ("GZIP", Some(Gzip), Some(Identity)),
             ("x-gzip", Some(Gzip), Some(Identity)),
-            ("zstd, gzip, br", Some(Gzip), Some(Identity)),
+            ("gzip, deflate", Some(Identity), Some(Identity)),
+            ("zstd, gzip, br", Some(Identity), Some(Identity)),
+            ("gzip, br;q=0", Some(Gzip), Some(Identity)),
+            ("gzip, deflate, identity;q=0", Some(Gzip), None),
             ("br", Some(Identity), Some(Identity)),
             ("gzip;q=0", Some(Identity), Some(Identity)),
             ("gzip;q=0.000, br", Some(Identity), Some(Identity)),
             ("gzip;q=0.5, identity", Some(Identity), Some(Identity)),
             ("gzip;q=0.5, identity;q=0.4", Some(Gzip), Some(Identity)),
-            ("*", Some(Gzip), Some(Identity)),
+            ("*", Some(Identity), Some(Identity)),
             ("*;q=0", None, None),
             ("gzip, *;q=0", Some(Gzip), None),
             ("identity, *;q=0", Some(Identity), Some(Identity)),
