@@ -119,9 +119,10 @@ async fn init_rotates_the_token_and_needs_the_one_before() {
 #[tokio::test]
 async fn an_init_that_fails_sets_no_token() {
     let agent = Agent::bare(&[]);
-    // The state cannot be written any more: its folder is gone.
+    // A state of more than a page needs a new file, and the folder for it is gone.
     std::fs::remove_dir_all(agent.dir.path()).unwrap();
-    let reply = agent.request(Method::POST, "/init", &[], r#"{"accessToken":"mine"}"#).await;
+    let body = serde_json::json!({ "accessToken": "mine", "envVars": { "A": "b".repeat(5000) } });
+    let reply = agent.request(Method::POST, "/init", &[], body.to_string()).await;
     assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(
         reply.json()["message"].as_str().unwrap().starts_with("step identity failed"),
