@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use connectrpc::client::{CallOptions, ClientConfig, ClientTransport, HttpClient, ServerStream};
 use sandbar_hostnet::{NetConfig, Pool, Slot, Uplink};
 use sandbar_proto::process::process_event::Event;
-use sandbar_proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
+use sandbar_proto::process::process_event::data_event::Output;
+use sandbar_proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse, StartResponseView};
 use sandbar_storage::{Store, StoreOptions, Template, TemplateFile, clone_file};
 use sandbar_types::guest::{AGENT_PORT, DEFAULT_USER};
 use sandbar_types::{TemplateKind, VmmKind};
@@ -155,6 +156,32 @@ impl Bare {
         Ok(started.elapsed())
     }
 
+    /// Writes a file of zeros through the guest's agent.
+    pub(crate) async fn upload(&self, machine: &BareMachine, bytes: usize) -> Result<Duration> {
+        let request = self
+            .http
+            .post(file(machine.address()))
+            .header("x-access-token", TOKEN)
+            .header("content-type", "application/octet-stream")
+            .body(vec![0; bytes]);
+        let started = Instant::now();
+        request.send().await?.error_for_status()?;
+        Ok(started.elapsed())
+    }
+
+    /// Reads that file through the guest's agent.
+    pub(crate) async fn download(&self, machine: &BareMachine, bytes: usize) -> Result<Duration> {
+        let request = self.http.get(file(machine.address())).header("x-access-token", TOKEN);
+        let started = Instant::now();
+        let mut answer = request.send().await?.error_for_status()?;
+        let mut got = 0;
+        while let Some(chunk) = answer.chunk().await? {
+            got += chunk.len();
+        }
+        ensure!(got == bytes, "{got} bytes of {bytes}");
+        Ok(started.elapsed())
+    }
+
     /// Ends a machine and gives back what it held.
     pub(crate) async fn destroy(&self, machine: BareMachine) -> Result<()> {
         machine.machine.kill().await?;
@@ -191,10 +218,77 @@ impl BareMachine {
         bail!("the command's stream ended before the command")
     }
 
+    /// Where the guest is reached.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.slot.host_ip
+    }
+
+    /// Starts a process, and returns when it has written something. It goes on; its output ends with what is returned.
+    pub(crate) async fn start(&self, cmd: &str, args: &[&str]) -> Result<impl Sized> {
+        let mut events = self.events(cmd, args).await?;
+        while let Some(message) = events.message::<StartResponse>().await? {
+            if stdout(&message.to_owned_message()).is_some() {
+                return Ok(events);
+            }
+        }
+        bail!("{cmd} ended without a word")
+    }
+
+    /// From the call that starts a process to the first byte that it writes.
+    pub(crate) async fn first_byte(&self) -> Result<Duration> {
+        let started = Instant::now();
+        let events = self.start("echo", &["x"]).await?;
+        let took = started.elapsed();
+        drop(events);
+        Ok(took)
+    }
+
+    /// From the call that starts a process to the last of the bytes that it writes.
+    pub(crate) async fn output(&self, bytes: usize) -> Result<Duration> {
+        let count = bytes.to_string();
+        let started = Instant::now();
+        let mut events = self.events("head", &["-c", &count, "/dev/zero"]).await?;
+        let mut got = 0;
+        while let Some(message) = events.message::<StartResponse>().await? {
+            got += stdout(&message.to_owned_message()).unwrap_or_default();
+        }
+        ensure!(got == bytes, "{got} bytes of {bytes}");
+        Ok(started.elapsed())
+    }
+
+    async fn events(
+        &self,
+        cmd: &str,
+        args: &[&str],
+    ) -> Result<ServerStream<<HttpClient as ClientTransport>::ResponseBody, StartResponseView<'static>>> {
+        let process = ProcessConfig {
+            cmd: cmd.into(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            ..Default::default()
+        };
+        let request = StartRequest { process: process.into(), stdin: Some(false), ..Default::default() };
+        Ok(self.process.start(request).await?)
+    }
+
     /// The VMM's process.
     pub(crate) fn vmm(&self) -> ProcessIdentity {
         self.machine.process()
     }
+}
+
+/// How much a message brings of a process's standard output.
+fn stdout(message: &StartResponse) -> Option<usize> {
+    match message.event.as_option()?.event.as_ref()? {
+        Event::Data(data) => match data.output.as_ref()? {
+            Output::Stdout(bytes) => Some(bytes.len()),
+            Output::Stderr(_) | Output::Pty(_) => None,
+        },
+        _ => None,
+    }
+}
+
+fn file(address: Ipv4Addr) -> String {
+    format!("{}/files?path=/tmp/bench", agent(address))
 }
 
 fn agent(address: Ipv4Addr) -> String {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use futures::future::{join_all, try_join_all};
 
 use crate::bare::{Bare, SLOTS};
+use crate::guest;
 use crate::platform::{Platform, pss_mb};
 use crate::report::{Row, Samples};
 
@@ -18,11 +19,13 @@ pub(crate) struct Rounds {
     warm: u32,
     /// Crowds of [`SLOTS`].
     crowds: u32,
+    /// Starts of a process and transfers in one warm sandbox.
+    agent: u32,
 }
 
 impl Rounds {
-    pub(crate) const FULL: Self = Self { fresh: 20, warm: 50, crowds: 3 };
-    pub(crate) const QUICK: Self = Self { fresh: 3, warm: 5, crowds: 1 };
+    pub(crate) const FULL: Self = Self { fresh: 20, warm: 50, crowds: 3, agent: 10 };
+    pub(crate) const QUICK: Self = Self { fresh: 3, warm: 5, crowds: 1, agent: 2 };
 }
 
 /// Commands that are run before a warm one is measured.
@@ -37,6 +40,7 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Res
     rows.insert(3, warm(platform, bare, rounds.warm).await?);
     let crowds = crowds(platform, bare, rounds.crowds).await?;
     rows.splice(4..4, crowds);
+    rows.extend(guest::agent(bare, rounds.agent).await?);
     Ok(rows)
 }
 
