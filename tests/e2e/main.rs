@@ -3,7 +3,7 @@
 //! The groups run one after the other on one platform; within a group, two tests at a time where they do not disturb each other:
 //!
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
-//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`isolation`], [`sandbox_faults`] use it, each test with sandboxes
+//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`crowd`], [`host_faults`], [`control_faults`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
@@ -20,6 +20,7 @@ mod exec;
 mod farewell;
 mod files;
 mod first_start;
+mod guest;
 mod host_faults;
 mod isolation;
 mod sandbox_faults;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
                 files::tests(),
                 bad_input::tests(),
                 cli::tests(),
+                guest::tests(),
                 isolation::tests(),
                 sandbox_faults::tests(),
             ]

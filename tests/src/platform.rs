@@ -34,6 +34,7 @@ pub struct Platform {
     log_dir: PathBuf,
     port: u16,
     up: Mutex<Option<Up>>,
+    starting: tokio::sync::Mutex<()>,
     starts: Mutex<u32>,
 }
 
@@ -58,6 +59,7 @@ impl Platform {
             log_dir,
             port: free_port()?,
             up: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             starts: Mutex::default(),
         })
     }
@@ -193,6 +195,8 @@ impl Platform {
 
     /// Starts it, unless it runs, and waits until it is ready.
     pub async fn start(&self) -> Result<()> {
+        // Tests that run beside each other may all be the first.
+        let _turn = self.starting.lock().await;
         if self.up.lock().expect("no test panics while it holds this").is_none() {
             self.spawn_up()?;
             self.wait_ready().await?;

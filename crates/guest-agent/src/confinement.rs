@@ -97,13 +97,18 @@ impl Confinement {
             return Err(ConfinementError::NoCgroup2(root.to_owned()));
         }
         let controllers = read(&root.join("cgroup.controllers"))?;
-        for needed in ["cpu", "memory", "pids"] {
-            if !controllers.split_whitespace().any(|controller| controller == needed) {
+        let offered = |name| controllers.split_whitespace().any(|controller| controller == name);
+        for needed in ["memory", "pids"] {
+            if !offered(needed) {
                 return Err(ConfinementError::NoController(needed));
             }
         }
         let limits = Limits::of_this_machine().ok_or(ConfinementError::Size)?;
-        write(&root.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+        write(&root.join("cgroup.subtree_control"), "+memory +pids")?;
+        // A kernel without it still has the agent's niceness.
+        if offered("cpu") {
+            write(&root.join("cgroup.subtree_control"), "+cpu")?;
+        }
         let all = make(&root.join("sandbox"))?;
         write(&all.join("memory.max"), &limits.memory_bytes.to_string())?;
         write(&all.join("cgroup.subtree_control"), "+pids")?;

@@ -58,6 +58,15 @@ impl Connections {
         self.cut.send_replace(Cut { before, except });
     }
 
+    /// Waits until a connection has to end.
+    pub(crate) fn cut(&self, number: u64) -> impl Future<Output = ()> + Send + use<> {
+        let mut cuts = self.cut.subscribe();
+        async move {
+            // The sender lives as long as the agent; should it go, so may the connection.
+            let _ = cuts.wait_for(|cut| cut.hits(number)).await;
+        }
+    }
+
     fn accepted(&self, address: SocketAddr) -> Peer {
         Peer { address, connection: self.next.fetch_add(1, Ordering::SeqCst) }
     }
@@ -110,11 +119,7 @@ impl Listener for CountedListener {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
             let peer = self.connections.accepted(address);
-            let mut cuts = self.connections.cut.subscribe();
-            let cut = async move {
-                // The sender lives as long as the agent; should it go, so may the connection.
-                let _ = cuts.wait_for(|cut| cut.hits(peer.connection)).await;
-            };
+            let cut = self.connections.cut(peer.connection);
             return (Connection { stream, cut: Some(Box::pin(cut)), _place: place }, peer);
         }
     }
@@ -133,12 +138,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The stream, unless the connection has ended. To fail ends it on the server's side too, and drops the answers that
-    /// are on their way: a server of HTTP waits for the next byte whatever else it does.
-    fn stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
-        if self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
-            self.cut = None;
-        }
+    /// The stream, unless the connection was cut.
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match self.cut {
             Some(_) => Ok(Pin::new(&mut self.stream)),
             None => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -152,21 +153,26 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream(cx)?.poll_read(cx, buf)
+        // A server of HTTP waits for the next byte whatever else it does: to fail here ends the connection, and drops the
+        // answers that are on their way.
+        if self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
+            self.cut = None;
+        }
+        self.stream()?.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream(cx)?.poll_write(cx, bytes)
+        self.stream()?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream(cx)?.poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream(cx)?.poll_shutdown(cx)
+        self.stream()?.poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -174,7 +180,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream(cx)?.poll_write_vectored(cx, parts)
+        self.stream()?.poll_write_vectored(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

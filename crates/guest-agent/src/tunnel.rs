@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State as Extract};
+use axum::extract::{ConnectInfo, Query, Request, State as Extract};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, StatusCode};
@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::connections::Peer;
 use crate::error::ApiError;
 use crate::server::Agent;
 
@@ -95,10 +96,11 @@ impl IntoResponse for TunnelError {
 /// Handles the route.
 pub(crate) async fn handle(
     Extract(agent): Extract<Arc<Agent>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     target: Result<Query<Target>, QueryRejection>,
     request: Request,
 ) -> Response {
-    match open(&agent, target, request).await {
+    match open(&agent, peer, target, request).await {
         Ok(()) => {
             let headers = [
                 (CONNECTION, HeaderValue::from_static("upgrade")),
@@ -112,6 +114,7 @@ pub(crate) async fn handle(
 
 async fn open(
     agent: &Agent,
+    peer: Peer,
     target: Result<Query<Target>, QueryRejection>,
     mut request: Request,
 ) -> Result<(), TunnelError> {
@@ -128,13 +131,18 @@ async fn open(
         request.extensions_mut().remove::<OnUpgrade>().filter(|_| asked).ok_or(TunnelError::NoUpgrade)?;
     let place = Arc::clone(&agent.tunnels.0).try_acquire_owned().map_err(|_| TunnelError::TooMany)?;
     let mut inside = connect(port).await?;
+    let cut = agent.connections.cut(peer.connection);
     tokio::spawn(async move {
         let _place = place;
         // A caller that leaves before it was answered leaves nothing to do.
         let Ok(upgraded) = upgrade.await else { return };
         let mut outside = TokioIo::new(upgraded);
-        // Which side broke off first is nothing that anybody could act on.
-        let _ = copy_bidirectional_with_sizes(&mut outside, &mut inside, BUFFER, BUFFER).await;
+        tokio::select! {
+            // Which side broke off first is nothing that anybody could act on.
+            _ = copy_bidirectional_with_sizes(&mut outside, &mut inside, BUFFER, BUFFER) => {}
+            // Told apart from the sides, neither of which may be asked for anything just now.
+            () = cut => {}
+        }
     });
     Ok(())
 }

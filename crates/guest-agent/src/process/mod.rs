@@ -9,13 +9,16 @@
 //! - `ring`: the bounded buffer, pure. `output`: the ring that tasks share; here a slow reader holds a process up, and a
 //!   reader that stands still loses output.
 //! - `launch`: from a request to a running child (user, environment, working folder, streams). `pty`: the terminal. `spawn`:
-//!   the system calls that make the child.
-//! - `reader`: what the child says. `running`: the tasks around one child. `session`: ends whatever the child left behind. `table`: finds processes.
+//!   the system calls in the child. `clone`: the one that makes it.
+//! - `reader`: what the child says. `running`: the tasks around one child. `session`: ends whatever the child left behind.
+//!   `table`: finds processes.
 //! - `service`: the RPCs. Nothing but this file knows the wire.
 //!
 //! A process outlives the stream that started it. Its output is kept in the ring, up to `RING_BYTES`, so that a caller that
-//! comes back can go on from an offset (less where there are very many processes: `output` says how much); the process ends when it ends, when it is signalled, or at its deadline.
+//! comes back can go on from an offset (less where there are very many processes: `output` says how much); the process ends
+//! when it ends, when it is signalled, or at its deadline. Deadlines count the guest's own time.
 
+mod clone;
 mod launch;
 mod output;
 mod pty;

@@ -1,16 +1,11 @@
-//! Starts a child without copying this process.
-//!
-//! `fork` copies the page tables, and afterwards every page that either side writes: under emulation that costs as much as
-//! the program itself. So the child borrows this process's memory until it calls exec, while the calling thread waits
-//! (`CLONE_VM | CLONE_VFORK`, as `posix_spawn` does inside libc, which cannot switch users). Everything that the child
-//! needs is laid out before; it makes system calls, writes down why it failed, and nothing else.
+//! Starts a child: everything that it needs is laid out before, in it there are only system calls, and what they said.
 //!
 //! The kernel hands out a descriptor of the child (a pidfd) with it, which becomes readable when the child ends: no signal
 //! handler, and no id that could have gone to somebody else. The child is born in its control group (`confinement`).
 
 use std::ffi::{CStr, CString, c_char};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -20,13 +15,8 @@ use rustix::process::{Gid, Pid, Uid, WaitId, WaitIdOptions, WaitIdStatus, waitid
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::clone;
 use crate::confinement::Confinement;
-
-/// What the child's few calls need, several times over; kept below the size that malloc would map anew each time.
-const STACK_BYTES: usize = 64 * 1024;
-
-/// From `linux/sched.h`: too wide for the type that libc gives it.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Who the child is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,120 +263,18 @@ fn reset_signals() {
 
 /// Makes the child where it is to be confined.
 fn start_confined(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
-    let Some(confinement) = plan.program.confinement else { return start(plan, None) };
-    match start(plan, Some(confinement.main())).map_err(|error| (error.raw_os_error(), error)) {
+    // SAFETY: `run_child` keeps to what a child may do that shares memory.
+    let start = |group: Option<BorrowedFd<'_>>| unsafe { clone::call_in_child(&|| plan.run_child(), group) };
+    let Some(confinement) = plan.program.confinement else { return start(None) };
+    match start(Some(confinement.main())).map_err(|error| (error.raw_os_error(), error)) {
         Ok(started) => Ok(started),
-        Err((Some(libc::EAGAIN), _)) => start(plan, Some(confinement.spare())),
+        Err((Some(libc::EAGAIN), _)) => start(Some(confinement.spare())),
         // Root in the sandbox may take the groups apart; it then does without them.
         Err((Some(libc::ENOENT | libc::ENODEV | libc::EBUSY | libc::EOPNOTSUPP), error)) => {
             tracing::warn!(%error, "a process is not confined: its control group was taken apart");
-            start(plan, None)
+            start(None)
         }
         Err((_, error)) => Err(error),
-    }
-}
-
-/// Makes the child and waits until it has called exec or ended.
-fn start(plan: &Plan<'_>, group: Option<BorrowedFd<'_>>) -> io::Result<(Pid, OwnedFd)> {
-    let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
-    let mut handle: RawFd = -1;
-    let (into_group, group) = match group {
-        Some(group) => (CLONE_INTO_CGROUP, group.as_raw_fd()),
-        None => (0, 0),
-    };
-    let base = stack.as_mut_ptr().expose_provenance().next_multiple_of(16);
-    let wide = |number: RawFd| u64::from(number.unsigned_abs());
-    let arguments = libc::clone_args {
-        flags: wide(libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) | into_group,
-        pidfd: (&raw mut handle).expose_provenance() as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: wide(libc::SIGCHLD),
-        stack: base as u64,
-        stack_size: (STACK_BYTES - 16) as u64,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: wide(group),
-    };
-    let blocked = Blocked::all();
-    // SAFETY: the child runs on a stack of its own, aligned as the ABI wants and within the buffer. Because of CLONE_VFORK
-    // this thread sleeps until the child has exec'ed or ended, so stack, plan and handle outlive its use of them;
-    // thread-local storage, which it shares with this thread, is used by one of the two at a time. With every signal blocked
-    // no handler can run on that stack. The kernel writes the pidfd before the child runs.
-    let outcome = unsafe { clone_and_call(&arguments, plan) };
-    drop(blocked);
-    // Up to here the child may have used it.
-    drop(stack);
-    let pid = i32::try_from(outcome).ok().filter(|outcome| *outcome > 0).and_then(Pid::from_raw);
-    match pid {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Some(pid) => Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) })),
-        None => Err(io::Error::from_raw_os_error(i32::try_from(-outcome).unwrap_or(libc::EINVAL))),
-    }
-}
-
-/// `clone3`, for which libc has no function. Returns the child's id, or an error's number below zero; in the child it calls
-/// [`child_main`] and never returns.
-///
-/// # Safety
-/// The arguments must give the child a stack, and the plan must live until it no longer uses this process's memory.
-#[cfg(target_arch = "x86_64")]
-unsafe fn clone_and_call(arguments: &libc::clone_args, plan: &Plan<'_>) -> isize {
-    let outcome: isize;
-    // SAFETY: the parent goes on behind the block with `rax` set, as after any system call. The child has the same
-    // registers but an empty stack: it enters a function that never returns, with the stack aligned as a call leaves it.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r12",
-            "call r13",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 => outcome,
-            in("rdi") ptr::from_ref(arguments),
-            in("rsi") size_of::<libc::clone_args>(),
-            in("r12") ptr::from_ref(plan),
-            in("r13") child_main as extern "C" fn(&Plan<'_>) -> !,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    outcome
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the guest agent starts processes by a system call of its own, which is written for x86-64");
-
-extern "C" fn child_main(plan: &Plan<'_>) -> ! {
-    plan.run_child();
-    // SAFETY: ends this process at once, without handlers or destructors, which belong to the parent.
-    unsafe { libc::_exit(127) }
-}
-
-/// Every signal blocked in this thread, until it is dropped.
-struct Blocked(libc::sigset_t);
-
-impl Blocked {
-    fn all() -> Self {
-        // SAFETY: an all-zero sigset_t is valid, and both sets outlive the calls.
-        unsafe {
-            let mut all: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&raw mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        // SAFETY: the set outlives the call, which only reads it.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
     }
 }
 

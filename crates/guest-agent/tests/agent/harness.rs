@@ -231,6 +231,13 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // Its processes would outlive it, as they do in a sandbox. Each leads a group.
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        for child in std::fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            if let Some(leader) = child.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -196,7 +196,8 @@ async fn a_terminal_is_one() {
 async fn control_c_interrupts_what_runs_in_a_terminal() {
     let agent = Agent::start().await;
     let rpc = agent.processes();
-    let script = "trap 'echo interrupted; exit 7' INT; echo ready; sleep 1000";
+    // A loop, since a signal between a shell's fork and its child's exec is lost to both.
+    let script = "trap 'echo interrupted; exit 7' INT; echo ready; while :; do sleep 0.1; done";
     let request = StartRequest { pty: terminal(80, 24).into(), ..start("/bin/bash", &["-c", script]) };
     let mut following = Following::new(rpc.start(request).await.unwrap());
     following.until("ready").await;

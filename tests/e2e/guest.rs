@@ -1,0 +1,144 @@
+//! What a sandbox's own processes do to their guest: it answers, and it recovers.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sandbar_tests::{Platform, Sandbox, wait};
+use sandbar_types::guest::AGENT_PORT;
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use crate::{Test, tests};
+
+/// A guest's processor is emulated where these tests run, and shared with the test's own bombs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(90);
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests![
+        processes_are_confined_and_the_agent_is_not,
+        a_fork_bomb_leaves_the_agent_answering_and_can_be_put_out,
+        a_memory_hog_dies_alone,
+        orphans_are_reaped,
+        the_agent_is_small,
+    ]
+}
+
+/// Whether the guest's agent answers, asked as the host asks.
+async fn health(sandbox: &Sandbox) -> Result<()> {
+    let address: Ipv4Addr = sandbox.host_ip()?;
+    let client = sandbar_tests::Client::new(format!("http://{address}:{AGENT_PORT}"), None)?;
+    let reply = timeout(ANSWER_LIMIT, client.get("/health")).await.context("the agent does not answer")??;
+    reply.expect(204)?;
+    Ok(())
+}
+
+async fn processes_are_confined_and_the_agent_is_not(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let sandbox = platform.sandbox().await?;
+    for user in ["user", "root"] {
+        assert_eq!(sandbox.sh_as(user, "cat /proc/self/cgroup").await?, "0::/sandbox/main");
+    }
+    let agent = "cat /proc/$(pgrep -o -x guest-agent || pgrep -o -x sandbar-guest-a)/cgroup";
+    assert_eq!(sandbox.sh_as("root", agent).await?, "0::/");
+    let numbers = "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo; cat /sys/fs/cgroup/sandbox/memory.max \
+                   /proc/sys/kernel/threads-max /sys/fs/cgroup/sandbox/main/pids.max /sys/fs/cgroup/sandbox/spare/pids.max";
+    let numbers: Vec<u64> = sandbox.sh(numbers).await?.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let [total, memory_max, threads, pids_max, spare] = numbers[..] else { anyhow::bail!("{numbers:?}") };
+    ensure!(memory_max < total && memory_max > total / 2, "{memory_max} of {total}");
+    ensure!(pids_max + spare + 256 <= threads, "{pids_max} and {spare} of {threads}");
+    // What runs there is what runs anywhere: same user, same terminal, same limits.
+    assert_eq!(sandbox.sh("id -un; ulimit -n").await?, "user\n65536");
+    Ok(())
+}
+
+async fn a_fork_bomb_leaves_the_agent_answering_and_can_be_put_out(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let sandbox = platform.sandbox().await?;
+    // Without `exec` and without output: what it writes is its own business, how many it is everybody's.
+    let bomb = json!({"cmd": "bash", "args": ["-c", ":(){ :|:& };:"], "detach": true});
+    let mut lit = sandbox.stream(bomb).await?;
+    lit.pid().await?;
+    wait::until_true("the bomb has filled its group", RECOVERY_LIMIT, async || {
+        health(&sandbox).await?;
+        let counted =
+            "cat /sys/fs/cgroup/sandbox/main/pids.events | grep -q 'max [1-9]' && echo full || true";
+        let outcome = timeout(ANSWER_LIMIT, sandbox.sh_as("root", counted)).await;
+        Ok(matches!(outcome, Ok(Ok(text)) if text == "full"))
+    })
+    .await?;
+    health(&sandbox).await?;
+    // A command that starts while the bomb burns puts it out.
+    let quench = "cat /proc/self/cgroup; echo 1 >/sys/fs/cgroup/sandbox/main/cgroup.kill";
+    wait::until_true("the bomb is put out", RECOVERY_LIMIT, async || {
+        let body = json!({"cmd": "bash", "args": ["-c", quench], "user": "root", "timeout_sec": 60});
+        let reply = sandbox.try_exec(&body).await?;
+        let left = "grep -c . /sys/fs/cgroup/sandbox/main/cgroup.procs || true";
+        Ok(reply.status == 200
+            && sandbox
+                .sh_as("root", left)
+                .await
+                .is_ok_and(|left| left.parse::<u32>().is_ok_and(|left| left < 4)))
+    })
+    .await?;
+    assert_eq!(sandbox.sh("echo again; cat /proc/self/cgroup").await?, "again\n0::/sandbox/main");
+    health(&sandbox).await
+}
+
+async fn a_memory_hog_dies_alone(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let sandbox = platform.sandbox().await?;
+    let agent = "pgrep -o -x guest-agent || pgrep -o -x sandbar-guest-a";
+    let before = sandbox.sh_as("root", agent).await?;
+    let mut beside = sandbox.stream(json!({"cmd": "sleep", "args": ["86399"], "detach": true})).await?;
+    let running = beside.pid().await?;
+    for user in ["user", "root"] {
+        let hog = json!({
+            "cmd": "python3", "args": ["-c", "hoard = []\nwhile True: hoard.append(bytearray(8 << 20))"],
+            "user": user, "timeout_sec": 120
+        });
+        let client = sandbox.client().clone();
+        let hogging = tokio::spawn({
+            let id = sandbox.id.clone();
+            async move { client.exec(&id, &hog).await }
+        });
+        let started = Instant::now();
+        while !hogging.is_finished() {
+            health(&sandbox).await?;
+            ensure!(started.elapsed() < Duration::from_secs(120), "the hog lives on");
+        }
+        let ended = hogging.await??.json(200)?;
+        // Killed, or told that there is no more.
+        ensure!(ended["exit_code"] != json!(0), "{ended}");
+    }
+    assert_eq!(sandbox.sh_as("root", agent).await?, before, "the agent died with it");
+    assert_eq!(sandbox.sh(&format!("ps -o comm= -p {running}")).await?, "sleep", "another died with it");
+    Ok(())
+}
+
+async fn orphans_are_reaped(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let sandbox = platform.sandbox().await?;
+    // Grandchildren that outlive their parents, and end.
+    sandbox.sh("for n in $(seq 50); do (setsid sh -c 'exit 0' &) ; done").await?;
+    wait::until_true("no zombie is left", RECOVERY_LIMIT, async || {
+        Ok(sandbox.sh("ps -eo stat= | grep -c '^Z' || true").await? == "0")
+    })
+    .await
+}
+
+async fn the_agent_is_small(platform: &Platform) -> Result<()> {
+    const MIB: u64 = 16;
+    platform.start().await?;
+    let sandbox = platform.sandbox().await?;
+    let size =
+        "awk '/VmRSS/ {print $2}' /proc/$(pgrep -o -x guest-agent || pgrep -o -x sandbar-guest-a)/status";
+    for _ in 0..20 {
+        sandbox.sh("head -c 1000000 /dev/zero").await?;
+    }
+    let kib: u64 = sandbox.sh_as("root", size).await?.parse()?;
+    eprintln!("the agent has {kib} KiB");
+    ensure!(kib < MIB << 10, "the agent has {kib} KiB");
+    Ok(())
+}
