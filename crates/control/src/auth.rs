@@ -61,10 +61,23 @@ impl Control {
         }
         let hash = token_hash(&presented.into());
         let key = self.store().api_key_find(&hash).await?.ok_or(AuthError::Invalid)?;
-        if key.use_is_stale {
-            self.store().api_key_used(key.id).await?;
-        }
+        self.last_use().key(key.id);
         Ok(Actor::ApiKey { id: key.id, name: key.name, team: key.team_id })
+    }
+
+    /// Who a sign-in's token is of, and what the database says of them now.
+    pub async fn authenticate_user(&self, presented: &str) -> Result<Actor, AuthError> {
+        let token = self.user_tokens().check(presented).ok_or(AuthError::Invalid)?;
+        let found = self.store().session_find(token.session, token.user, token.team).await?;
+        let person = found.ok_or(AuthError::Invalid)?;
+        self.last_use().session(token.session);
+        Ok(Actor::User {
+            id: token.user,
+            session: token.session,
+            name: person.name,
+            team: person.role.and(token.team),
+            is_admin: person.is_admin,
+        })
     }
 
     /// Which host a host token belongs to. A host that was deleted is still told who it is: what it asks for is then not found.
