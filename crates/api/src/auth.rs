@@ -1,8 +1,8 @@
 //! Who asks: from a request's credential to an [`OpContext`].
 
 use axum::extract::FromRequestParts;
-use axum::http::{HeaderName, header};
 use axum::http::request::Parts;
+use axum::http::{HeaderName, header};
 use sandbar_control::auth::AuthError;
 use sandbar_control::{Actor, OpContext};
 use sandbar_types::ErrorCode;

@@ -231,7 +231,10 @@ mod tests {
             let cursor = cursor(good);
             assert_eq!(cursor.to_string().parse(), Ok(cursor), "{good}");
         }
-        for bad in ["", "7", "7:6:", "7:9:6", "7:9:9", "7:9:8,8", "7:9:8,7", "7:9:,", "0:1:", "7:9::", "a:b:", "-1:2:"] {
+        for bad in [
+            "", "7", "7:6:", "7:9:6", "7:9:9", "7:9:8,8", "7:9:8,7", "7:9:,", "0:1:", "7:9::", "a:b:",
+            "-1:2:",
+        ] {
             assert!(cursor(bad).to_string().parse::<AuditCursor>().is_err(), "{bad}");
         }
     }

@@ -58,7 +58,8 @@ impl Control {
         store.attempts_prune(now - ATTEMPTS_KEPT).await?;
         store.sessions_prune(now - SESSIONS_KEPT).await?;
         let Some(kept) = self.config().audit_retention else { return Ok(()) };
-        let Some(before) = chrono::TimeDelta::from_std(kept).ok().and_then(|kept| now.checked_sub_signed(kept))
+        let Some(before) =
+            chrono::TimeDelta::from_std(kept).ok().and_then(|kept| now.checked_sub_signed(kept))
         else {
             return Ok(());
         };

@@ -180,9 +180,12 @@ impl Tx {
 
     /// Revokes a team's key, from the next request on.
     pub async fn api_key_revoke(&mut self, id: Id<ApiKey>) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL", id.uuid())
-            .execute(self.connection())
-            .await?;
+        sqlx::query!(
+            "UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL",
+            id.uuid()
+        )
+        .execute(self.connection())
+        .await?;
         Ok(())
     }
 

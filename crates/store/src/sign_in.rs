@@ -64,11 +64,7 @@ impl Store {
     }
 
     /// Who an identity belongs to.
-    pub async fn identity_find(
-        &self,
-        provider: &str,
-        subject: &str,
-    ) -> Result<Option<Id<User>>, StoreError> {
+    pub async fn identity_find(&self, provider: &str, subject: &str) -> Result<Option<Id<User>>, StoreError> {
         let user = sqlx::query_scalar!(
             "SELECT user_id FROM oauth_identities WHERE provider = $1 AND subject = $2",
             provider,

@@ -22,9 +22,7 @@ use crate::schema::{PeopleRefusals, Timestamp};
 
 /// The routes, relative to where they are mounted.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list_api_keys, create_api_key))
-        .routes(routes!(revoke_api_key))
+    OpenApiRouter::new().routes(routes!(list_api_keys, create_api_key)).routes(routes!(revoke_api_key))
 }
 
 /// A key, without what it opens with.

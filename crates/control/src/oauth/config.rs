@@ -163,9 +163,10 @@ impl TryFrom<FileProvider> for Provider {
         };
         let kind = match (kind, issuer, url) {
             (FileKind::Oidc, Some(issuer), None) => Kind::Oidc { issuer: base_url("issuer", issuer)? },
-            (FileKind::GitHub, None, None) => {
-                Kind::GitHub { web: "https://github.com".to_owned(), api: "https://api.github.com".to_owned() }
-            }
+            (FileKind::GitHub, None, None) => Kind::GitHub {
+                web: "https://github.com".to_owned(),
+                api: "https://api.github.com".to_owned(),
+            },
             (FileKind::GitHub, None, Some(url)) => {
                 let web = base_url("url", url)?;
                 Kind::GitHub { api: format!("{web}/api/v3"), web }
@@ -227,10 +228,7 @@ mod tests {
         );
         let config = OAuthConfig::parse(&text).unwrap();
         let [github, company] = config.providers.as_slice() else { panic!("{config:?}") };
-        assert_eq!(
-            config.redirect_uri(github),
-            "https://sandbar.example.com/v1/auth/oauth/github/callback"
-        );
+        assert_eq!(config.redirect_uri(github), "https://sandbar.example.com/v1/auth/oauth/github/callback");
         assert!(config.is_secure());
         assert_eq!((company.label.as_str(), company.client_secret.expose_secret()), ("Company", "s3cret"));
         assert!(!format!("{config:?}").contains("s3cret"), "secrets are not shown");
@@ -238,7 +236,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        let provider = |more: &str| format!("public_url = \"https://x\"\n[[provider]]\nclient_id = \"a\"\n{more}");
+        let provider =
+            |more: &str| format!("public_url = \"https://x\"\n[[provider]]\nclient_id = \"a\"\n{more}");
         for bad in [
             "public_url = \"http://example.com\"".to_owned(),
             "public_url = \"https://x/?a\"".to_owned(),

@@ -77,10 +77,8 @@ impl Control {
     #[must_use]
     pub fn oauth_providers(&self) -> Vec<ProviderInfo> {
         let providers = self.config().oauth.iter().flat_map(|config| &config.providers);
-        let info = |provider: &Provider| ProviderInfo {
-            name: provider.name.clone(),
-            label: provider.label.clone(),
-        };
+        let info =
+            |provider: &Provider| ProviderInfo { name: provider.name.clone(), label: provider.label.clone() };
         providers.map(info).collect()
     }
 
@@ -171,9 +169,7 @@ impl Control {
             (Purpose::SignIn, Some(user)) => Ok(Back::SignedIn(user)),
             (Purpose::SignIn, None) => Err(OAuthError::NoAccount),
             (Purpose::SignUp, Some(_)) => Err(OAuthError::AccountExists),
-            (Purpose::SignUp, None) => {
-                self.sign_up_as(ctx, provider, &identity).await.map(Back::SignedIn)
-            }
+            (Purpose::SignUp, None) => self.sign_up_as(ctx, provider, &identity).await.map(Back::SignedIn),
             (Purpose::Link { user, session }, _) => {
                 // Who has signed out meanwhile does not get another way in.
                 let signed_in = self.store().session_find(*session, *user, None).await?;

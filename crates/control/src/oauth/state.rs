@@ -105,7 +105,15 @@ mod tests {
         assert_eq!(key.open(&cookie, 100), None);
         assert_eq!(StateKey(random()).open(&cookie, 99), None);
         let (body, tag) = cookie.split_once('.').unwrap();
-        for bad in ["", ".", body, &format!("{body}."), &format!(".{tag}"), &format!("x{cookie}"), &format!("{cookie}A")] {
+        for bad in [
+            "",
+            ".",
+            body,
+            &format!("{body}."),
+            &format!(".{tag}"),
+            &format!("x{cookie}"),
+            &format!("{cookie}A"),
+        ] {
             assert_eq!(key.open(bad, 99), None, "{bad}");
         }
     }

@@ -134,7 +134,9 @@ mod tests {
     fn a_slug_is_two_groups_of_six_digits() {
         let slug = new_slug();
         let (left, right) = slug.split_once('-').unwrap();
-        assert!([left, right].iter().all(|part| part.len() == 6 && part.bytes().all(|b| b.is_ascii_hexdigit())));
+        assert!(
+            [left, right].iter().all(|part| part.len() == 6 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        );
         assert_ne!(slug, new_slug());
     }
 }

@@ -21,7 +21,11 @@ pub enum Byoc {
 
 impl Control {
     /// All teams, newest first.
-    pub async fn admin_team_list(&self, ctx: &OpContext, page: &PageRequest) -> Result<Page<Team>, TeamError> {
+    pub async fn admin_team_list(
+        &self,
+        ctx: &OpContext,
+        page: &PageRequest,
+    ) -> Result<Page<Team>, TeamError> {
         ctx.platform_admin()?;
         let rows = self.store().team_list(page.after(), page.fetch()).await?;
         let position = |row: &TeamRow| Position { created_at: row.created_at, id: row.id.uuid() };

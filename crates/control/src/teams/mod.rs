@@ -116,7 +116,11 @@ impl From<MemberRow> for Member {
 
 fn check_name(name: &str) -> Result<(), TeamError> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b" _-@'".contains(&b);
-    if (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(good) { Ok(()) } else { Err(TeamError::Name) }
+    if (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(good) {
+        Ok(())
+    } else {
+        Err(TeamError::Name)
+    }
 }
 
 impl Control {
@@ -124,7 +128,8 @@ impl Control {
     pub async fn team_list(&self, ctx: &OpContext, page: &PageRequest) -> Result<Page<Team>, TeamError> {
         let person = ctx.person()?;
         let rows = self.store().teams_of(person.id, page.after(), page.fetch()).await?;
-        let position = |(row, _): &(TeamRow, Role)| Position { created_at: row.created_at, id: row.id.uuid() };
+        let position =
+            |(row, _): &(TeamRow, Role)| Position { created_at: row.created_at, id: row.id.uuid() };
         Ok(page.page(rows, position, |(row, role)| Team::new(row, Some(role))))
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sandbar_types::SandboxStatus;
 use sandbar_types::Id;
+use sandbar_types::SandboxStatus;
 use sandbar_types::id::Team;
 use sqlx::types::Json;
 

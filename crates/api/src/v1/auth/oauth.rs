@@ -180,12 +180,7 @@ pub(crate) fn state_cookie(begun: &Begun) -> Result<HeaderMap, ApiError> {
     Ok(HeaderMap::from_iter([(header::SET_COOKIE, cookie)]))
 }
 
-fn set_cookie(
-    name: &str,
-    value: &str,
-    life: Duration,
-    is_secure: bool,
-) -> Result<HeaderValue, ApiError> {
+fn set_cookie(name: &str, value: &str, life: Duration, is_secure: bool) -> Result<HeaderValue, ApiError> {
     let secure = if is_secure { "; Secure" } else { "" };
     let seconds = life.as_secs();
     text(&format!("{name}={value}; Path={COOKIE_PATH}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"))
@@ -198,5 +193,6 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn text(value: &str) -> Result<HeaderValue, ApiError> {
-    HeaderValue::from_str(value).map_err(|error| ApiError::from_typed(sandbar_types::ErrorCode::InternalError, error))
+    HeaderValue::from_str(value)
+        .map_err(|error| ApiError::from_typed(sandbar_types::ErrorCode::InternalError, error))
 }

@@ -89,10 +89,7 @@ pub(crate) async fn get_team(
     PathId(id): PathId<id::Team>,
 ) -> Result<Json<TeamWithMembers>, ApiError> {
     let (team, members) = app.control.team_get(&ctx, id).await?;
-    Ok(Json(TeamWithMembers {
-        team: team.into(),
-        members: members.into_iter().map(Member::from).collect(),
-    }))
+    Ok(Json(TeamWithMembers { team: team.into(), members: members.into_iter().map(Member::from).collect() }))
 }
 
 /// Gives a team another name. For its admins and owner.
