@@ -4,7 +4,7 @@
 //! [`TeamAccess`], which nothing else makes; operations on teams, keys and the trail take that. What counts is the database,
 //! read in the transaction of the change, never what a token says.
 
-use sandbar_store::teams::{TeamLock, TeamRow};
+use sandbar_store::teams::TeamRow;
 use sandbar_store::{StoreError, Tx};
 use sandbar_types::id::{Session, Team, User};
 use sandbar_types::{ErrorCode, Id};
@@ -110,11 +110,10 @@ impl Control {
         ctx: &OpContext,
         id: Id<Team>,
         needed: Role,
-        lock: TeamLock,
     ) -> Result<TeamAccess, AccessError> {
         let user = ctx.person()?.id;
         let unknown = AccessError::NoSuchTeam { id };
-        let Some(team) = tx.team_lock(id, lock).await? else { return Err(unknown) };
+        let Some(team) = tx.team_lock(id).await? else { return Err(unknown) };
         let Some(role) = tx.membership_role(id, user).await? else { return Err(unknown) };
         let access = TeamAccess { team, user, role };
         access.at_least(needed)?;

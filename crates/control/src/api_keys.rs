@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Datelike as _, Utc};
 use sandbar_store::api_keys::{ApiKeyRow, NewApiKeyRow};
-use sandbar_store::teams::TeamLock;
 use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, Team, User};
 use sandbar_types::{ErrorCode, Id};
@@ -142,7 +141,7 @@ impl Control {
         let (id, secret) = (Id::new(), new_api_key());
         let mut tx = self.store().begin().await?;
         // The lock holds off their leaving: a key cannot outlive its maker's membership by coming a moment late.
-        let access = self.team_access(&mut tx, ctx, team, Role::Member, TeamLock::Change).await?;
+        let access = self.team_access(&mut tx, ctx, team, Role::Member).await?;
         let row = NewApiKeyRow {
             id,
             team_id: team,
@@ -164,7 +163,7 @@ impl Control {
         ctx.person()?;
         let team = ctx.team()?;
         let mut tx = self.store().begin().await?;
-        let access = self.team_access(&mut tx, ctx, team, Role::Member, TeamLock::Change).await?;
+        let access = self.team_access(&mut tx, ctx, team, Role::Member).await?;
         let key = tx.api_key_lock(team, id).await?.ok_or(ApiKeyError::NotFound { id })?;
         if key.created_by != Some(access.user) {
             access.at_least(Role::Admin)?;

@@ -11,6 +11,8 @@ use crate::Control;
 
 /// Time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(600);
+/// Time between two readings of the keys that sign tokens, which another replica may have replaced.
+const KEYS_READ: Duration = Duration::from_secs(60);
 /// Sign-ins are kept for this long after their end, for whoever asks what happened.
 const SESSIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A bucket of attempts that nobody filled for this long is empty.
@@ -26,13 +28,20 @@ impl Control {
         }
         let mut writing = tokio::time::interval(self.config().last_use_interval);
         let mut sweeping = tokio::time::interval(SWEEP);
-        for timer in [&mut writing, &mut sweeping] {
+        let mut reading = tokio::time::interval(KEYS_READ);
+        for timer in [&mut writing, &mut reading, &mut sweeping] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
             let (what, done) = tokio::select! {
                 () = stop.cancelled() => break,
                 _ = writing.tick() => ("writing down last uses", self.write_last_use().await),
+                _ = reading.tick() => {
+                    if let Err(error) = self.user_tokens().reload(self.store()).await {
+                        tracing::error!(error = &error as &dyn std::error::Error, "the keys of tokens cannot be read");
+                    }
+                    continue;
+                }
                 _ = sweeping.tick() => ("forgetting what is old", self.forget_old().await),
             };
             if let Err(error) = done {

@@ -57,12 +57,13 @@ CREATE CONSTRAINT TRIGGER teams_whole AFTER INSERT OR UPDATE OF deleted_at ON te
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION teams_are_whole();
 
 -- Nothing is made for a deleted team ---------------------------------------------------------------------------------
--- The lock is what makes this hold: whoever deletes a team locks its row first (FOR UPDATE), and so either sees what was made
--- before, or is seen by what would be made after.
+-- The lock is what makes this hold: whoever deletes a team locks its row first (FOR NO KEY UPDATE), and so either sees what was made
+-- before, or is seen by what would be made after. References to the team (FOR KEY SHARE), as each event of the audit trail makes one,
+-- wait for nobody: their transactions hold rows that the deleting one is about to ask for.
 
 CREATE FUNCTION team_must_live() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM 1 FROM teams WHERE id = NEW.team_id AND deleted_at IS NULL FOR KEY SHARE;
+    PERFORM 1 FROM teams WHERE id = NEW.team_id AND deleted_at IS NULL FOR SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'team % does not exist', NEW.team_id
             USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'team_must_live';

@@ -71,15 +71,6 @@ pub struct MemberRow {
     pub joined_at: DateTime<Utc>,
 }
 
-/// What is kept from happening to a team while a transaction has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TeamLock {
-    /// Other changes of the team and its members.
-    Change,
-    /// That, and the making of anything that belongs to it.
-    Delete,
-}
-
 struct RawTeam {
     id: Uuid,
     name: String,
@@ -213,31 +204,15 @@ impl Tx {
         Ok(row.fetch_one(self.connection()).await?.into())
     }
 
-    /// A team, held until the transaction ends.
-    pub async fn team_lock(&mut self, id: Id<Team>, lock: TeamLock) -> Result<Option<TeamRow>, StoreError> {
-        let row = match lock {
-            TeamLock::Change => {
-                sqlx::query_as!(
-                    RawTeam,
-                    "SELECT id, name, slug, is_byoc, created_at FROM teams
-                     WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
-                    id.uuid(),
-                )
-                .fetch_optional(self.connection())
-                .await?
-            }
-            TeamLock::Delete => {
-                sqlx::query_as!(
-                    RawTeam,
-                    "SELECT id, name, slug, is_byoc, created_at FROM teams
-                     WHERE id = $1 AND deleted_at IS NULL FOR UPDATE",
-                    id.uuid(),
-                )
-                .fetch_optional(self.connection())
-                .await?
-            }
-        };
-        Ok(row.map(TeamRow::from))
+    /// A team, held until the transaction ends: nobody else changes it or its members, and nothing is made that belongs to it.
+    pub async fn team_lock(&mut self, id: Id<Team>) -> Result<Option<TeamRow>, StoreError> {
+        let row = sqlx::query_as!(
+            RawTeam,
+            "SELECT id, name, slug, is_byoc, created_at FROM teams
+             WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
+            id.uuid(),
+        );
+        Ok(row.fetch_optional(self.connection()).await?.map(TeamRow::from))
     }
 
     /// Gives a team another name.

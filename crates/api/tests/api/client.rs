@@ -30,9 +30,13 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(address: String) -> Self {
-        // Where an answer points is the test's to look at.
+        Self { http: reqwest::Client::new(), address, credential: None }
+    }
+
+    /// Where an answer points is the test's to look at.
+    pub(crate) fn without_redirects(&self) -> Self {
         let http = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
-        Self { http, address, credential: None }
+        Self { http, ..self.clone() }
     }
 
     pub(crate) fn with_key(&self, key: &str) -> Self {

@@ -160,7 +160,7 @@ impl World {
         let owner = platform.sign_up("owner").await;
         let stranger = platform.sign_up("stranger").await;
         let mut others = Vec::new();
-        for name in ["member", "admin"] {
+        for name in ["member", "teamadmin"] {
             let other = platform.sign_up(name).await;
             owner.adds(&other).await;
             let api = other.in_team(&owner.team).await;

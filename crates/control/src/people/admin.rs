@@ -82,4 +82,10 @@ impl Control {
         tx.audit(&audit::user(ctx, None, user, "password_reset", Outcome::Success)).await?;
         Ok(tx.commit().await?)
     }
+
+    /// Signs tokens with a new key from now on. Nobody is signed out: those that are signed with the one before count until they expire.
+    pub async fn rotate_token_key(&self, ctx: &OpContext) -> Result<(), PeopleError> {
+        ctx.platform_admin()?;
+        Ok(self.user_tokens().rotate(self.store(), self.config().session_life).await?)
+    }
 }

@@ -24,6 +24,7 @@ use secrecy::SecretString;
 
 use crate::access::{AccessError, store_code};
 use crate::context::NoTeam;
+use crate::secrets::SecretError;
 
 pub use admin::PlatformRole;
 pub use profile::{PasswordChange, ProfileChange};
@@ -159,6 +160,9 @@ pub enum PeopleError {
     /// The password could not be hashed.
     #[error("the password could not be hashed")]
     Hash,
+    /// The platform's keys cannot be read or replaced.
+    #[error("the platform's keys cannot be read or replaced")]
+    Secret(#[from] SecretError),
     /// The token could not be signed.
     #[error("the token could not be signed")]
     Token(#[source] jsonwebtoken::errors::Error),
@@ -180,7 +184,7 @@ impl PeopleError {
             Self::TooOften { .. } => ErrorCode::RateLimited,
             Self::NoSuchUser | Self::NoSuchSession { .. } => ErrorCode::NotFound,
             Self::LastAdmin | Self::ChangedMeanwhile => ErrorCode::Conflict,
-            Self::Hash | Self::Token(_) => ErrorCode::InternalError,
+            Self::Hash | Self::Secret(_) | Self::Token(_) => ErrorCode::InternalError,
             Self::Store(error) => store_code(error),
         }
     }

@@ -2,7 +2,7 @@
 
 use sandbar_store::Position;
 use sandbar_store::sandboxes::SandboxRow;
-use sandbar_store::teams::{TeamLock, TeamRow};
+use sandbar_store::teams::TeamRow;
 use sandbar_types::{Id, SandboxStatus, id};
 use serde_json::json;
 
@@ -57,7 +57,7 @@ impl Control {
     ) -> Result<Team, TeamError> {
         ctx.platform_admin()?;
         let mut tx = self.store().begin().await?;
-        let team = tx.team_lock(id, TeamLock::Delete).await?.filter(|team| team.id != Id::PLATFORM);
+        let team = tx.team_lock(id).await?.filter(|team| team.id != Id::PLATFORM);
         let team = team.ok_or(AccessError::NoSuchTeam { id })?;
         if byoc == Byoc::Off && tx.team_has_hosts(id).await? {
             return Err(TeamError::HasHosts);

@@ -7,7 +7,6 @@
 use futures::StreamExt as _;
 use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{SandboxRow, Transition};
-use sandbar_store::teams::TeamLock;
 use sandbar_types::id::Team;
 use sandbar_types::{Id, SandboxStatus};
 use serde_json::json;
@@ -24,7 +23,7 @@ impl Control {
     /// Deletes a team, unless it is its owner's last one.
     pub async fn team_delete(&self, ctx: &OpContext, id: Id<Team>) -> Result<(), TeamError> {
         let mut tx = self.store().begin().await?;
-        let access = self.team_access(&mut tx, ctx, id, Role::Owner, TeamLock::Delete).await?;
+        let access = self.team_access(&mut tx, ctx, id, Role::Owner).await?;
         tx.members_lock(id).await?;
         if tx.membership_count(access.user).await? <= 1 {
             return Err(TeamError::LastTeam);

@@ -1,7 +1,6 @@
 //! Who belongs to a team. Every change locks the team, then the person: two changes never see half of each other.
 
 use sandbar_store::Tx;
-use sandbar_store::teams::TeamLock;
 use sandbar_types::Id;
 use sandbar_types::id::{Team, User};
 use serde_json::json;
@@ -36,7 +35,7 @@ impl Control {
         email: &str,
     ) -> Result<Member, TeamError> {
         let mut tx = self.store().begin().await?;
-        self.team_access(&mut tx, ctx, team, Role::Admin, TeamLock::Change).await?;
+        self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         let found = match email.contains('\0') {
             true => None,
             false => self.store().user_by_email(email).await?,
@@ -65,7 +64,7 @@ impl Control {
         role: NewRole,
     ) -> Result<Member, TeamError> {
         let mut tx = self.store().begin().await?;
-        self.team_access(&mut tx, ctx, team, Role::Admin, TeamLock::Change).await?;
+        self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         let before = not_the_owner(&mut tx, team, user).await?;
         let role = Role::from(role);
         tx.membership_set_role(team, user, role).await?;
@@ -83,7 +82,7 @@ impl Control {
         user: Id<User>,
     ) -> Result<(), TeamError> {
         let mut tx = self.store().begin().await?;
-        self.team_access(&mut tx, ctx, team, Role::Admin, TeamLock::Change).await?;
+        self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         not_the_owner(&mut tx, team, user).await?;
         take_out(&mut tx, team, user).await?;
         tx.audit(&audit::member(ctx, team, user, "remove", json!({}))).await?;
@@ -93,7 +92,7 @@ impl Control {
     /// The caller leaves a team, unless they own it or have no other.
     pub async fn team_leave(&self, ctx: &OpContext, team: Id<Team>) -> Result<(), TeamError> {
         let mut tx = self.store().begin().await?;
-        let access = self.team_access(&mut tx, ctx, team, Role::Member, TeamLock::Change).await?;
+        let access = self.team_access(&mut tx, ctx, team, Role::Member).await?;
         let user = access.user;
         if access.role == Role::Owner {
             return Err(TeamError::OwnerStays);
@@ -115,7 +114,7 @@ impl Control {
         to: Id<User>,
     ) -> Result<Member, TeamError> {
         let mut tx = self.store().begin().await?;
-        let access = self.team_access(&mut tx, ctx, team, Role::Owner, TeamLock::Change).await?;
+        let access = self.team_access(&mut tx, ctx, team, Role::Owner).await?;
         if tx.membership_role(team, to).await?.is_none() {
             return Err(TeamError::NoSuchMember { user: to });
         }

@@ -6,7 +6,7 @@ mod delete;
 mod members;
 
 use chrono::{DateTime, Utc};
-use sandbar_store::teams::{MemberRow, TeamLock, TeamRow};
+use sandbar_store::teams::{MemberRow, TeamRow};
 use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, User};
 use sandbar_types::{ErrorCode, Id};
@@ -174,7 +174,7 @@ impl Control {
     ) -> Result<Team, TeamError> {
         check_name(name)?;
         let mut tx = self.store().begin().await?;
-        let access = self.team_access(&mut tx, ctx, id, Role::Admin, TeamLock::Change).await?;
+        let access = self.team_access(&mut tx, ctx, id, Role::Admin).await?;
         tx.team_rename(id, name).await?;
         let metadata = json!({ "from": access.team.name, "to": name });
         tx.audit(&audit::team(ctx, id, "rename", metadata)).await?;

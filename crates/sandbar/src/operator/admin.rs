@@ -33,6 +33,8 @@ enum AdminCommand {
     Revoke(Who),
     /// Give somebody a new password, which is printed, and end all their sign-ins
     ResetPassword(Who),
+    /// Sign tokens with a new key from now on; nobody is signed out
+    RotateTokenKey,
 }
 
 #[derive(Debug, Args)]
@@ -45,26 +47,31 @@ impl AdminArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let control = self.database.control().await?;
         let ctx = OpContext::system();
-        let (AdminCommand::Grant(Who { email })
-        | AdminCommand::Revoke(Who { email })
-        | AdminCommand::ResetPassword(Who { email })) = &self.command;
-        let user = control.user_by_email(&ctx, email).await.with_context(|| email.clone())?.id;
+        let find = async |email: &str| {
+            let found = control.user_by_email(&ctx, email).await;
+            found.map(|user| user.id).with_context(|| email.to_owned())
+        };
         match self.command {
-            AdminCommand::Grant(_) => {
-                control.user_set_platform_role(&ctx, user, PlatformRole::Admin).await?;
+            AdminCommand::Grant(Who { email }) => {
+                control.user_set_platform_role(&ctx, find(&email).await?, PlatformRole::Admin).await?;
                 println!("{email} administers the platform.");
             }
-            AdminCommand::Revoke(_) => {
-                control.user_set_platform_role(&ctx, user, PlatformRole::None).await?;
+            AdminCommand::Revoke(Who { email }) => {
+                control.user_set_platform_role(&ctx, find(&email).await?, PlatformRole::None).await?;
                 println!("{email} does not administer the platform.");
             }
-            AdminCommand::ResetPassword(_) => {
+            AdminCommand::ResetPassword(Who { email }) => {
+                let user = find(&email).await?;
                 let mut bytes = [0; PASSWORD_BYTES];
                 getrandom::fill(&mut bytes).context("no random bytes")?;
                 let password = SecretString::from(hex::encode(bytes));
                 control.user_reset_password(&ctx, user, &password).await?;
                 println!("{}", password.expose_secret());
                 eprintln!("That is the password of {email} now; all their sign-ins are ended.");
+            }
+            AdminCommand::RotateTokenKey => {
+                control.rotate_token_key(&ctx).await?;
+                println!("Tokens are signed with a new key.");
             }
         }
         Ok(ExitCode::SUCCESS)

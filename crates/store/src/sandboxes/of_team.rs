@@ -49,7 +49,8 @@ impl Tx {
             "WITH s AS (
                  UPDATE sandboxes SET status = 'stopping', status_reason = 'its team was deleted',
                         generation = generation + 1, transition_started_at = now(), updated_at = now()
-                 WHERE team_id = $1 AND status = ANY($2) RETURNING *)",
+                 WHERE id IN (SELECT id FROM sandboxes WHERE team_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE)
+                   AND status = ANY($2) RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
             team.uuid(),
             &from,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sandbar_store::StoreError;
 use sandbar_store::api_keys::NewApiKeyRow;
 use sandbar_store::sign_in::Allowance;
-use sandbar_store::teams::{Role, TeamLock};
+use sandbar_store::teams::Role;
 use sandbar_types::id::{Team, User};
 use sandbar_types::{Id, SandboxStatus};
 
@@ -75,7 +75,7 @@ async fn nothing_is_made_for_a_team_that_is_being_deleted() {
     let early = world.pending(&BTreeMap::new()).await;
 
     let mut deleting = world.store.begin().await.unwrap();
-    deleting.team_lock(world.team, TeamLock::Delete).await.unwrap().unwrap();
+    deleting.team_lock(world.team).await.unwrap().unwrap();
     let ended = deleting.sandboxes_stop_of_team(world.team).await.unwrap();
     assert_eq!(
         ended.iter().map(|row| (row.id, row.status)).collect::<Vec<_>>(),

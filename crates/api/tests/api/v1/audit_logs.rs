@@ -77,13 +77,13 @@ async fn the_trail_is_walked_and_filtered() {
 
     for (query, count) in [
         ("action=signup", 1),
-        ("action=rename,signup&limit=200", 15),
-        ("action=rename&action=signup&limit=200", 15),
+        ("action=rename,signup&limit=200", 14),
+        ("action=rename&action=signup&limit=200", 14),
         ("resource_type=sandbox", 0),
         ("resource_type=%00", 0),
         ("from=2999-01-01T00:00:00Z", 0),
         ("to=2020-01-01T00:00:00Z", 0),
-        ("from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z&limit=200", 15),
+        ("from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z&limit=200", 14),
     ] {
         let page = ann.api.get(&format!("/v1/audit-logs?{query}")).await.expect(200);
         assert_eq!(page["items"].as_array().unwrap().len(), count, "{query}");

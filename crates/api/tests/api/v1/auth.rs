@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use sandbar_control::Config;
 use sandbar_control::config::Allowance;
+use sandbar_control::{Config, OpContext};
 use serde_json::{Value, json};
 
 use crate::client::send;
@@ -77,12 +77,8 @@ async fn what_cannot_be_an_account_is_refused_with_the_reason() {
 #[tokio::test]
 async fn the_first_person_of_an_installation_administers_it() {
     let platform = Platform::start().await;
-    sqlx::raw_sql(
-        "TRUNCATE users CASCADE; DELETE FROM teams WHERE id <> '00000000-0000-0000-0000-000000000000'",
-    )
-    .execute(platform.database.pool())
-    .await
-    .unwrap();
+    // Rows that refer to people go, too; teams and the trail stay.
+    sqlx::raw_sql("TRUNCATE users CASCADE").execute(platform.database.pool()).await.unwrap();
     // Several at once: one of them is the first.
     let people = (0..6).map(|n| {
         let body = json!({"email": format!("p{n}@x.org"), "password": PASSWORD, "name": "N"});
@@ -219,4 +215,34 @@ async fn a_key_counts_where_a_token_is_sent_as_well() {
     send(with_both).await.expect(200);
     let bad_key = ann.api.request(Method::GET, "/v1/sandboxes").header("X-API-Key", "e2b_x");
     send(bad_key).await.refused(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn a_new_key_for_tokens_signs_nobody_out_and_is_known_to_all_replicas_at_once() {
+    let platform = Platform::start().await;
+    let ann = platform.sign_up("ann").await;
+    let (replica, _stop) = platform.beside(config()).await;
+    let token_of = |answer: Value| answer["token"].as_str().unwrap().to_owned();
+    let header = |token: &str| token.split('.').next().unwrap().to_owned();
+    let log_in = json!({"email": ann.email, "password": PASSWORD});
+    let before = token_of(platform.log_in(&ann.email, PASSWORD).await.expect(200));
+    platform.control.rotate_token_key(&OpContext::system()).await.unwrap();
+    let after = token_of(platform.log_in(&ann.email, PASSWORD).await.expect(200));
+    assert_ne!(header(&before), header(&after));
+    // The replica has not looked yet: it takes the old ones, and finds the new one when it is shown a token of it.
+    assert_eq!(
+        header(&token_of(replica.post("/v1/auth/login", log_in.clone()).await.expect(200))),
+        header(&before)
+    );
+    let shown = async || replica.with_bearer(&after).get("/v1/me").await.status;
+    // It looks once a second at most.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while shown().await != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the new key is never found");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for api in [&platform.api, &replica] {
+        api.with_bearer(&before).get("/v1/me").await.expect(200);
+    }
+    assert_eq!(header(&token_of(replica.post("/v1/auth/login", log_in).await.expect(200))), header(&after));
 }

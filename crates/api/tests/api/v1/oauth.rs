@@ -70,7 +70,7 @@ impl World {
     }
 
     fn anyone(&self) -> Client {
-        self.platform.api.anonymous()
+        self.platform.api.anonymous().without_redirects()
     }
 
     /// The way out: where to, and the cookie.
