@@ -119,7 +119,7 @@ impl OAuthConfig {
     /// The same from the file's text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let File { public_url, provider } = toml::from_str(text).map_err(ConfigError::Syntax)?;
-        let public_url = base_url("public_url", public_url)?;
+        let public_url = base_url("public_url", &public_url)?;
         let providers = provider.into_iter().map(Provider::try_from).collect::<Result<Vec<_>, _>>()?;
         for (at, provider) in providers.iter().enumerate() {
             if providers.iter().skip(at + 1).any(|other| other.name == provider.name) {
@@ -162,13 +162,13 @@ impl TryFrom<FileProvider> for Provider {
             _ => return Err(wrong("give either client_secret or client_secret_file")),
         };
         let kind = match (kind, issuer, url) {
-            (FileKind::Oidc, Some(issuer), None) => Kind::Oidc { issuer: base_url("issuer", issuer)? },
+            (FileKind::Oidc, Some(issuer), None) => Kind::Oidc { issuer: base_url("issuer", &issuer)? },
             (FileKind::GitHub, None, None) => Kind::GitHub {
                 web: "https://github.com".to_owned(),
                 api: "https://api.github.com".to_owned(),
             },
             (FileKind::GitHub, None, Some(url)) => {
-                let web = base_url("url", url)?;
+                let web = base_url("url", &url)?;
                 Kind::GitHub { api: format!("{web}/api/v3"), web }
             }
             (FileKind::Oidc, _, _) => return Err(wrong("kind oidc takes issuer")),
@@ -184,7 +184,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// An address without a slash at its end. Secrets travel to it: in the clear only on this machine.
-fn base_url(field: &str, url: String) -> Result<String, ConfigError> {
+fn base_url(field: &str, url: &str) -> Result<String, ConfigError> {
     let parsed: Option<::http::Uri> = url.parse().ok();
     let good = parsed.is_some_and(|uri| match (uri.scheme_str(), uri.host()) {
         (Some("https"), Some(_)) => uri.query().is_none(),

@@ -48,9 +48,24 @@ struct Claims {
     #[serde(default)]
     email: Option<String>,
     #[serde(default)]
-    email_verified: bool,
+    email_verified: Verified,
     #[serde(default)]
     name: Option<String>,
+}
+
+/// Some issuers write it as text.
+#[derive(Default, Deserialize)]
+#[serde(from = "serde_json::Value")]
+enum Verified {
+    Yes,
+    #[default]
+    No,
+}
+
+impl From<serde_json::Value> for Verified {
+    fn from(value: serde_json::Value) -> Self {
+        if value == true || value == "true" { Self::Yes } else { Self::No }
+    }
 }
 
 /// An issuer that was asked what it is.
@@ -110,7 +125,7 @@ impl<'a> Issuer<'a> {
         let claims = self.check(tokens.id_token.expose_secret(), &keys, &state.nonce)?;
         Ok(ProvenIdentity {
             subject: claims.sub,
-            verified_email: claims.email.filter(|_| claims.email_verified),
+            verified_email: claims.email.filter(|_| matches!(claims.email_verified, Verified::Yes)),
             name: claims.name,
         })
     }

@@ -48,8 +48,8 @@ async fn administrators_see_all_teams_people_and_sandboxes() {
         let found = first.api.get(&format!("/v1/admin/sandboxes{query}")).await.expect(200);
         found.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(list("").await, [sandbox.clone()]);
-    assert_eq!(list(&format!("?team_id={}", ann.team)).await, [sandbox.clone()]);
+    assert_eq!(list("").await, [sandbox.as_str()]);
+    assert_eq!(list(&format!("?team_id={}", ann.team)).await, [sandbox.as_str()]);
     assert_eq!(list(&format!("?team_id={}", first.team)).await, [] as [String; 0]);
     assert_eq!(list("?status=stopped").await, [] as [String; 0]);
     first.api.get("/v1/admin/sandboxes?team_id=x").await.refused(400, "invalid_request");
