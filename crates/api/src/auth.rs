@@ -1,8 +1,8 @@
 //! Who asks: from a request's credential to an [`OpContext`].
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderName;
 use axum::http::request::Parts;
+use axum::http::{HeaderName, header};
 use sandbar_control::auth::AuthError;
 use sandbar_control::{Actor, OpContext};
 use sandbar_types::ErrorCode;
@@ -16,15 +16,37 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// A host's JWT.
 const X_HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
 
-/// A caller with a valid API key.
+/// A caller with a valid API key or a valid token of a sign-in. The key counts where both are sent.
 pub(crate) struct Caller(pub(crate) OpContext);
 
 impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let key = credential(parts, &X_API_KEY)?;
-        let actor = app.control.authenticate_api_key(&key).await?;
+        let actor = match (parts.headers.contains_key(&X_API_KEY), bearer(parts)) {
+            (true, _) => app.control.authenticate_api_key(&credential(parts, &X_API_KEY)?).await?,
+            (false, Some(token)) => app.control.authenticate_user(token).await?,
+            (false, None) => {
+                let needed = "this needs the header X-API-Key, or Authorization: Bearer";
+                return Err(ApiError::new(ErrorCode::Unauthorized, needed));
+            }
+        };
+        context(parts, app, actor).await.map(Self)
+    }
+}
+
+/// A person who signed in: a caller with a valid token of a sign-in.
+pub(crate) struct PersonCaller(pub(crate) OpContext);
+
+impl FromRequestParts<AppState> for PersonCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let token = bearer(parts).ok_or_else(|| {
+            let needed = "this is for people who signed in: it needs the header Authorization: Bearer";
+            ApiError::new(ErrorCode::Unauthorized, needed)
+        })?;
+        let actor = app.control.authenticate_user(token).await?;
         context(parts, app, actor).await.map(Self)
     }
 }
@@ -51,6 +73,13 @@ impl FromRequestParts<AppState> for AnonymousCaller {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         context(parts, app, Actor::Anonymous).await.map(Self)
     }
+}
+
+/// The token after `Authorization: Bearer`.
+fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 fn credential(parts: &Parts, name: &HeaderName) -> Result<String, ApiError> {

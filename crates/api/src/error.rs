@@ -6,13 +6,19 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use sandbar_control::api_keys::ApiKeyError;
+use sandbar_control::audit_trail::AuditError;
 use sandbar_control::auth::AuthError;
 use sandbar_control::hosts::HostError;
+use sandbar_control::oauth::OAuthError;
+use sandbar_control::people::PeopleError;
 use sandbar_control::sandboxes::SandboxError;
+use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::ErrorCode;
 use serde::Serialize;
@@ -28,6 +34,8 @@ pub(crate) struct ApiError {
     code: ErrorCode,
     status: StatusCode,
     message: String,
+    /// How long to wait before the next attempt, where that is known.
+    retry_after: Option<Duration>,
     /// The whole of it, for the log. Never for the client.
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -35,7 +43,7 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { code, status, message: message.into(), source: None }
+        Self { code, status, message: message.into(), retry_after: None, source: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -74,7 +82,14 @@ impl ApiError {
         let info = ErrorInfo { code: self.code, message: self.message.clone(), request_id };
         let mut response = (self.status, axum::Json(ErrorBody { error: info })).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("X-API-Key"));
+            for scheme in ["X-API-Key", "Bearer"] {
+                response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+            }
+        }
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up: who waits as told is not refused again.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -119,6 +134,23 @@ macro_rules! from_typed {
 }
 
 from_typed!(AuthError, HostError, SandboxError, TemplateError);
+from_typed!(ApiKeyError, AuditError, TeamError);
+
+impl From<PeopleError> for ApiError {
+    fn from(error: PeopleError) -> Self {
+        let retry_after = error.retry_after();
+        Self { retry_after, ..Self::from_typed(error.code(), error) }
+    }
+}
+
+impl From<OAuthError> for ApiError {
+    fn from(error: OAuthError) -> Self {
+        match error {
+            OAuthError::People(error) => error.into(),
+            error => Self::from_typed(error.code(), error),
+        }
+    }
+}
 
 /// An error and all that it came from, in one line.
 struct Chain<'a>(&'a (dyn StdError + 'static));

@@ -102,6 +102,34 @@ impl<K: Kind, S: Send + Sync> FromRequestParts<S> for PathId<K> {
     }
 }
 
+/// The ids in a path of two, `/{id}/.../{other}`.
+pub(crate) struct PathIds<A, B>(pub(crate) Id<A>, pub(crate) Id<B>);
+
+impl<A: Kind, B: Kind, S: Send + Sync> FromRequestParts<S> for PathIds<A, B> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        fn unknown<K: Kind>() -> ApiError {
+            ApiError::new(ErrorCode::NotFound, format!("there is no such {}", K::NOUN))
+        }
+        let ids = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((a, b)) = ids.map_err(|_| unknown::<A>())?;
+        Ok(Self(a.parse().map_err(|_| unknown::<A>())?, b.parse().map_err(|_| unknown::<B>())?))
+    }
+}
+
+/// A name in the path that is looked up, not parsed. Text that is none names nothing.
+pub(crate) struct PathName(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = |_| ApiError::new(ErrorCode::NotFound, "there is no such name");
+        Path::<String>::from_request_parts(parts, state).await.map(|Path(name)| Self(name)).map_err(unknown)
+    }
+}
+
 /// The query as pairs, in order, so that a parameter may be repeated.
 pub(crate) struct QueryPairs(Vec<(String, String)>);
 

@@ -1,12 +1,13 @@
 //! The HTTP face of the control plane: extract, authorize, call `control`, map the answer. No decision is made here, and no SQL.
 //!
 //! - `v1/`: the native REST API, a folder per resource and a file per verb.
-//! - `auth.rs`, `extract.rs`: credentials and inputs; `error.rs`: the one place where a failure becomes an answer.
+//! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers).
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
 //! - `serve.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
 
 mod auth;
+mod client;
 mod error;
 mod extract;
 mod first_bytes;
@@ -18,9 +19,13 @@ mod schema;
 mod serve;
 mod v1;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
 use axum::middleware::from_fn;
 use axum::routing::get;
 use axum::{Extension, Router};
+use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sandbar_control::Control;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -34,6 +39,7 @@ pub use serve::serve;
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) control: Control,
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
 }
 
 /// What an operator can set about the API.
@@ -41,11 +47,15 @@ pub(crate) struct AppState {
 pub struct Config {
     /// Most bytes of a request's JSON body. Files are streamed and have no limit.
     pub json_body_bytes: usize,
+    /// Whose word counts for where a request comes from (`X-Forwarded-For`).
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { json_body_bytes: 1 << 20 }
+        // A proxy on the same machine.
+        let loopback = [IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), IpAddr::V6(Ipv6Addr::LOCALHOST).into()];
+        Self { json_body_bytes: 1 << 20, trusted_proxies: loopback.to_vec() }
     }
 }
 
@@ -60,7 +70,7 @@ pub fn router(control: Control, config: &Config) -> Router {
         .layer(Extension(JsonLimit(config.json_body_bytes)))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(from_fn(request::surround))
-        .with_state(AppState { control })
+        .with_state(AppState { control, trusted_proxies: config.trusted_proxies.clone().into() })
 }
 
 /// For the internal listener only: `/metrics`.
@@ -81,9 +91,18 @@ pub fn openapi_json() -> serde_json::Result<String> {
 
 /// The routes that the document tells of.
 fn documented() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::base())
+    let mut routes = OpenApiRouter::with_openapi(openapi::base())
         .merge(health::routes())
         .nest("/v1/sandboxes", v1::sandboxes::routes())
         .nest("/v1/snapshots", v1::snapshots::routes())
         .nest("/v1/hosts", v1::hosts::routes())
+        .nest("/v1/auth", v1::auth::routes())
+        .nest("/v1/me", v1::me::routes())
+        .nest("/v1/api-keys", v1::api_keys::routes())
+        .nest("/v1/users", v1::users::routes())
+        .nest("/v1/teams", v1::teams::routes())
+        .nest("/v1/audit-logs", v1::audit_logs::routes())
+        .nest("/v1/admin", v1::admin::routes());
+    openapi::keys_or_people(routes.get_openapi_mut());
+    routes
 }

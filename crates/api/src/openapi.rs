@@ -7,7 +7,9 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Components, OpenApi};
 use utoipa::{Modify, OpenApi as _};
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -15,7 +17,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 const DESCRIPTION: &str = "\
 Sandbar runs untrusted code in microVMs on machines that you own.
 
-Send a team's key in the header `X-API-Key`. Times are RFC 3339 with microseconds, in UTC. Every answer carries \
+Send a team's key in the header `X-API-Key`, or the token of a sign-in as `Authorization: Bearer`. Times are RFC 3339 with microseconds, in UTC. Every answer carries \
 `X-Request-Id`; one sent with the request (a UUID) is kept. Unknown request fields are ignored. Lists that can grow take \
 `limit` and `cursor` and name the next page in `X-Next-Cursor`.
 
@@ -37,6 +39,13 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "files", description = "Files in a sandbox"),
         (name = "snapshots", description = "What sandboxes start from"),
         (name = "hosts", description = "What host agents ask"),
+        (name = "auth", description = "Signing up, in and out"),
+        (name = "me", description = "The person who asks"),
+        (name = "api-keys", description = "Keys of the team that is acted for"),
+        (name = "users", description = "Finding people"),
+        (name = "teams", description = "Teams and their members"),
+        (name = "audit", description = "What was done, and by whom"),
+        (name = "admin", description = "For the platform's administrators"),
         (name = "health", description = "For load balancers and supervisors"),
     ),
     modifiers(&Credentials),
@@ -52,6 +61,12 @@ impl Modify for Credentials {
         };
         let components = document.components.get_or_insert_with(Components::new);
         components.add_security_scheme("api_key", header("X-API-Key", "A team's API key"));
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some("The token of a sign-in"))
+            .build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         components.add_security_scheme("host_token", header("X-Host-Token", "A host's own token"));
     }
 }
@@ -59,6 +74,20 @@ impl Modify for Credentials {
 /// The part of the document that no handler gives.
 pub(crate) fn base() -> OpenApi {
     Base::openapi()
+}
+
+/// Says of every operation that takes a key that it takes the token of a sign-in, too: `auth::Caller` reads both.
+pub(crate) fn keys_or_people(document: &mut OpenApi) {
+    let key = SecurityRequirement::new::<_, [&str; 0], &str>("api_key", []);
+    let bearer = SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []);
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+        for security in operations.into_iter().flatten().filter_map(|operation| operation.security.as_mut()) {
+            if security.contains(&key) && !security.contains(&bearer) {
+                security.push(bearer.clone());
+            }
+        }
+    }
 }
 
 /// `/openapi.json`, `/openapi.yaml` and `/docs`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use sandbar_control::access::Role;
 use sandbar_types::{ErrorCode, SandboxStatus, TemplateKind};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
@@ -48,6 +49,11 @@ pub(crate) fn error_code() -> RefOr<Schema> {
 /// All states of a sandbox.
 pub(crate) fn sandbox_status() -> RefOr<Schema> {
     words(SandboxStatus::ALL.iter().map(|status| status.as_str()))
+}
+
+/// What a person is in a team.
+pub(crate) fn role() -> RefOr<Schema> {
+    words([Role::Owner, Role::Admin, Role::Member].map(Role::as_str))
 }
 
 /// What a template holds.
@@ -98,6 +104,16 @@ refusal_sets! {
     ActRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
         InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
+    /// Signing in, and what people do with their accounts, teams and keys.
+    PeopleRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
+        RateLimited, InternalError,
+    ];
+    /// The same, where another provider is asked.
+    OAuthRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
+        RateLimited, InternalError, AgentError,
     ];
     /// What hosts ask.
     HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::client::Peer;
 use crate::first_bytes::FirstBytes;
 
 /// How long a client may take to send the head of a request. Also how long an idle connection is kept.
@@ -39,8 +40,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         .enable_connect_protocol();
 
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -52,7 +53,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         let stream = FirstBytes::within(HEADER_LIMIT, stream);
         let service = router
             .clone()
-            .map_request(|request: Request<Incoming>| request.map(axum::body::Body::new))
+            .map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                request.map(axum::body::Body::new)
+            })
             .map_err(|never: Infallible| match never {});
         let service = TowerToHyperService::new(service);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();

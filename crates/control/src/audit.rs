@@ -1,9 +1,11 @@
 //! What the audit trail is told, in the words of its contract. The store appends it in the transaction of the change.
 
+use std::net::IpAddr;
+
 use sandbar_store::audit::{Event, Outcome, Scope};
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_types::Id;
-use sandbar_types::id::{Host, Team, User};
+use sandbar_types::id::{ApiKey, Host, Team, User};
 use serde_json::{Value, json};
 
 use crate::{Actor, OpContext};
@@ -12,7 +14,7 @@ use crate::{Actor, OpContext};
 fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
     match &ctx.actor {
         Actor::ApiKey { id, name, team: _ } => ("api_key", id.to_string(), name),
-        Actor::User { id, name, team: _, is_admin: _ } => ("user", id.to_string(), name),
+        Actor::User { id, name, .. } => ("user", id.to_string(), name),
         Actor::Host { id } => ("host", id.to_string(), ""),
         Actor::System | Actor::Anonymous => ("system", String::new(), ""),
     }
@@ -68,18 +70,89 @@ pub(crate) fn host<'a>(ctx: &'a OpContext, id: Id<Host>, action: &'a str, outcom
     }
 }
 
-/// Somebody got an account.
-pub(crate) fn signup(ctx: &OpContext, team: Id<Team>, user: Id<User>) -> Event<'_> {
+/// Somebody got an account, by their own doing unless it was the platform's.
+pub(crate) fn signup<'a>(ctx: &'a OpContext, team: Id<Team>, user: Id<User>, name: &'a str) -> Event<'a> {
+    let event = Event { scope: Scope::Admin, ..of(ctx, Some(team), "user", user.to_string(), "signup") };
+    match &ctx.actor {
+        Actor::Anonymous => {
+            Event { actor_type: "user", actor_id: user.to_string(), actor_name: name, ..event }
+        }
+        _ => event,
+    }
+}
+
+/// Something happened to a person.
+pub(crate) fn user<'a>(
+    ctx: &'a OpContext,
+    team: Option<Id<Team>>,
+    id: Id<User>,
+    action: &'a str,
+    outcome: Outcome,
+) -> Event<'a> {
+    Event { scope: Scope::Admin, outcome, ..of(ctx, team, "user", id.to_string(), action) }
+}
+
+/// Somebody could not sign in. What they typed is not kept: it may be a password in the wrong field.
+pub(crate) fn login_failed(
+    ctx: &OpContext,
+    whose: Option<(Id<User>, Option<Id<Team>>)>,
+    address: Option<IpAddr>,
+) -> Event<'_> {
+    let resource_id = whose.map(|(user, _)| user.to_string()).unwrap_or_default();
+    let team = whose.and_then(|(_, team)| team);
+    Event {
+        scope: Scope::Admin,
+        outcome: Outcome::Warning,
+        metadata: json!({ "address": address }),
+        ..of(ctx, team, "user", resource_id, "login_failed")
+    }
+}
+
+/// Something happened to a team.
+pub(crate) fn team<'a>(ctx: &'a OpContext, id: Id<Team>, action: &'a str, metadata: Value) -> Event<'a> {
+    Event { metadata, ..of(ctx, Some(id), "team", id.to_string(), action) }
+}
+
+/// Something happened to somebody's membership.
+pub(crate) fn member<'a>(
+    ctx: &'a OpContext,
+    team: Id<Team>,
+    user: Id<User>,
+    action: &'a str,
+    metadata: Value,
+) -> Event<'a> {
+    Event { metadata, ..of(ctx, Some(team), "member", user.to_string(), action) }
+}
+
+/// Something happened to an API key.
+pub(crate) fn api_key<'a>(
+    ctx: &'a OpContext,
+    team: Id<Team>,
+    id: Id<ApiKey>,
+    name: &str,
+    action: &'a str,
+) -> Event<'a> {
+    Event { metadata: json!({ "name": name }), ..of(ctx, Some(team), "api_key", id.to_string(), action) }
+}
+
+/// A success that every member of the team may read of; what differs is said by whoever asks.
+fn of<'a>(
+    ctx: &'a OpContext,
+    team_id: Option<Id<Team>>,
+    resource_type: &'a str,
+    resource_id: String,
+    action: &'a str,
+) -> Event<'a> {
     let (actor_type, actor_id, actor_name) = actor(ctx);
     Event {
-        team_id: Some(team),
+        team_id,
         actor_type,
         actor_id,
         actor_name,
-        resource_type: "user",
-        resource_id: user.to_string(),
-        action: "signup",
-        scope: Scope::Admin,
+        resource_type,
+        resource_id,
+        action,
+        scope: Scope::Team,
         outcome: Outcome::Success,
         metadata: json!({}),
         request_id: Some(ctx.request_id),

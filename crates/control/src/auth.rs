@@ -4,7 +4,8 @@ use sandbar_store::StoreError;
 use sandbar_types::ErrorCode;
 use secrecy::SecretString;
 
-use crate::secrets::{random_token, token_hash};
+use crate::people::tokens::Checked;
+use crate::secrets::{SecretError, random_token, token_hash};
 use crate::{Actor, Control};
 
 /// What every API key begins with; E2B's clients insist on it.
@@ -20,6 +21,9 @@ pub enum AuthError {
     /// It is malformed, unknown, revoked or expired: the caller is not told which.
     #[error("the credential is not valid")]
     Invalid,
+    /// The platform's keys cannot be read.
+    #[error("the platform's keys cannot be read")]
+    Secret(#[from] SecretError),
     /// The database failed.
     #[error("the database failed")]
     Store(#[from] StoreError),
@@ -31,7 +35,7 @@ impl AuthError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Invalid => ErrorCode::Unauthorized,
-            Self::Store(_) => ErrorCode::InternalError,
+            Self::Secret(_) | Self::Store(_) => ErrorCode::InternalError,
         }
     }
 }
@@ -61,10 +65,31 @@ impl Control {
         }
         let hash = token_hash(&presented.into());
         let key = self.store().api_key_find(&hash).await?.ok_or(AuthError::Invalid)?;
-        if key.use_is_stale {
-            self.store().api_key_used(key.id).await?;
-        }
+        self.last_use().key(key.id);
         Ok(Actor::ApiKey { id: key.id, name: key.name, team: key.team_id })
+    }
+
+    /// Who a sign-in's token is of, and what the database says of them now.
+    pub async fn authenticate_user(&self, presented: &str) -> Result<Actor, AuthError> {
+        let token = match self.user_tokens().check(presented) {
+            Checked::UnknownKey => {
+                // Another replica may sign with a new one.
+                self.user_tokens().look_for_key(self.store()).await?;
+                self.user_tokens().check(presented)
+            }
+            known => known,
+        };
+        let Checked::Valid(token) = token else { return Err(AuthError::Invalid) };
+        let found = self.store().session_find(token.session, token.user, token.team).await?;
+        let person = found.ok_or(AuthError::Invalid)?;
+        self.last_use().session(token.session);
+        Ok(Actor::User {
+            id: token.user,
+            session: token.session,
+            name: person.name,
+            team: person.role.and(token.team),
+            is_admin: person.is_admin,
+        })
     }
 
     /// Which host a host token belongs to. A host that was deleted is still told who it is: what it asks for is then not found.

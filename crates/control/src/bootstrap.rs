@@ -1,9 +1,7 @@
 //! What a new installation needs: the platform team, its first person and key, and the `base` template.
 
-use argon2::{Argon2, PasswordHasher as _};
 use sandbar_store::StoreError;
 use sandbar_store::api_keys::NewApiKeyRow;
-use sandbar_store::teams::{NewUserRow, Role};
 use sandbar_store::templates::{CompleteTemplate, NewTemplateRow};
 use sandbar_types::id::{Host, Team, Template, User};
 use sandbar_types::{Id, TemplateKind, TemplateName, limits};
@@ -11,8 +9,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::auth::{is_api_key, new_api_key, shown_prefix};
 use crate::host_client::{HostError as HostCallError, TemplateSize};
-use crate::secrets::{random, random_token, token_hash};
-use crate::{Control, OpContext, audit};
+use crate::people::{NewAccount, PeopleError, check_email};
+use crate::secrets::{random_token, token_hash};
+use crate::{Control, OpContext};
 
 /// The platform's template, and the image that it is made of.
 const BASE: &str = "base";
@@ -50,9 +49,9 @@ pub enum BootstrapError {
     /// The base template's name is not one.
     #[error("{BASE:?} is not a template's name")]
     Name,
-    /// The password could not be hashed.
-    #[error("the password could not be hashed")]
-    Hash,
+    /// The account could not be made.
+    #[error("the account could not be made")]
+    Account(#[from] PeopleError),
     /// The host is unknown or has not registered.
     #[error("host {id} has not registered")]
     NoHost {
@@ -103,25 +102,13 @@ impl Control {
         if self.has_users().await? {
             return Ok(None);
         }
-        let password_hash = hash_password(password.clone()).await?;
-        let (user_id, team_id) = (Id::new(), Id::new());
-        let slug = hex::encode(random::<6>());
-        let (left, right) = slug.split_at(6);
-
+        let password_hash = self.passwords().hash(password.clone()).await?;
         let mut tx = self.store().begin().await?;
         if tx.users_exist_locked().await? {
             return Ok(None);
         }
-        tx.user_insert(&NewUserRow {
-            id: user_id,
-            email,
-            name,
-            password_hash: Some(&password_hash),
-            is_admin: true,
-        })
-        .await?;
-        tx.team_insert(team_id, team_name, &format!("{left}-{right}")).await?;
-        tx.membership_insert(team_id, user_id, Role::Owner, true).await?;
+        let account = NewAccount { email, name, password_hash: Some(&password_hash), team_name };
+        let (user_id, team_id) = self.account_insert(&mut tx, &OpContext::system(), &account, true).await?;
         tx.api_key_insert(&NewApiKeyRow {
             id: Id::new(),
             team_id,
@@ -132,7 +119,6 @@ impl Control {
             expires_at: None,
         })
         .await?;
-        tx.audit(&audit::signup(&OpContext::system(), team_id, user_id)).await?;
         tx.commit().await?;
         Ok(Some(FirstRun { user_id, team_id }))
     }
@@ -182,23 +168,13 @@ impl Control {
 
 /// What to call a person of whom only the address is known. None when it is no address.
 fn display_name(email: &str) -> Option<&str> {
-    let (name, domain) = email.split_once('@')?;
-    let fits = email.len() <= 254 && !email.contains(char::is_whitespace) && !domain.contains('@');
-    (fits && !name.is_empty() && name.len() <= 64 && !domain.is_empty()).then_some(name)
-}
-
-/// Hashes a password (argon2id), off the threads that serve requests.
-async fn hash_password(password: SecretString) -> Result<String, BootstrapError> {
-    let hash = tokio::task::spawn_blocking(move || {
-        Argon2::default().hash_password(password.expose_secret().as_bytes()).map(|hash| hash.to_string())
-    });
-    hash.await.map_err(|_| BootstrapError::Hash)?.map_err(|_| BootstrapError::Hash)
+    check_email(email).ok()?;
+    email.split('@').next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use argon2::PasswordVerifier as _;
 
     #[test]
     fn an_address_gives_a_name_and_garbage_none() {
@@ -214,13 +190,5 @@ mod tests {
         assert_ne!(a.password.expose_secret(), b.password.expose_secret());
         assert!(a.password.expose_secret().len() >= 16);
         assert!(is_api_key(a.api_key.expose_secret()));
-    }
-
-    #[tokio::test]
-    async fn a_password_is_kept_as_argon2id() {
-        let hash = hash_password("correct horse".into()).await.unwrap();
-        assert!(hash.starts_with("$argon2id$"), "{hash}");
-        assert!(Argon2::default().verify_password(b"correct horse", hash.as_str()).is_ok());
-        assert!(Argon2::default().verify_password(b"wrong", hash.as_str()).is_err());
     }
 }

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+pub use sandbar_store::sign_in::Allowance;
+
+use crate::oauth::OAuthConfig;
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,6 +24,18 @@ pub struct Config {
     pub memory_promise_percent: u32,
     /// How the reconciler and the monitor behave.
     pub monitor: MonitorConfig,
+    /// How long a sign-in lasts.
+    pub session_life: Duration,
+    /// How often one account may be signed in to, or one person's password be asked for.
+    pub sign_ins_by_account: Allowance,
+    /// How often one address may sign in or up.
+    pub sign_ins_by_address: Allowance,
+    /// Time between two writings of when keys and sign-ins were last used.
+    pub last_use_interval: Duration,
+    /// How long the audit trail is kept; none = for ever.
+    pub audit_retention: Option<Duration>,
+    /// Where else people may sign in.
+    pub oauth: Option<OAuthConfig>,
 }
 
 /// How rows and hosts are held together.
@@ -47,6 +63,12 @@ impl Default for Config {
             operation_deadline: Duration::from_secs(60),
             memory_promise_percent: 200,
             monitor: MonitorConfig::default(),
+            session_life: Duration::from_secs(6 * 3600),
+            sign_ins_by_account: Allowance { burst: 10, refill: Duration::from_secs(30) },
+            sign_ins_by_address: Allowance { burst: 50, refill: Duration::from_secs(5) },
+            last_use_interval: Duration::from_secs(30),
+            audit_retention: None,
+            oauth: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who asks for an operation, and under which request id.
 
 use sandbar_types::Id;
-use sandbar_types::id::{ApiKey, Host, Team, User};
+use sandbar_types::id::{ApiKey, Host, Session, Team, User};
 use uuid::Uuid;
 
 /// First argument of every operation.
@@ -31,9 +31,11 @@ pub enum Actor {
     User {
         /// The person.
         id: Id<User>,
+        /// The sign-in by which they ask.
+        session: Id<Session>,
         /// Their name, for the audit trail.
         name: String,
-        /// The team that they act for, if they chose one.
+        /// The team that they act for, if they chose one and belong to it.
         team: Option<Id<Team>>,
         /// Whether they administer the platform.
         is_admin: bool,

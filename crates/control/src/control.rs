@@ -13,6 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::Config;
 use crate::host_client::{HostClient, HostClients};
 use crate::hosts::HostTokens;
+use crate::last_use::LastUse;
+use crate::oauth::StateKey;
+use crate::people::passwords::Passwords;
+use crate::people::tokens::UserTokens;
 use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
@@ -33,6 +37,10 @@ struct Inner {
     authority: CertificateAuthority,
     host_tokens: HostTokens,
     guest_key: GuestKey,
+    user_tokens: UserTokens,
+    state_key: StateKey,
+    passwords: Passwords,
+    last_use: LastUse,
     host_clients: HostClients,
     wanted: Wanted,
     heard: broadcast::Sender<Id<Host>>,
@@ -63,6 +71,8 @@ impl Control {
         let authority = CertificateAuthority::load(master_key, &store).await?;
         let host_tokens = HostTokens::load(master_key, &store).await?;
         let guest_key = GuestKey::load(master_key, &store).await?;
+        let user_tokens = UserTokens::load(master_key, &store).await?;
+        let state_key = StateKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?);
         let inner = Inner {
             store,
@@ -70,6 +80,10 @@ impl Control {
             authority,
             host_tokens,
             guest_key,
+            user_tokens,
+            state_key,
+            passwords: Passwords::default(),
+            last_use: LastUse::default(),
             host_clients,
             wanted: Wanted::default(),
             heard: broadcast::channel(HEARD_BACKLOG).0,
@@ -112,6 +126,11 @@ impl Control {
         }
     }
 
+    /// Lets work go on by itself, to its end or to that of the process: something else finishes it after a kill.
+    pub(crate) fn go_on(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.work.spawn(work);
+    }
+
     /// The client of the host that a sandbox was placed on.
     pub(crate) fn client_of(&self, row: &SandboxRow) -> Result<HostClient, SandboxError> {
         match (row.host_id, &row.host_address) {
@@ -143,6 +162,22 @@ impl Control {
 
     pub(crate) fn guest_key(&self) -> &GuestKey {
         &self.inner.guest_key
+    }
+
+    pub(crate) fn user_tokens(&self) -> &UserTokens {
+        &self.inner.user_tokens
+    }
+
+    pub(crate) fn state_key(&self) -> &StateKey {
+        &self.inner.state_key
+    }
+
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.inner.passwords
+    }
+
+    pub(crate) fn last_use(&self) -> &LastUse {
+        &self.inner.last_use
     }
 
     pub(crate) fn host_clients(&self) -> &HostClients {

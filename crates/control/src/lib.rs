@@ -4,10 +4,14 @@
 //! - Every operation takes an [`OpContext`] first: who asks, under which request id.
 //! - Authorization happens at lookup: [`Control::sandbox_get`] hands back a [`Sandbox`], which nothing outside this crate can
 //!   make, and every operation on a sandbox asks for one.
+//! - People act on teams by [`access`], which reads what they are in them from the database.
 //! - Work of several steps ([`sandboxes`]) undoes what it did when a step fails; what a killed control plane leaves behind is
 //!   finished by [`reconcile`].
 
+pub mod access;
+pub mod api_keys;
 mod audit;
+pub mod audit_trail;
 pub mod auth;
 pub mod bootstrap;
 pub mod config;
@@ -15,17 +19,23 @@ pub mod context;
 mod control;
 pub mod host_client;
 pub mod hosts;
+mod housekeeping;
+mod last_use;
+pub mod oauth;
 pub mod page;
+pub mod people;
 pub mod pki;
 pub mod reconcile;
 mod reported;
 pub mod sandboxes;
 mod scheduler;
 pub mod secrets;
+pub mod teams;
 pub mod templates;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};
 pub use control::{Control, StartError};
 pub use page::{Cursor, Page, PageRequest};
+pub use people::Client;
 pub use sandboxes::Sandbox;

@@ -118,6 +118,26 @@ impl MasterKey {
     }
 }
 
+impl MasterKey {
+    /// Replaces the secret of this name, which must exist, by what `next` makes of it. Of several who do so at once, each starts
+    /// from what the one before it left.
+    pub(crate) async fn replace_secret(
+        &self,
+        store: &Store,
+        name: &'static str,
+        next: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<(), SecretError> {
+        let damaged = || SecretError::Damaged { name };
+        loop {
+            let before = store.secret_find(name).await?.ok_or_else(damaged)?;
+            let after = next(&self.open(name, &before)?).ok_or_else(damaged)?;
+            if store.secret_replace(name, &before, &self.seal(name, &after)).await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Makes a file that appears with all its contents or not at all, and never replaces one.
 fn create_file(path: &Path, contents: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));

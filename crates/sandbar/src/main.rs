@@ -1,6 +1,7 @@
 //! The one binary: its command line, and the wiring of what other crates do. No logic that belongs elsewhere.
 //!
 //! - `cli/`, `client/`: commands for users, and the REST client that they speak through.
+//! - `operator/`: commands for the platform's operator, which go to its database.
 //! - `up/`: the whole platform on one machine. `host_agent.rs`: a host alone.
 //! - `doctor/`: what this machine can do, and what to do about what it cannot.
 
@@ -13,6 +14,8 @@ mod first_run;
 mod guest_binaries;
 mod host_agent;
 mod logging;
+mod master_key;
+mod operator;
 mod process;
 mod shutdown;
 mod up;
@@ -26,6 +29,7 @@ use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
 use logging::LogArgs;
+use operator::{AdminArgs, AuditArgs};
 use up::UpArgs;
 
 /// Run untrusted code in microVMs, on your own machines
@@ -49,6 +53,8 @@ enum Command {
     Sandbox(SandboxArgs),
     Cp(CpArgs),
     HostAgent(Box<HostAgentArgs>),
+    Admin(AdminArgs),
+    Audit(AuditArgs),
     /// Print the OpenAPI document of the REST API, as JSON
     Openapi,
 }
@@ -83,6 +89,8 @@ fn main() -> ExitCode {
             Command::Down(args) => args.run().await,
             Command::Doctor(args) => args.run().await,
             Command::HostAgent(args) => args.run().await,
+            Command::Admin(args) => args.run().await,
+            Command::Audit(args) => args.run().await,
             Command::Openapi => {
                 print!("{}", sandbar_api::openapi_json()?);
                 Ok(ExitCode::SUCCESS)
@@ -128,6 +136,10 @@ mod tests {
             "doctor --json",
             "host-agent --control-url http://x --store-size 10",
             "openapi",
+            "admin grant ann@example.org",
+            "admin reset-password ann@example.org --data-dir /tmp/x",
+            "audit export --from 2026-01-01T00:00:00Z --action create,destroy",
+            "up --oauth-config /etc/sandbar/oauth.toml --audit-retention-days 90 --trusted-proxy 10.0.0.0/8",
         ] {
             let words = std::iter::once("sandbar").chain(good.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{good}");
@@ -146,6 +158,9 @@ mod tests {
             "up --listen 8080",
             "up --network 10.9.0.0",
             "host-agent",
+            "admin grant",
+            "audit export --from yesterday",
+            "up --audit-retention-days 0",
         ] {
             let words = std::iter::once("sandbar").chain(bad.split(' ').filter(|word| !word.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{bad}");

@@ -43,6 +43,9 @@ pub enum StoreError {
         /// The unique constraint that it would break.
         constraint: String,
     },
+    /// The team that something was to be made for is deleted.
+    #[error("the team does not exist any more")]
+    TeamGone,
     /// The migrations could not be applied.
     #[error("the database could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -58,8 +61,11 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let constraint = error
-            .as_database_error()
+        let of_database = error.as_database_error();
+        if of_database.and_then(|error| error.constraint()) == Some("team_must_live") {
+            return Self::TeamGone;
+        }
+        let constraint = of_database
             .filter(|error| error.is_unique_violation())
             .and_then(|error| error.constraint())
             .map(str::to_owned);

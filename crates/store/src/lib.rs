@@ -17,8 +17,11 @@ pub mod idempotency;
 pub mod locks;
 pub mod platform;
 pub mod sandboxes;
+pub mod sessions;
+pub mod sign_in;
 pub mod teams;
 pub mod templates;
+pub mod users;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;

@@ -13,6 +13,8 @@ pub enum Lock {
     Reconcile(Id<Host>),
     /// Looking for silent hosts and stuck rows.
     Monitor,
+    /// Forgetting what is too old to be kept.
+    Retention,
 }
 
 impl Lock {
@@ -20,8 +22,10 @@ impl Lock {
     fn key(self) -> (i32, i32) {
         const KIND_MONITOR: i32 = 0x5b01;
         const KIND_RECONCILE: i32 = 0x5b02;
+        const KIND_RETENTION: i32 = 0x5b03;
         match self {
             Self::Monitor => (KIND_MONITOR, 0),
+            Self::Retention => (KIND_RETENTION, 0),
             Self::Reconcile(host) => {
                 let folded = host.uuid().as_bytes().chunks_exact(4).fold(0, |hash: u32, chunk| {
                     let word = chunk.try_into().map_or(0, u32::from_be_bytes);

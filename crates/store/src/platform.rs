@@ -24,4 +24,15 @@ impl Store {
             .fetch_one(&self.pool)
             .await?)
     }
+
+    /// Replaces a sealed secret, if it is still `before`.
+    pub async fn secret_replace(&self, name: &str, before: &[u8], after: &[u8]) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
+            "UPDATE platform_secrets SET sealed = $3 WHERE name = $1 AND sealed = $2",
+            name,
+            before,
+            after,
+        );
+        Ok(done.execute(&self.pool).await?.rows_affected() > 0)
+    }
 }

@@ -1,9 +1,10 @@
-//! What tests stand on: a database of their own, and a host agent that is simulated.
+//! What tests stand on: a database of their own, a host agent that is simulated, and an identity provider.
 //!
 //! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
 //! into what users run.
 
 mod database;
+pub mod issuer;
 pub mod sim_host;
 
 pub use database::TestDatabase;

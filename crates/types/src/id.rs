@@ -34,6 +34,8 @@ kinds! {
     User = "usr", "user";
     /// Owners of sandboxes, keys and templates.
     Team = "team", "team";
+    /// A person's sign-in.
+    Session = "ses", "session";
     /// An API key.
     ApiKey = "key", "API key";
     /// A machine that runs sandboxes.

@@ -1,5 +1,12 @@
 //! The native REST API. One folder per resource, one file per verb or group of verbs: extract, authorize, call, map.
 
+pub(crate) mod admin;
+pub(crate) mod api_keys;
+pub(crate) mod audit_logs;
+pub(crate) mod auth;
 pub(crate) mod hosts;
+pub(crate) mod me;
 pub(crate) mod sandboxes;
 pub(crate) mod snapshots;
+pub(crate) mod teams;
+pub(crate) mod users;

@@ -2,6 +2,7 @@
 
 use futures::{SinkExt as _, StreamExt as _};
 use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -32,8 +33,18 @@ impl Client {
         Self { http: reqwest::Client::new(), address, credential: None }
     }
 
+    /// Where an answer points is the test's to look at.
+    pub(crate) fn without_redirects(&self) -> Self {
+        let http = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
+        Self { http, ..self.clone() }
+    }
+
     pub(crate) fn with_key(&self, key: &str) -> Self {
         Self { credential: Some(("X-API-Key", key.to_owned())), ..self.clone() }
+    }
+
+    pub(crate) fn with_bearer(&self, token: &str) -> Self {
+        Self { credential: Some(("Authorization", format!("Bearer {token}"))), ..self.clone() }
     }
 
     pub(crate) fn with_host_token(&self, token: &str) -> Self {
@@ -62,6 +73,14 @@ impl Client {
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         send(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::PATCH, path).json(&body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::PUT, path).json(&body)).await
     }
 
     /// Makes a sandbox of which only the id matters.

@@ -6,7 +6,9 @@
 
 mod auth;
 mod client;
+mod matrix;
 mod openapi;
+mod people;
 mod platform;
 mod surroundings;
 mod v1;

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use sandbar_control::bootstrap::FirstRunSecrets;
-use sandbar_control::config::MonitorConfig;
+use sandbar_control::config::{Allowance, MonitorConfig};
 use sandbar_control::hosts::NewHost;
 use sandbar_control::sandboxes::NewSandbox;
 use sandbar_control::secrets::MasterKey;
 use sandbar_control::{Config, Control, OpContext};
 use sandbar_store::Store;
 use sandbar_store::api_keys::NewApiKeyRow;
-use sandbar_store::teams::{NewUserRow, Role};
+use sandbar_store::teams::Role;
+use sandbar_store::users::NewUserRow;
 use sandbar_testkit::TestDatabase;
 use sandbar_testkit::sim_host::SimHost;
 use sandbar_types::Id;
@@ -35,7 +36,8 @@ pub(crate) struct Platform {
     pub(crate) host: SimHost,
     pub(crate) host_id: String,
     pub(crate) host_token: String,
-    key: SecretString,
+    pub(crate) key: SecretString,
+    pub(crate) password: SecretString,
     master_key: MasterKey,
     config: Config,
     _stop: DropGuard,
@@ -51,6 +53,9 @@ pub(crate) fn config() -> Config {
         call_deadline: Duration::from_secs(2),
         operation_deadline: Duration::from_secs(3),
         monitor: MonitorConfig { interval: Duration::from_millis(200), ..MonitorConfig::default() },
+        // All tests come from one address, and some sign in often.
+        sign_ins_by_account: Allowance { burst: 10_000, refill: Duration::from_secs(1) },
+        sign_ins_by_address: Allowance { burst: 10_000, refill: Duration::from_secs(1) },
         ..Config::default()
     }
 }
@@ -80,6 +85,7 @@ impl Platform {
             host_id,
             host_token,
             key: secrets.api_key,
+            password: secrets.password,
             master_key,
             config,
             _stop: stop.drop_guard(),
@@ -96,6 +102,14 @@ impl Platform {
         let token = stop.clone();
         tokio::spawn(async move { control.run_background(token).await });
         stop.drop_guard()
+    }
+
+    /// As [`Self::successor`], by another configuration, and on a port of its own in place of the background work.
+    pub(crate) async fn beside(&self, config: Config) -> (Client, DropGuard) {
+        let control = Control::start(self.store.clone(), &self.master_key, config).await.unwrap();
+        let stop = CancellationToken::new();
+        let api = serve(control, stop.clone()).await;
+        (api, stop.drop_guard())
     }
 
     /// A create by a control plane in a process of its own, as it were: ending the runtime ends all of it at once, as SIGKILL

@@ -33,6 +33,7 @@ impl Control {
         // Hosts had nobody to report to while no control plane ran: their silence counts from now.
         let patient_until = Instant::now() + monitor.unreachable_after;
         let mut rounds = Rounds::new();
+        let house = tokio::spawn(self.clone().keep_house(stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -57,6 +58,9 @@ impl Control {
             }
         }
         while rounds.running.join_next().await.is_some() {}
+        if let Err(error) = house.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the housekeeping broke off");
+        }
     }
 
     /// One look at all hosts and rows: those that fell silent become unreachable and their sandboxes missing (if `judge_silence`),

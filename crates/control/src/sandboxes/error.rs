@@ -8,6 +8,7 @@ use sandbar_types::{ErrorCode, Id, SandboxStatus};
 
 use super::{InvalidSandbox, Sandbox};
 use crate::Control;
+use crate::access::store_code;
 use crate::context::NoTeam;
 use crate::host_client::{HostError as HostCallError, Reason};
 
@@ -167,7 +168,7 @@ impl SandboxError {
                 ErrorCode::HostUnavailable
             }
             Self::Agent { .. } => ErrorCode::AgentError,
-            Self::Store(_) => ErrorCode::InternalError,
+            Self::Store(error) => store_code(error),
         }
     }
 }

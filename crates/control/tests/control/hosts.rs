@@ -120,7 +120,8 @@ async fn only_the_platforms_administrators_manage_hosts() {
             assert!(matches!(outcome, Err(HostError::Forbidden)), "{ctx:?}");
         }
     }
-    let admin = Actor::User { id: Id::new(), name: "A".to_owned(), team: None, is_admin: true };
+    let admin =
+        Actor::User { id: Id::new(), session: Id::new(), name: "A".to_owned(), team: None, is_admin: true };
     let hosts = world.control.host_list(&OpContext::new(Uuid::now_v7(), admin)).await.unwrap();
     assert_eq!(hosts.len(), 1);
 }

@@ -94,7 +94,7 @@ async fn command(
         .args(options.store.as_arguments())
         .current_dir("/")
         .env_remove("DATABASE_URL")
-        .env_remove(super::MASTER_KEY_VARIABLE)
+        .env_remove(crate::master_key::VARIABLE)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);

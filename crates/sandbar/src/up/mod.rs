@@ -27,7 +27,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_control::Control;
-use sandbar_control::secrets::MasterKey;
+use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
@@ -35,15 +35,13 @@ use tracing::{error, warn};
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
 use crate::host_agent::StoreArgs;
+use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
 use local_host::LocalHost;
 use lock::{Holder, Stage, Taken, UpLock};
 use platform::{Platform, RunningControl};
 use progress::{Progress, say};
-
-/// Gives the master key, in place of the file in the data folder.
-const MASTER_KEY_VARIABLE: &str = "SANDBAR_MASTER_KEY";
 
 /// Run the whole platform on this machine
 ///
@@ -80,6 +78,23 @@ pub(crate) struct UpArgs {
     /// E-mail address of the first admin, at the first start
     #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
     admin_email: String,
+
+    /// Where else people may sign in: a file in TOML, see the README
+    #[arg(long, env = "SANDBAR_OAUTH_CONFIG", value_name = "FILE")]
+    oauth_config: Option<PathBuf>,
+
+    /// Days after which the audit trail is forgotten [default: never]
+    #[arg(long, env = "SANDBAR_AUDIT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
+    audit_retention_days: Option<u32>,
+
+    /// Proxies whose X-Forwarded-For counts, besides those on this machine
+    #[arg(
+        long = "trusted-proxy",
+        env = "SANDBAR_TRUSTED_PROXIES",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    trusted_proxies: Vec<ipnet::IpNet>,
 
     /// Return once the platform is ready, and leave it running in the background
     #[arg(long, short)]
@@ -192,7 +207,9 @@ impl Start<'_> {
         let known = first_admin::ensure(data, &control, url, &args.admin_email).await?;
 
         let running = platform.control.insert(RunningControl::start(control.clone()));
-        running.serve(listener, sandbar_api::router(control.clone(), &sandbar_api::Config::default()));
+        let mut api = sandbar_api::Config::default();
+        api.trusted_proxies.extend(&args.trusted_proxies);
+        running.serve(listener, sandbar_api::router(control.clone(), &api));
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
             running.serve(bind(address).await?, sandbar_api::internal_router(figures));
@@ -248,11 +265,16 @@ impl Start<'_> {
         let store =
             sandbar_store::Store::connect(database_url).await.context("cannot connect to PostgreSQL")?;
         store.migrate().await?;
-        let master_key = match std::env::var(MASTER_KEY_VARIABLE) {
-            Ok(text) => MasterKey::from_hex(&text).context(MASTER_KEY_VARIABLE)?,
-            Err(_) => MasterKey::load_or_create(&self.data.master_key())?,
+        let master_key = master_key::load_or_create(self.data)?;
+        let oauth = self.args.oauth_config.as_deref().map(OAuthConfig::read).transpose();
+        let oauth = oauth.context("the configuration of sign-in providers cannot be used")?;
+        let day = std::time::Duration::from_secs(24 * 3600);
+        let config = sandbar_control::Config {
+            audit_retention: self.args.audit_retention_days.map(|days| day * days),
+            oauth,
+            ..sandbar_control::Config::default()
         };
-        Ok(Control::start(store, &master_key, sandbar_control::Config::default()).await?)
+        Ok(Control::start(store, &master_key, config).await?)
     }
 }
 

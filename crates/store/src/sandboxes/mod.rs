@@ -1,5 +1,6 @@
-//! Sandboxes: the row. Reading is in `read`, writing in `write`.
+//! Sandboxes: the row. Reading is in `read`, writing in `write`, what concerns whole teams in `of_team`.
 
+mod of_team;
 mod read;
 mod write;
 

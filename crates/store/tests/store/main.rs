@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
 
+mod audit;
 mod hosts;
+mod people;
 mod sandboxes;
 mod schema;
 mod support;

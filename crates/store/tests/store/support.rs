@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use sandbar_store::hosts::{NewHostRow, RegistrationRow};
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
+use sandbar_store::teams::Role;
 use sandbar_store::templates::{CompleteTemplate, NewTemplateRow};
+use sandbar_store::users::NewUserRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
-use sandbar_types::id::{Host, Sandbox, Team, Template};
+use sandbar_types::id::{Host, Sandbox, Team, Template, User};
 use sandbar_types::{Arch, Id, SandboxStatus, TemplateKind, VmmKind};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) team: Id<Team>,
+    pub(crate) owner: Id<User>,
     pub(crate) host: Id<Host>,
     pub(crate) template: Id<Template>,
     pub(crate) database: TestDatabase,
@@ -28,6 +31,11 @@ pub(crate) const REGISTRATION: RegistrationRow<'static> = RegistrationRow {
     address: "127.0.0.1:1",
 };
 
+/// Somebody without a password.
+pub(crate) fn person(id: Id<User>, email: &str) -> NewUserRow<'_> {
+    NewUserRow { id, email, name: "Somebody", password_hash: None, is_admin: false }
+}
+
 impl World {
     pub(crate) async fn new() -> Self {
         let database = TestDatabase::new().await;
@@ -35,6 +43,9 @@ impl World {
         let (team, host) = (Id::new(), Id::new());
         let mut tx = store.begin().await.unwrap();
         tx.team_insert(team, "Team", "0123ab-cd4567").await.unwrap();
+        let owner = Id::new();
+        tx.user_insert(&person(owner, "owner@example.org")).await.unwrap();
+        tx.membership_insert(team, owner, Role::Owner, true).await.unwrap();
         let new = NewHostRow {
             id: host,
             kind: "regular",
@@ -61,7 +72,7 @@ impl World {
             .unwrap();
         tx.template_complete(template, host, &complete()).await.unwrap();
         tx.commit().await.unwrap();
-        Self { store, team, host, template, database }
+        Self { store, team, owner, host, template, database }
     }
 
     /// A row in the state `pending`.

@@ -1,3 +1,10 @@
+mod admin;
+mod api_keys;
+mod audit_logs;
+mod auth;
 mod hosts;
+mod me;
+mod oauth;
 mod sandboxes;
 mod snapshots;
+mod teams;

@@ -1,0 +1,20 @@
+//! `/v1/admin`: for the platform's administrators, which the database says who they are.
+
+mod sandboxes;
+mod teams;
+mod users;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::AppState;
+
+/// The routes, relative to where they are mounted.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(teams::admin_list_teams))
+        .routes(routes!(teams::admin_set_byoc))
+        .routes(routes!(users::admin_list_users))
+        .routes(routes!(users::admin_set_admin))
+        .routes(routes!(sandboxes::admin_list_sandboxes))
+}

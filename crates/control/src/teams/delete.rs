@@ -1,0 +1,73 @@
+//! The end of a team.
+//!
+//! One transaction decides it: the team is invisible, its keys are revoked, its sandboxes are `stopping`. From then on they end,
+//! whoever finishes it: this process at once, or, when it is killed or a host does not answer, the reconciler, for which a row
+//! that stays `stopping` is past its deadline.
+
+use futures::StreamExt as _;
+use sandbar_store::audit::Outcome;
+use sandbar_store::sandboxes::{SandboxRow, Transition};
+use sandbar_types::id::Team;
+use sandbar_types::{Id, SandboxStatus};
+use serde_json::json;
+
+use super::TeamError;
+use crate::access::Role;
+use crate::sandboxes::SandboxError;
+use crate::{Control, OpContext, audit};
+
+/// Sandboxes that are ended at the same time.
+const AT_ONCE: usize = 8;
+
+impl Control {
+    /// Deletes a team, unless it is its owner's last one.
+    pub async fn team_delete(&self, ctx: &OpContext, id: Id<Team>) -> Result<(), TeamError> {
+        let mut tx = self.store().begin().await?;
+        let access = self.team_access(&mut tx, ctx, id, Role::Owner).await?;
+        tx.members_lock(id).await?;
+        if tx.membership_count(access.user).await? <= 1 {
+            return Err(TeamError::LastTeam);
+        }
+        if tx.team_has_hosts(id).await? {
+            return Err(TeamError::HasHosts);
+        }
+        tx.api_keys_revoke(id, None).await?;
+        let ending = tx.sandboxes_stop_of_team(id).await?;
+        for row in &ending {
+            tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
+        }
+        tx.team_delete(id).await?;
+        tx.defaults_move_away(id, None).await?;
+        let metadata = json!({ "name": access.team.name, "sandboxes": ending.len() });
+        tx.audit(&audit::team(ctx, id, "delete", metadata)).await?;
+        tx.commit().await?;
+        let control = self.clone();
+        self.go_on(async move { control.end_all(ending).await });
+        Ok(())
+    }
+
+    async fn end_all(&self, rows: Vec<SandboxRow>) {
+        let end = |row: SandboxRow| async move {
+            if let Err(error) = self.end_stopping(&row).await {
+                tracing::warn!(sandbox = %row.id, error = &error as &dyn std::error::Error,
+                    "a sandbox of a deleted team could not be ended now; the reconciler will");
+            }
+        };
+        futures::stream::iter(rows).for_each_concurrent(AT_ONCE, end).await;
+    }
+
+    async fn end_stopping(&self, row: &SandboxRow) -> Result<(), SandboxError> {
+        if let (Some(host), Some(address)) = (row.host_id, &row.host_address) {
+            let limit = self.config().destroy_deadline;
+            let client = self.host_clients().get(host, address);
+            client
+                .destroy_sandbox(row.id, limit)
+                .await
+                .map_err(|source| SandboxError::HostUnavailable { host: row.host_id, source })?;
+        }
+        let mut tx = self.store().begin().await?;
+        // None: the reconciler was faster. Either way it is over.
+        tx.sandbox_transition(&Transition::new(row.id, SandboxStatus::Stopped)).await?;
+        Ok(tx.commit().await?)
+    }
+}
