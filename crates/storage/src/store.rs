@@ -74,6 +74,34 @@ pub enum StoreError {
         /// The template.
         id: Id<Template>,
     },
+    /// A template that is an image alone was to be resumed.
+    #[error("template {id} is an image without memory: no sandbox can be resumed from it")]
+    NoMemory {
+        /// The template.
+        id: Id<Template>,
+    },
+    /// The sandbox is not paused on this host.
+    #[error("sandbox {id} has no files of a pause on this host")]
+    UnknownPause {
+        /// The sandbox.
+        id: Id<Sandbox>,
+    },
+    /// A paused sandbox's files are not what their manifest says.
+    #[error("paused sandbox {id} is damaged: {file}: {reason}")]
+    DamagedPause {
+        /// The sandbox.
+        id: Id<Sandbox>,
+        /// Which of its files.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A disk could not be checked and shrunk.
+    #[error("the disk cannot be checked and shrunk")]
+    Shrink {
+        /// Why.
+        source: ToolError,
+    },
     /// A sandbox of that id has a folder.
     #[error("sandbox {id} has a folder on this host")]
     SandboxExists {

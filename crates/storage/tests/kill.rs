@@ -47,7 +47,7 @@ fn play(role: &str, dir: &Path) {
     };
     match role {
         "draft" => {
-            let draft = store.begin_template(Id::new()).unwrap();
+            let draft = store.begin_template(Id::new(), 0).unwrap();
             fill(&draft, 1);
             fs::create_dir(draft.dir().join("mnt")).unwrap();
             let mounted =
@@ -120,7 +120,9 @@ fn commits_are_whole_or_not_at_all() {
         let templates = store.templates().unwrap();
         let folders = fs::read_dir(place.store_dir().join("templates")).unwrap().count();
         assert_eq!(folders, templates.len(), "none is damaged");
-        templates.iter().for_each(|template| template.verify().unwrap());
+        for template in &templates {
+            template.verify().unwrap();
+        }
         for id in ids {
             store.template(id.parse().unwrap()).unwrap();
         }

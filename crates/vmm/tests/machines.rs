@@ -254,7 +254,7 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
     fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..3_000]).unwrap();
     let log = complaint(vmm.restore(&good, &damaged).await);
-    assert!(log.contains("error while loading state"), "{log}");
+    assert!(log.contains("Unable to read"), "{log}");
     let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
     assert!(matches!(
         vmm.restore(&good, &missing).await,
