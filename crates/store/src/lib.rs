@@ -16,7 +16,9 @@ pub mod hosts;
 pub mod idempotency;
 pub mod locks;
 pub mod platform;
+pub mod sandbox_metrics;
 pub mod sandboxes;
+pub mod snapshots;
 pub mod teams;
 pub mod templates;
 
