@@ -13,6 +13,7 @@ use axum::response::IntoResponse;
 use sandbar_control::auth::AuthError;
 use sandbar_control::hosts::HostError;
 use sandbar_control::sandboxes::SandboxError;
+use sandbar_control::snapshots::SnapshotError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::ErrorCode;
 use serde::Serialize;
@@ -118,7 +119,7 @@ macro_rules! from_typed {
     )*};
 }
 
-from_typed!(AuthError, HostError, SandboxError, TemplateError);
+from_typed!(AuthError, HostError, SandboxError, SnapshotError, TemplateError);
 
 /// An error and all that it came from, in one line.
 struct Chain<'a>(&'a (dyn StdError + 'static));
@@ -132,6 +133,24 @@ impl fmt::Display for Chain<'_> {
             next = cause.source();
         }
         Ok(())
+    }
+}
+
+/// Why one of several things that were asked for could not be done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ChildError {
+    /// For programs.
+    #[schema(schema_with = crate::schema::error_code)]
+    code: ErrorCode,
+    /// For people; may change at any time.
+    message: String,
+}
+
+impl From<ApiError> for ChildError {
+    fn from(error: ApiError) -> Self {
+        // It is in no answer's extensions, so nobody else tells the log.
+        error.log();
+        Self { code: error.code, message: error.message }
     }
 }
 

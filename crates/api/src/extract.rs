@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use sandbar_types::id::Kind;
-use sandbar_types::{ErrorCode, Id};
+use sandbar_types::{ErrorCode, Id, TemplateName};
 use serde::de::DeserializeOwned;
 
 use crate::Config;
@@ -97,6 +97,19 @@ impl<K: Kind, S: Send + Sync> FromRequestParts<S> for PathId<K> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let unknown = || ApiError::new(ErrorCode::NotFound, format!("there is no such {}", K::NOUN));
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
+        text.parse().map(Self).map_err(|_| unknown())
+    }
+}
+
+/// The name in the path `/{name}`. Text that can be no name names nothing: 404.
+pub(crate) struct PathName(pub(crate) TemplateName);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(ErrorCode::NotFound, "there is no such snapshot");
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
         text.parse().map(Self).map_err(|_| unknown())
     }

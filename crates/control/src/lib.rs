@@ -15,6 +15,7 @@ pub mod context;
 mod control;
 pub mod host_client;
 pub mod hosts;
+mod operation;
 pub mod page;
 pub mod pki;
 pub mod reconcile;
@@ -22,6 +23,7 @@ mod reported;
 pub mod sandboxes;
 mod scheduler;
 pub mod secrets;
+pub mod snapshots;
 pub mod templates;
 
 pub use config::Config;
