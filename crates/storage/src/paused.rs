@@ -21,9 +21,11 @@ use sandbar_types::id::Sandbox;
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
+use crate::clone::clone_file;
 use crate::extents;
 use crate::files::{self, Json, OnFile};
 use crate::machine_image::{ImageDraft, MachineImage};
+use crate::sandbox::link;
 use crate::store::{Store, StoreError};
 use crate::template::{TemplateFile, TemplateSpec};
 
@@ -70,6 +72,20 @@ impl Paused {
     #[must_use]
     pub fn image(&self) -> MachineImage {
         MachineImage::in_folder(&self.dir)
+    }
+
+    /// Gives its files, which never change, second names: a copy that takes no time and no room.
+    pub fn copy(&self, into: &MachineImage) -> Result<(), StoreError> {
+        let MachineImage { disk, state, memory } = self.image();
+        link(&disk, &into.disk)?;
+        link(&state, &into.state)?;
+        Ok(link(&memory, &into.memory)?)
+    }
+
+    /// Clones its disk, to be changed.
+    pub fn copy_disk(&self, to: &Path) -> Result<(), StoreError> {
+        clone_file(&self.image().disk, to)?;
+        Ok(())
     }
 
     /// Bytes of disk that it shares with nothing.

@@ -27,11 +27,7 @@ pub struct SandboxFiles {
 impl Store {
     /// Makes the folder of a new sandbox with a clone of the image's disk. On the hot path: nothing is fsynced, since a sandbox
     /// that never ran is worth nothing after a power cut.
-    pub fn create_sandbox(
-        &self,
-        id: Id<Sandbox>,
-        image: &MachineImage,
-    ) -> Result<SandboxFiles, StoreError> {
+    pub fn create_sandbox(&self, id: Id<Sandbox>, image: &MachineImage) -> Result<SandboxFiles, StoreError> {
         self.require_space(0)?;
         let files = self.sandbox_files(id);
         match fs::create_dir(&files.dir) {

@@ -73,7 +73,8 @@ impl Store {
                 let size = path.metadata().on("look at", &path)?.len();
                 self.require_space(size)?;
                 let whole = self.session().path(file.name());
-                let replaced = rewrite(&path, &whole, go_on).and_then(|()| replace(folder, &whole, file.name()));
+                let replaced =
+                    rewrite(&path, &whole, go_on).and_then(|()| replace(folder, &whole, file.name()));
                 if let Err(error) = replaced {
                     files::remove_all(&whole)?;
                     return Err(error.into());

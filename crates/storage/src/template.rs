@@ -58,7 +58,7 @@ impl TemplateFile {
 }
 
 /// What the maker of a template says about it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateSpec {
     /// Whether machines boot or resume from it.
     pub kind: TemplateKind,

@@ -211,7 +211,10 @@ fn too_little_space_is_refused_with_figures() {
     let template = commit_one(&store, 1);
     let strict =
         Store::open(&place.store_dir(), &StoreOptions { reserve: Some(u64::MAX), ..options() }).unwrap();
-    assert!(matches!(strict.create_sandbox(Id::new(), &template.image().unwrap()), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(
+        strict.create_sandbox(Id::new(), &template.image().unwrap()),
+        Err(StoreError::NoSpace { .. })
+    ));
     assert!(strict.sandboxes().unwrap().is_empty());
 
     // A filesystem too small to hold a store worth having.
