@@ -1,13 +1,14 @@
 //! Who may call what. One gate in front of every route, RPCs included, so that a new route cannot forget it.
 //!
-//! | route      | no token set yet       | token set                                            |
-//! |------------|------------------------|------------------------------------------------------|
-//! | `/health`  | open                   | open                                                 |
-//! | `/init`    | the gateway only (403) | the token (401)                                      |
-//! | `/files`   | closed (401)           | the token, or a signature that the handler verifies  |
-//! | the rest   | closed (401)           | the token (401)                                      |
+//! | route         | no token set yet       | token set                                            | while sealed |
+//! |---------------|------------------------|------------------------------------------------------|--------------|
+//! | `/health`     | open                   | open                                                 | as ever      |
+//! | `/init`       | the gateway only (403) | the token (401)                                      | as ever      |
+//! | `/snapshot/*` | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
+//! | `/files`      | closed (401)           | the token, or a signature that the handler verifies  | closed (503) |
+//! | the rest      | closed (401)           | the token (401)                                      | closed (503) |
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State as Extract};
@@ -15,9 +16,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
+use crate::connections::Peer;
 use crate::error::ApiError;
 use crate::server::Agent;
-use crate::state::AccessToken;
+use crate::state::{Door, Sandbox};
 
 /// The header with the token.
 pub const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
@@ -27,6 +29,8 @@ pub const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 enum Guard {
     Open,
     Init,
+    /// What the host asks of a sandbox that it knows.
+    Host,
     TokenOrSignature,
     Token,
 }
@@ -44,6 +48,7 @@ fn guard(method: &Method, path: &str) -> Guard {
     match path {
         "/health" if *method == Method::GET => Guard::Open,
         "/init" if *method == Method::POST => Guard::Init,
+        "/snapshot/prepare" | "/snapshot/resume" if *method == Method::POST => Guard::Host,
         "/files" if *method == Method::GET || *method == Method::POST => Guard::TokenOrSignature,
         _ => Guard::Token,
     }
@@ -52,13 +57,13 @@ fn guard(method: &Method, path: &str) -> Guard {
 /// The gate itself.
 pub(crate) async fn gate(
     Extract(agent): Extract<Arc<Agent>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let guard = guard(request.method(), request.uri().path());
     let sandbox = agent.state.current();
-    match admit(guard, sandbox.access_token.as_ref(), request.headers(), peer.ip(), agent.options.gateway) {
+    match admit(guard, &sandbox, request.headers(), peer.address.ip(), agent.options.gateway) {
         Ok(credential) => {
             request.extensions_mut().insert(credential);
             next.run(request).await
@@ -69,7 +74,7 @@ pub(crate) async fn gate(
 
 fn admit(
     guard: Guard,
-    token: Option<&AccessToken>,
+    sandbox: &Sandbox,
     headers: &HeaderMap,
     peer: IpAddr,
     gateway: IpAddr,
@@ -77,66 +82,134 @@ fn admit(
     if guard == Guard::Open {
         return Ok(Credential::Full);
     }
-    let Some(token) = token else {
+    let is_host = peer.to_canonical() == gateway;
+    let not_the_host = || ApiError::new(StatusCode::FORBIDDEN, "only the host may do this");
+    let Some(token) = &sandbox.access_token else {
         return match guard {
-            Guard::Init if peer.to_canonical() == gateway => Ok(Credential::Full),
-            Guard::Init => {
-                Err(ApiError::new(StatusCode::FORBIDDEN, "only the host may initialise this sandbox"))
-            }
+            Guard::Init if is_host => Ok(Credential::Full),
+            Guard::Init => Err(not_the_host()),
             _ => Err(ApiError::unauthorized("this sandbox is not initialised yet")),
         };
     };
-    match headers.get(ACCESS_TOKEN) {
-        Some(candidate) if token.matches(candidate.as_bytes()) => Ok(Credential::Full),
-        Some(_) => Err(ApiError::unauthorized("invalid access token")),
-        None if guard == Guard::TokenOrSignature => Ok(Credential::SignatureDue),
-        None => Err(ApiError::unauthorized("access token missing")),
+    let credential = match headers.get(ACCESS_TOKEN) {
+        Some(candidate) if token.matches(candidate.as_bytes()) => Credential::Full,
+        Some(_) => return Err(ApiError::unauthorized("invalid access token")),
+        None if guard == Guard::TokenOrSignature => Credential::SignatureDue,
+        None => return Err(ApiError::unauthorized("access token missing")),
+    };
+    match (guard, sandbox.door) {
+        (Guard::Init, _) => Ok(credential),
+        (Guard::Host, _) => {
+            if is_host {
+                Ok(credential)
+            } else {
+                Err(not_the_host())
+            }
+        }
+        (_, Door::Open) => Ok(credential),
+        (_, Door::Sealed) => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "this sandbox is being saved or restored"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::AccessToken;
 
     const GATEWAY: &str = "172.30.0.1";
     const STRANGER: &str = "172.30.0.9";
 
     fn decide(guard: Guard, token: Option<&str>, sent: Option<&str>, peer: &str) -> Result<Credential, u16> {
-        let token = token.map(|token| AccessToken::new(token.into()).unwrap());
+        decide_at(Door::Open, guard, token, sent, peer)
+    }
+
+    fn decide_at(
+        door: Door,
+        guard: Guard,
+        token: Option<&str>,
+        sent: Option<&str>,
+        peer: &str,
+    ) -> Result<Credential, u16> {
+        let access_token = token.map(|token| AccessToken::new(token.into()).unwrap());
+        let sandbox = Sandbox { access_token, door, ..Sandbox::default() };
         let mut headers = HeaderMap::new();
         if let Some(sent) = sent {
             headers.insert(ACCESS_TOKEN, sent.parse().unwrap());
         }
-        admit(guard, token.as_ref(), &headers, peer.parse().unwrap(), GATEWAY.parse().unwrap())
+        admit(guard, &sandbox, &headers, peer.parse().unwrap(), GATEWAY.parse().unwrap())
             .map_err(|error| error.status.as_u16())
     }
 
+    /// Every guard, by every caller: without a token set, and with one.
     #[test]
     fn the_whole_table() {
         use Credential::{Full, SignatureDue};
-        use Guard::{Init, Open, Token, TokenOrSignature};
-        let table = [
-            (Open, None, None, STRANGER, Ok(Full)),
-            (Open, Some("t"), None, STRANGER, Ok(Full)),
-            (Init, None, None, GATEWAY, Ok(Full)),
-            (Init, None, None, STRANGER, Err(403)),
-            (Init, None, Some("t"), STRANGER, Err(403)),
-            (Init, Some("t"), None, GATEWAY, Err(401)),
-            (Init, Some("t"), Some("x"), GATEWAY, Err(401)),
-            (Init, Some("t"), Some("t"), STRANGER, Ok(Full)),
-            (TokenOrSignature, None, None, GATEWAY, Err(401)),
-            (TokenOrSignature, Some("t"), None, STRANGER, Ok(SignatureDue)),
-            (TokenOrSignature, Some("t"), Some("x"), STRANGER, Err(401)),
-            (TokenOrSignature, Some("t"), Some("t"), STRANGER, Ok(Full)),
-            (Token, None, None, GATEWAY, Err(401)),
-            (Token, None, Some(""), GATEWAY, Err(401)),
-            (Token, Some("t"), None, GATEWAY, Err(401)),
-            (Token, Some("t"), Some(""), GATEWAY, Err(401)),
-            (Token, Some("t"), Some("tt"), GATEWAY, Err(401)),
-            (Token, Some("t"), Some("t"), STRANGER, Ok(Full)),
-        ];
-        for (guard, token, sent, peer, expected) in table {
-            assert_eq!(decide(guard, token, sent, peer), expected, "{guard:?} {token:?} {sent:?} {peer}");
+        let callers = [None, Some(""), Some("x"), Some("tt"), Some("t")];
+        for peer in [GATEWAY, STRANGER] {
+            let host = peer == GATEWAY;
+            for sent in callers {
+                let expect = |guard, token, expected| {
+                    assert_eq!(
+                        decide(guard, token, sent, peer),
+                        expected,
+                        "{guard:?} {token:?} {sent:?} {peer}"
+                    );
+                };
+                expect(Guard::Open, None, Ok(Full));
+                expect(Guard::Init, None, if host { Ok(Full) } else { Err(403) });
+                for guard in [Guard::Host, Guard::TokenOrSignature, Guard::Token] {
+                    expect(guard, None, Err(401));
+                }
+
+                let right = sent == Some("t");
+                let token = Some("t");
+                expect(Guard::Open, token, Ok(Full));
+                for guard in [Guard::Init, Guard::Token] {
+                    expect(guard, token, if right { Ok(Full) } else { Err(401) });
+                }
+                expect(
+                    Guard::Host,
+                    token,
+                    match (right, host) {
+                        (true, true) => Ok(Full),
+                        (true, false) => Err(403),
+                        (false, _) => Err(401),
+                    },
+                );
+                expect(
+                    Guard::TokenOrSignature,
+                    token,
+                    match sent {
+                        Some("t") => Ok(Full),
+                        None => Ok(SignatureDue),
+                        Some(_) => Err(401),
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sealed_guest_serves_the_host_and_nobody_learns_of_the_seal_without_the_token() {
+        for (guard, sent, expected) in [
+            (Guard::Open, None, Ok(Credential::Full)),
+            (Guard::Init, Some("t"), Ok(Credential::Full)),
+            (Guard::Host, Some("t"), Ok(Credential::Full)),
+            (Guard::Token, Some("t"), Err(503)),
+            (Guard::TokenOrSignature, Some("t"), Err(503)),
+            (Guard::TokenOrSignature, None, Err(503)),
+            (Guard::Init, Some("x"), Err(401)),
+            (Guard::Host, Some("x"), Err(401)),
+            (Guard::Token, Some("x"), Err(401)),
+            (Guard::Token, None, Err(401)),
+        ] {
+            assert_eq!(
+                decide_at(Door::Sealed, guard, Some("t"), sent, GATEWAY),
+                expected,
+                "{guard:?} {sent:?}"
+            );
         }
     }
 
@@ -151,6 +224,8 @@ mod tests {
         assert_eq!(guard(&Method::POST, "/health"), Guard::Token);
         assert_eq!(guard(&Method::GET, "/init"), Guard::Token);
         assert_eq!(guard(&Method::DELETE, "/files"), Guard::Token);
+        assert_eq!(guard(&Method::POST, "/snapshot/prepare"), Guard::Host);
+        assert_eq!(guard(&Method::GET, "/snapshot/prepare"), Guard::Token);
         for path in ["/health/", "//health", "/files/x", "/process.Process/Start", "/"] {
             assert_eq!(guard(&Method::GET, path), Guard::Token, "{path}");
         }

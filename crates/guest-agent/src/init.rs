@@ -3,22 +3,27 @@
 //! The order is the contract. Clock, entropy and hostname come before the token, since with the token the sandbox begins
 //! to serve: a guest that shares its random numbers with its siblings must never do that. So a failed step leaves the
 //! token as it was and answers 500.
+//!
+//! After a restore of a guest that was sealed (`snapshot`), this is also what opens it. It is then not enough to say nothing:
+//! time, entropy and token must come along.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use axum::extract::State as Extract;
+use axum::extract::{ConnectInfo, State as Extract};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+use crate::connections::Peer;
 use crate::error::ApiError;
 use crate::server::Agent;
-use crate::state::{AccessToken, Sandbox, StateError};
+use crate::state::{AccessToken, Door, Sandbox, StateError};
 use crate::system::System;
 
 /// Bytes of entropy that one call may bring.
@@ -42,9 +47,18 @@ pub struct InitRequest {
 /// A 64-bit number: as a string in protobuf's JSON, as a number in everybody else's.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Nanos {
+pub(crate) enum Nanos {
     Number(u64),
     Text(String),
+}
+
+impl Nanos {
+    pub(crate) fn read(self) -> Result<u64, std::num::ParseIntError> {
+        match self {
+            Self::Number(nanos) => Ok(nanos),
+            Self::Text(text) => text.parse(),
+        }
+    }
 }
 
 /// The steps in the order in which they are made.
@@ -108,19 +122,29 @@ struct Plan {
 }
 
 /// Handles the route. Who may call it is decided before, in `auth`.
-pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> Response {
+pub(crate) async fn handle(
+    Extract(agent): Extract<Arc<Agent>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Bytes,
+) -> Response {
     let request = match read(&body) {
         Ok(request) => request,
         Err(error) => return ApiError::bad_request(format!("invalid body: {error}")).into_response(),
     };
     // One at a time: two interleaved calls could mix two sandboxes' identities.
-    let _turn = agent.init_turn.lock().await;
+    let _turn = agent.identity_turn.lock().await;
+    let door = agent.state.current().door;
     let for_steps = Arc::clone(&agent);
     let outcome =
         tokio::task::spawn_blocking(move || apply(request, for_steps.system.as_ref(), &for_steps.state))
             .await;
     match outcome {
-        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Ok(())) => {
+            if door == Door::Sealed {
+                agent.connections.end_sealed(Some(peer.connection));
+            }
+            StatusCode::NO_CONTENT.into_response()
+        }
         Ok(Err(error @ InitError::Invalid { .. })) => {
             ApiError::bad_request(error.to_string()).into_response()
         }
@@ -132,10 +156,10 @@ pub(crate) async fn handle(Extract(agent): Extract<Arc<Agent>>, body: Bytes) -> 
     }
 }
 
-/// An object, or nothing at all: then the call only checks that the host may make it.
-fn read(body: &[u8]) -> serde_json::Result<InitRequest> {
+/// An object, or nothing at all, which is one without fields.
+pub(crate) fn read<T: DeserializeOwned + Default>(body: &[u8]) -> serde_json::Result<T> {
     if body.is_empty() {
-        return Ok(InitRequest::default());
+        return Ok(T::default());
     }
     // By way of a map: serde would also take an array for the fields in their order.
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
@@ -151,7 +175,7 @@ pub fn apply(
     system: &dyn System,
     state: &crate::state::State,
 ) -> Result<(), InitError> {
-    let plan = check(request)?;
+    let plan = check(request, state.current().door)?;
     let failed = |step| move |source| InitError::Machine { step, source };
     if let Some(unix_nanos) = plan.unix_nanos {
         system.set_clock(unix_nanos).map_err(failed(Step::Clock))?;
@@ -167,7 +191,7 @@ pub fn apply(
     Ok(state.replace(sandbox)?)
 }
 
-fn check(request: InitRequest) -> Result<Plan, InitError> {
+fn check(request: InitRequest, door: Door) -> Result<Plan, InitError> {
     let InitRequest {
         access_token,
         env_vars,
@@ -179,13 +203,20 @@ fn check(request: InitRequest) -> Result<Plan, InitError> {
     } = request;
     let invalid = |field, reason| InitError::Invalid { field, reason };
 
-    let unix_nanos = match timestamp_unix_nanos {
-        None => None,
-        Some(Nanos::Number(nanos)) => Some(nanos),
-        Some(Nanos::Text(text)) => {
-            Some(text.parse().map_err(|_| invalid("timestampUnixNanos", "not a number of nanoseconds"))?)
+    if door == Door::Sealed {
+        let needed = [
+            ("accessToken", access_token.is_some()),
+            ("entropy", entropy.is_some()),
+            ("timestampUnixNanos", timestamp_unix_nanos.is_some()),
+        ];
+        if let Some((field, _)) = needed.into_iter().find(|(_, given)| !given) {
+            return Err(invalid(field, "needed after a snapshot"));
         }
-    };
+    }
+    let unix_nanos = timestamp_unix_nanos
+        .map(Nanos::read)
+        .transpose()
+        .map_err(|_| invalid("timestampUnixNanos", "not a number of nanoseconds"))?;
     let entropy = match entropy {
         None => None,
         Some(text) => {
@@ -220,6 +251,7 @@ fn check(request: InitRequest) -> Result<Plan, InitError> {
         sandbox.default_user = default_user.or(sandbox.default_user.take());
         sandbox.default_workdir = default_workdir.or(sandbox.default_workdir.take());
         sandbox.access_token = token.or(sandbox.access_token.take());
+        sandbox.door = Door::Open;
     });
     Ok(Plan { unix_nanos, entropy, hostname, identity })
 }
@@ -273,6 +305,9 @@ mod tests {
         fn set_hostname(&self, name: &str) -> io::Result<()> {
             self.record(Step::Hostname, format!("hostname {name}"))
         }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     fn state() -> (tempfile::TempDir, State) {
@@ -312,6 +347,35 @@ mod tests {
             assert!(error.to_string().starts_with(&format!("step {step} failed")), "{error}");
             assert!(state.current().access_token.is_none());
         }
+    }
+
+    #[test]
+    fn a_seal_ends_with_the_identity_and_not_without_all_of_it() {
+        let (_dir, state) = state();
+        apply(request(ALL), &Recorder::default(), &state).unwrap();
+        let sealed = Sandbox { door: Door::Sealed, ..Sandbox::clone(&state.current()) };
+        state.replace(sealed.clone()).unwrap();
+        for json in [
+            "{}",
+            r#"{"hostname":"h"}"#,
+            r#"{"accessToken":"new","entropy":"AAEC"}"#,
+            r#"{"accessToken":"new","timestampUnixNanos":1}"#,
+            r#"{"entropy":"AAEC","timestampUnixNanos":1}"#,
+        ] {
+            let error = apply(request(json), &Recorder::default(), &state).unwrap_err();
+            assert!(matches!(error, InitError::Invalid { .. }), "{json}: {error}");
+            assert!(*state.current() == sealed, "{json}");
+        }
+        for step in [Step::Clock, Step::Entropy, Step::Hostname] {
+            let machine = Recorder { refuses: Some(step), ..Recorder::default() };
+            apply(request(ALL), &machine, &state).unwrap_err();
+            assert!(*state.current() == sealed, "{step}");
+        }
+        let new = r#"{"accessToken":"new","entropy":"AAEC","timestampUnixNanos":1}"#;
+        apply(request(new), &Recorder::default(), &state).unwrap();
+        let sandbox = state.current();
+        assert!(sandbox.access_token.as_ref().unwrap().matches(b"new"));
+        assert_eq!(sandbox.door, Door::Open);
     }
 
     #[test]

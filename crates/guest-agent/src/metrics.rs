@@ -97,7 +97,7 @@ fn cpu_time(stat: &str) -> Option<CpuTime> {
 }
 
 /// A line like `MemTotal:  480980 kB`, in bytes.
-fn meminfo(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn meminfo(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -15,7 +15,8 @@ pub const USAGE: &str = "usage: sandbar-guest-agent [options]
   --gateway IP            the peer that may call /init before there is a token, and gets the ready push (172.30.0.1)
   --ready-port PORT       where the gateway listens for the ready push (49982)
   --no-ready-push         do not report readiness
-  --no-system-changes     leave clock, entropy pool, hostname and this process's priority alone (for tests on a workstation)
+  --predecessor TEXT      how the agent before this one ended, for the push that tells of the restart
+  --no-system-changes     leave clock, entropy pool, hostname, control groups and this process's priority alone (for tests on a workstation)
   --stall-limit-ms MS     how long a reader that stands still may hold up a process before it loses output (10000)
   --version               print the version";
 
@@ -30,6 +31,8 @@ pub struct Options {
     pub gateway: IpAddr,
     /// Whether and where to report readiness.
     pub ready_push: ReadyPush,
+    /// How the agent before this one ended.
+    pub predecessor: Option<String>,
     /// Whether the machine itself may be changed.
     pub system_changes: SystemChanges,
     /// How long a reader that stands still may hold up a process.
@@ -70,6 +73,7 @@ impl Default for Options {
             state_file: PathBuf::from("/run/sandbar/state.json"),
             gateway: IpAddr::V4(guest::GATEWAY_IP),
             ready_push: ReadyPush::To(guest::READY_PORT),
+            predecessor: None,
             system_changes: SystemChanges::Allowed,
             stall_limit: Duration::from_secs(10),
         }
@@ -110,6 +114,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Invocation, Optio
             "--gateway" => options.gateway = value(&mut args, "--gateway")?,
             "--ready-port" => options.ready_push = ReadyPush::To(value(&mut args, "--ready-port")?),
             "--no-ready-push" => options.ready_push = ReadyPush::Off,
+            "--predecessor" => options.predecessor = Some(value(&mut args, "--predecessor")?),
             "--no-system-changes" => options.system_changes = SystemChanges::Refused,
             "--stall-limit-ms" => {
                 options.stall_limit = Duration::from_millis(value(&mut args, "--stall-limit-ms")?);
@@ -145,12 +150,13 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let line = "--listen 127.0.0.1 --port 0 --state-file /tmp/s --gateway 127.0.0.1 --ready-port 7 \
-                    --no-system-changes --stall-limit-ms 5";
+                    --predecessor died --no-system-changes --stall-limit-ms 5";
         let expected = Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             state_file: "/tmp/s".into(),
             gateway: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ready_push: ReadyPush::To(7),
+            predecessor: Some("died".into()),
             system_changes: SystemChanges::Refused,
             stall_limit: Duration::from_millis(5),
         };

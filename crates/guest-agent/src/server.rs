@@ -2,24 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
-use connectrpc::{CompressionPolicy, ConnectRpcService};
+use connectrpc::{CompressionPolicy, ConnectRpcService, Limits};
 use http::StatusCode;
 use tokio::net::TcpListener;
 
+use crate::confinement::Confinement;
+use crate::connections::{Connections, CountedListener, Peer};
 use crate::filesystem::FilesystemService;
 use crate::metrics::CpuMeter;
 use crate::options::{Options, SystemChanges};
 use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
-use crate::{auth, files, init, metrics};
+use crate::tunnel::Tunnels;
+use crate::{auth, files, init, metrics, snapshot, tunnel};
+
+/// What one message may have on the wire. E2B's clients send what is typed into a process in one piece, and JSON makes four
+/// bytes of three.
+const MESSAGE_MAX: usize = 16 << 20;
 
 /// Everything that handlers share.
 pub struct Agent {
@@ -31,15 +36,23 @@ pub struct Agent {
     pub system: Box<dyn System>,
     /// The processes that were started through the agent.
     pub processes: ProcessTable,
+    /// Where they live, if the kernel can confine them.
+    pub confinement: Option<Confinement>,
     /// What `/metrics` remembers.
     pub(crate) cpu: CpuMeter,
-    /// Makes calls of `/init` take turns.
-    pub(crate) init_turn: tokio::sync::Mutex<()>,
+    /// The connections that are open.
+    pub(crate) connections: Arc<Connections>,
+    /// The tunnels that may still be opened.
+    pub(crate) tunnels: Tunnels,
+    /// Makes everything that changes who this sandbox is take turns.
+    pub(crate) identity_turn: tokio::sync::Mutex<()>,
+    /// Makes flushes of the filesystems take turns.
+    pub(crate) flush_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Agent {
     /// An agent with no processes yet.
-    pub fn new(options: Options, state: State) -> Self {
+    pub fn new(options: Options, state: State, confinement: Option<Confinement>) -> Self {
         let system: Box<dyn System> = match options.system_changes {
             SystemChanges::Allowed => Box::new(ThisMachine),
             SystemChanges::Refused => Box::new(Untouched),
@@ -50,8 +63,12 @@ impl Agent {
             state,
             system,
             processes,
+            confinement,
             cpu: CpuMeter::default(),
-            init_turn: tokio::sync::Mutex::new(()),
+            connections: Arc::new(Connections::new()),
+            tunnels: Tunnels::default(),
+            identity_turn: tokio::sync::Mutex::default(),
+            flush_turn: Arc::default(),
         }
     }
 }
@@ -61,25 +78,25 @@ impl Agent {
 /// # Errors
 /// If the listener fails for good.
 pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
-    // Without this an answer of two writes waits for the peer's delayed acknowledgement.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let service = router(agent).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = CountedListener::new(listener, agent.options.gateway, Arc::clone(&agent.connections));
+    let service = router(agent).into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, service).await
 }
 
-fn router(agent: Arc<Agent>) -> Router {
+pub(crate) fn router(agent: Arc<Agent>) -> Router {
     let rpc = connectrpc::Router::new()
         .add_service(Arc::new(ProcessService::new(Arc::clone(&agent))))
         .add_service(Arc::new(FilesystemService::new(Arc::clone(&agent))));
     // Frames go out as they are made: E2B's clients ask for no compression, and the host is one hop away.
-    let rpc = ConnectRpcService::new(rpc).with_compression_policy(CompressionPolicy::disabled());
+    let rpc = ConnectRpcService::new(rpc).with_compression_policy(CompressionPolicy::disabled()).with_limits(
+        Limits::default().with_max_request_body_size(MESSAGE_MAX).with_max_message_size(MESSAGE_MAX),
+    );
     Router::new()
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/init", post(init::handle))
+        .route("/snapshot/prepare", post(snapshot::handle_prepare))
+        .route("/snapshot/resume", post(snapshot::handle_resume))
+        .route("/connect", get(tunnel::handle))
         .route("/envs", get(envs))
         .route("/metrics", get(metrics::handle))
         .merge(files::router())

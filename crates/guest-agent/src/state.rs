@@ -24,6 +24,19 @@ pub struct Sandbox {
     pub default_user: Option<String>,
     /// Where commands run unless they say otherwise.
     pub default_workdir: Option<String>,
+    /// Whether callers are served.
+    pub door: Door,
+}
+
+/// Whether callers are served. Beside the token, so that a new token and the end of a seal are one write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Door {
+    /// Those with the token.
+    #[default]
+    Open,
+    /// Nobody: the guest is being copied, or is the copy.
+    Sealed,
 }
 
 impl Sandbox {

@@ -1,4 +1,4 @@
-//! The steps of `/init` that change the machine. Behind a trait, so that their order and their failures can be tested
+//! What `/init` and `/snapshot/prepare` do to the machine. Behind a trait, so that the order and their failures can be tested
 //! where the machine must stay as it is.
 
 use std::fs::{self, File, OpenOptions};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
-/// What `/init` may change.
+/// What the host may have changed.
 pub trait System: Send + Sync {
     /// Sets the wall clock, in nanoseconds since 1970.
     ///
@@ -26,6 +26,12 @@ pub trait System: Send + Sync {
     /// # Errors
     /// As the kernel or the filesystem says.
     fn set_hostname(&self, name: &str) -> io::Result<()>;
+
+    /// Brings everything that was written to disk; returns once it is there.
+    ///
+    /// # Errors
+    /// If the root filesystem could not be written.
+    fn flush(&self) -> io::Result<()>;
 }
 
 /// The machine that this process runs on.
@@ -58,6 +64,13 @@ impl System for ThisMachine {
         }
         replace(Path::new("/etc/hosts"), &renamed)
     }
+
+    fn flush(&self) -> io::Result<()> {
+        // `sync` covers every filesystem and reports nothing; `syncfs` reports what went wrong since the folder was opened.
+        let root = File::open("/")?;
+        rustix::fs::sync();
+        Ok(rustix::fs::syncfs(&root)?)
+    }
 }
 
 /// A machine that must stay as it is: every step succeeds and does nothing.
@@ -73,6 +86,10 @@ impl System for Untouched {
     }
 
     fn set_hostname(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 }

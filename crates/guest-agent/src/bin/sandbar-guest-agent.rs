@@ -1,10 +1,13 @@
 //! The guest agent's executable: reads the command line, takes its place in the system, serves.
 
+use std::error::Error as _;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::fs::Mode;
+use sandbar_guest_agent::confinement::{self, Confinement};
 use sandbar_guest_agent::options::{self, Invocation, Options, ReadyPush, SystemChanges};
 use sandbar_guest_agent::server::{self, Agent};
 use sandbar_guest_agent::state::State;
@@ -36,16 +39,20 @@ fn main() -> ExitCode {
     if let Err(error) = system::keep_descriptors_from_children() {
         tracing::warn!(%error, "inherited descriptors may leak into processes");
     }
-    if options.system_changes == SystemChanges::Allowed {
-        system::outlive_everything();
-    }
+    let confinement = match options.system_changes {
+        SystemChanges::Allowed => {
+            system::outlive_everything();
+            confine()
+        }
+        SystemChanges::Refused => None,
+    };
     // One worker: the agent mostly waits, and in a guest with one CPU every hand-over between threads costs a switch.
     // What blocks on the disk has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build();
-    let served = runtime.and_then(|runtime| runtime.block_on(run(options)));
+    let served = runtime.and_then(|runtime| runtime.block_on(run(options, confinement)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,18 +62,34 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(options: Options) -> std::io::Result<()> {
+/// A sandbox whose kernel cannot confine its processes is still a sandbox: what they take they take from themselves.
+fn confine() -> Option<Confinement> {
+    match Confinement::set_up(Path::new(confinement::ROOT)) {
+        Ok(confinement) => Some(confinement),
+        Err(error) => {
+            let source = error.source().map(ToString::to_string);
+            tracing::warn!(%error, source, "processes are not confined");
+            None
+        }
+    }
+}
+
+async fn run(mut options: Options, confinement: Option<Confinement>) -> std::io::Result<()> {
     let (state, start) = State::load(options.state_file.clone()).map_err(std::io::Error::other)?;
     let listener = TcpListener::bind(options.listen).await?;
     // For whoever asked for port 0. The console of a sandbox gets a line to tell that the agent runs.
-    println!("listening on {}", listener.local_addr()?);
+    options.listen = listener.local_addr()?;
+    println!("listening on {}", options.listen);
     std::io::stdout().flush()?;
     if let ReadyPush::To(port) = options.ready_push {
         let gateway = options.gateway;
+        let predecessor = options.predecessor.clone();
         // The listener takes connections from here on, though they are answered a moment later.
-        tokio::spawn(async move { ready::push(gateway, port, start, &boot_id()).await });
+        tokio::spawn(
+            async move { ready::push(gateway, port, start, &boot_id(), predecessor.as_deref()).await },
+        );
     }
-    server::serve(listener, Arc::new(Agent::new(options, state))).await
+    server::serve(listener, Arc::new(Agent::new(options, state, confinement))).await
 }
 
 fn boot_id() -> String {

@@ -14,6 +14,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use super::pty::{Pty, Size};
 use super::spawn::{self, Child, Identity, Program, SpawnError, Step, Terminal};
 use crate::caller::Caller;
+use crate::confinement::Confinement;
 use crate::init::is_env;
 use crate::paths;
 use crate::state::Sandbox;
@@ -41,6 +42,14 @@ pub(crate) enum Streams {
     InputAndOutput,
     /// A terminal.
     Terminal(Size),
+}
+
+/// Where and as whom a child starts.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) sandbox: &'a Sandbox,
+    pub(crate) confinement: Option<&'a Confinement>,
 }
 
 /// A child that runs, and the agent's ends of its streams.
@@ -88,7 +97,8 @@ pub(crate) enum LaunchError {
 
 impl Launch {
     /// Starts the child as `caller`, in a session of its own.
-    pub(crate) fn start(&self, caller: &Caller, sandbox: &Sandbox) -> Result<Launched, LaunchError> {
+    pub(crate) fn start(&self, place: &Place<'_>) -> Result<Launched, LaunchError> {
+        let caller = place.caller;
         if self.cmd.is_empty() {
             return Err(LaunchError::NoCommand);
         }
@@ -96,17 +106,17 @@ impl Launch {
             Streams::Output => {
                 let stdin = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
                 let stdin = stdin.map_err(|errno| self.failed(errno.into()))?;
-                self.start_on_pipes(caller, sandbox, &stdin, None)
+                self.start_on_pipes(place, &stdin, None)
             }
             Streams::InputAndOutput => {
                 let (theirs, ours) =
                     pipe_with(PipeFlags::CLOEXEC).map_err(|errno| self.failed(errno.into()))?;
-                self.start_on_pipes(caller, sandbox, &theirs, Some(ours))
+                self.start_on_pipes(place, &theirs, Some(ours))
             }
             Streams::Terminal(size) => {
                 let (master, slave) =
                     Pty::open(size, caller.user.uid).map_err(|source| self.failed(source))?;
-                let child = self.spawn(caller, sandbox, [&slave; 3], Terminal::Controlling)?;
+                let child = self.spawn(place, [&slave; 3], Terminal::Controlling)?;
                 // `slave` goes with this call: were our copy to stay open, the terminal would never report its end.
                 Ok(Launched { child, streams: Attached::Terminal(master) })
             }
@@ -115,8 +125,7 @@ impl Launch {
 
     fn start_on_pipes(
         &self,
-        caller: &Caller,
-        sandbox: &Sandbox,
+        place: &Place<'_>,
         stdin: &OwnedFd,
         input: Option<OwnedFd>,
     ) -> Result<Launched, LaunchError> {
@@ -127,17 +136,17 @@ impl Launch {
         let stdout = Receiver::from_owned_fd(our_out).map_err(failed)?;
         let stderr = Receiver::from_owned_fd(our_err).map_err(failed)?;
         let input = input.map(Sender::from_owned_fd).transpose().map_err(failed)?;
-        let child = self.spawn(caller, sandbox, [stdin, &out, &err], Terminal::None)?;
+        let child = self.spawn(place, [stdin, &out, &err], Terminal::None)?;
         Ok(Launched { child, streams: Attached::Pipes { stdin: input, stdout, stderr } })
     }
 
     fn spawn(
         &self,
-        caller: &Caller,
-        sandbox: &Sandbox,
+        place: &Place<'_>,
         streams: [&OwnedFd; 3],
         terminal: Terminal,
     ) -> Result<Child, LaunchError> {
+        let Place { caller, sandbox, confinement } = *place;
         let user = &caller.user;
         let folder = self.working_folder(caller)?;
         let environment = self.environment(user, sandbox)?;
@@ -161,6 +170,7 @@ impl Launch {
                 gid: user.gid,
                 groups: user.groups.clone(),
             }),
+            confinement,
         };
         spawn::spawn(&program).map_err(|error| self.explain(folder, error))
     }

@@ -1,6 +1,6 @@
 //! One process's output as tasks share it: pumps push, subscribers follow, and one end closes it.
 //!
-//! Memory is bounded by the ring. What a reader has not read yet holds the process up (its pipe fills), as a slow terminal
+//! Memory is bounded by the ring, and that of all rings together by [`Memory`]. What a reader has not read yet holds the process up (its pipe fills), as a slow terminal
 //! would, so a reader that keeps reading misses nothing. A reader that has stood still for the stall limit no longer
 //! counts: the process goes on, and that reader is told how many bytes it missed. Without readers nothing waits.
 
@@ -15,6 +15,22 @@ use tokio::time::{Instant, timeout_at};
 
 use super::RING_BYTES;
 use super::ring::{Read, Ring, Source};
+
+/// Output that is kept of all processes together, and of each at least.
+const ALL_RINGS_BYTES: usize = 32 << 20;
+const RING_BYTES_MIN: usize = 64 << 10;
+
+/// The memory of all rings, which they share evenly: many processes keep less each.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<()>);
+
+impl Memory {
+    /// What one ring may hold. One of the owners is the table.
+    fn share(&self) -> usize {
+        let rings = Arc::strong_count(&self.0).saturating_sub(1).max(1);
+        (ALL_RINGS_BYTES / rings).clamp(RING_BYTES_MIN, RING_BYTES)
+    }
+}
 
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +74,7 @@ pub(crate) struct Output {
     /// A subscriber read on or went away.
     advanced: Notify,
     stall_limit: Duration,
+    memory: Memory,
 }
 
 struct Shared {
@@ -75,7 +92,7 @@ struct Reader {
 }
 
 impl Output {
-    pub(crate) fn new(stall_limit: Duration) -> Arc<Self> {
+    pub(crate) fn new(stall_limit: Duration, memory: &Memory) -> Arc<Self> {
         Arc::new(Self {
             shared: Mutex::new(Shared {
                 ring: Ring::new(RING_BYTES),
@@ -86,6 +103,7 @@ impl Output {
             arrived: Notify::new(),
             advanced: Notify::new(),
             stall_limit,
+            memory: memory.clone(),
         })
     }
 
@@ -107,6 +125,7 @@ impl Output {
                 if shared.end.is_some() {
                     return;
                 }
+                shared.ring.limit_to(self.memory.share());
                 match shared.held_up_until(bytes.len(), self.stall_limit) {
                     None => {
                         shared.push(source, bytes);
@@ -226,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_readers_nothing_waits() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let started = Instant::now();
         for _ in 0..100 {
             output.push(Source::Stdout, chunk(100_000)).await;
@@ -236,9 +255,36 @@ mod tests {
         assert_eq!(data(output.subscribe(Some(0)).next().await).dropped, 10_000_000 - 10 * 100_000);
     }
 
+    #[tokio::test]
+    async fn many_processes_keep_less_each() {
+        let memory = Memory::default();
+        let flood = async |output: &Output| {
+            for _ in 0..40 {
+                output.push(Source::Stdout, chunk(30_000)).await;
+            }
+        };
+        let alone = Output::new(LIMIT, &memory);
+        flood(&alone).await;
+        assert!((RING_BYTES - 32_000..=RING_BYTES).contains(&alone.held()), "{}", alone.held());
+        let mut others = Vec::new();
+        for _ in 0..200 {
+            let output = Output::new(LIMIT, &memory);
+            flood(&output).await;
+            others.push(output);
+        }
+        flood(&alone).await;
+        assert!(alone.held() <= ALL_RINGS_BYTES / 201);
+        let all: usize = others.iter().map(|output| output.held()).sum();
+        // Each one had its share as of when it last said something.
+        assert!(all < ALL_RINGS_BYTES * 6, "{all}");
+        drop(others);
+        flood(&alone).await;
+        assert!(alone.held() > RING_BYTES - 32_000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_misses_nothing() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let mut reader = output.subscribe(None);
         let writer = tokio::spawn({
             let output = Arc::clone(&output);
@@ -268,7 +314,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_stands_still_holds_the_process_up_once() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let mut reader = output.subscribe(None);
         let started = Instant::now();
         for _ in 0..100 {
@@ -287,7 +333,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_leaves_lets_the_process_go_on_at_once() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let reader = output.subscribe(None);
         let started = Instant::now();
         let writer = tokio::spawn({
@@ -307,7 +353,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_had_nothing_to_read_has_not_stood_still() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let mut reader = output.subscribe(None);
         tokio::time::sleep(LIMIT * 3).await;
         let writer = tokio::spawn({
@@ -326,7 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_first_end_counts_and_late_output_is_dropped() {
-        let output = Output::new(LIMIT);
+        let output = Output::new(LIMIT, &Memory::default());
         let mut reader = output.subscribe(None);
         output.finish(END);
         output.finish(End { exit: Exit::Signal(9), cause: Cause::Deadline });

@@ -60,6 +60,11 @@ impl Ring {
         Self { chunks: VecDeque::new(), capacity, held: 0, end: 0 }
     }
 
+    /// From the next push on, holds up to this much.
+    pub(crate) fn limit_to(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     /// Offset of the next byte to come.
     pub(crate) fn end(&self) -> u64 {
         self.end

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::process::{Pid, Signal, WaitIdStatus};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -17,14 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::launch::{Attached, Launch, Launched};
 use super::output::{Cause, End, Exit, Output, Subscription};
 use super::pty::{Pty, Size};
+use super::reader::Reader;
 use super::ring::Source;
 use super::session;
 use super::spawn::Child;
 use super::table::ProcessTable;
-
-/// What one read of a pipe or a terminal takes at most.
-const PIPE_CHUNK: usize = 32 * 1024;
-const PTY_CHUNK: usize = 16 * 1024;
 
 /// A child that has ended may leave others behind that hold its pipes (`server &`). They get this long without a word
 /// (a `tee` that still writes has a word), and this long in all; then the command is over, though they go on.
@@ -83,18 +79,23 @@ impl Process {
     ) -> (Arc<Self>, Subscription) {
         let Launched { child, streams } = launched;
         let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
-        let output = Output::new(table.stall_limit());
+        let output = Output::new(table.stall_limit(), table.memory());
         let subscription = output.subscribe(None);
         let ended = CancellationToken::new();
         let mut pumps = JoinSet::new();
         let input = match streams {
             Attached::Pipes { stdin, stdout, stderr } => {
-                pumps.spawn(pump(stdout, Source::Stdout, PIPE_CHUNK, Arc::clone(&output), ended.clone()));
-                pumps.spawn(pump(stderr, Source::Stderr, PIPE_CHUNK, Arc::clone(&output), ended.clone()));
+                pumps.spawn(pump(Reader::Pipe(stdout), Source::Stdout, Arc::clone(&output), ended.clone()));
+                pumps.spawn(pump(Reader::Pipe(stderr), Source::Stderr, Arc::clone(&output), ended.clone()));
                 stdin.map_or(Input::None, |stdin| Input::Pipe(Mutex::new(Some(stdin))))
             }
             Attached::Terminal(pty) => {
-                pumps.spawn(pump(pty.clone(), Source::Pty, PTY_CHUNK, Arc::clone(&output), ended.clone()));
+                pumps.spawn(pump(
+                    Reader::Terminal(pty.clone()),
+                    Source::Pty,
+                    Arc::clone(&output),
+                    ended.clone(),
+                ));
                 Input::Terminal(pty)
             }
         };
@@ -130,7 +131,11 @@ impl Process {
                 Some(stdin) => stdin.write_all(bytes).await,
             },
         };
-        written.map_err(|source| ProcessError::Failed { pid: self.pid, source })
+        written.map_err(|source| match source.kind() {
+            // The process has closed it.
+            io::ErrorKind::BrokenPipe => ProcessError::StdinClosed(self.pid),
+            _ => ProcessError::Failed { pid: self.pid, source },
+        })
     }
 
     /// Closes the process's input, so that it reads its end.
@@ -211,17 +216,13 @@ fn exit(status: io::Result<WaitIdStatus>) -> Exit {
 
 /// Reads a stream into the output until its end, or until `ended` and silence. A stream that is then still open is read on
 /// by a task of its own: whoever holds it must neither block nor be killed for writing to it.
-async fn pump<R>(mut reader: R, source: Source, chunk: usize, output: Arc<Output>, ended: CancellationToken)
-where
-    R: AsyncRead + Unpin + Send + 'static,
-{
-    let mut buffer = vec![0; chunk];
+async fn pump(reader: Reader, source: Source, output: Arc<Output>, ended: CancellationToken) {
     let mut left = LEFTOVER_TOTAL;
     loop {
         let read = if ended.is_cancelled() {
             let started = Instant::now();
-            let Ok(read) = timeout(LEFTOVER_SILENCE.min(left), reader.read(&mut buffer)).await else {
-                tokio::spawn(discard(reader, buffer));
+            let Ok(read) = timeout(LEFTOVER_SILENCE.min(left), reader.read()).await else {
+                tokio::spawn(discard(reader));
                 return;
             };
             left = left.saturating_sub(started.elapsed());
@@ -229,17 +230,17 @@ where
         } else {
             tokio::select! {
                 biased;
-                read = reader.read(&mut buffer) => read,
+                read = reader.read() => read,
                 () = ended.cancelled() => continue,
             }
         };
         match read {
-            Ok(0) | Err(_) => return,
-            Ok(length) => output.push(source, Bytes::copy_from_slice(&buffer[..length])).await,
+            Ok(bytes) if !bytes.is_empty() => output.push(source, bytes).await,
+            Ok(_) | Err(_) => return,
         }
     }
 }
 
-async fn discard<R: AsyncRead + Unpin>(mut reader: R, mut buffer: Vec<u8>) {
-    while reader.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+async fn discard(reader: Reader) {
+    while reader.read().await.is_ok_and(|bytes| !bytes.is_empty()) {}
 }

@@ -19,7 +19,7 @@ use sandbar_proto::process::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::launch::{Launch, LaunchError, Streams};
+use super::launch::{Launch, LaunchError, Place, Streams};
 use super::output::{Cause, End, Exit, Item, Subscription};
 use super::pty::Size;
 use super::ring::{Read, Source};
@@ -86,7 +86,9 @@ impl sandbar_proto::process::Process for ProcessService {
         let caller = Caller::of(ctx.headers(), &sandbox)?;
         let launch = Launch { cmd, args, envs: envs.into_iter().collect(), cwd, streams };
         let deadline = ctx.deadline().map(Instant::from_std);
-        let launched = launch.start(&caller, &sandbox)?;
+        let place =
+            Place { caller: &caller, sandbox: &sandbox, confinement: self.agent.confinement.as_ref() };
+        let launched = launch.start(&place)?;
         let (process, subscription) = Process::adopt(launched, launch, tag, deadline, &self.agent.processes);
         // The process keeps its own deadline, and its end then says so: the stream needs none.
         let events = follow(process.pid, subscription, keepalive(&ctx), None, DeadlineKill::IsAnError);

@@ -6,11 +6,11 @@
 //! needs is laid out before; it makes system calls, writes down why it failed, and nothing else.
 //!
 //! The kernel hands out a descriptor of the child (a pidfd) with it, which becomes readable when the child ends: no signal
-//! handler, and no id that could have gone to somebody else.
+//! handler, and no id that could have gone to somebody else. The child is born in its control group (`confinement`).
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char};
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -20,8 +20,13 @@ use rustix::process::{Gid, Pid, Uid, WaitId, WaitIdOptions, WaitIdStatus, waitid
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::confinement::Confinement;
+
 /// What the child's few calls need, several times over; kept below the size that malloc would map anew each time.
 const STACK_BYTES: usize = 64 * 1024;
+
+/// From `linux/sched.h`: too wide for the type that libc gives it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Who the child is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub(super) struct Program<'a> {
     pub(super) terminal: Terminal,
     /// Whom it runs as; none for the agent's own user.
     pub(super) identity: Option<Identity>,
+    /// Where it is confined; none for where the agent is.
+    pub(super) confinement: Option<&'a Confinement>,
 }
 
 /// How far a child came that never was.
@@ -103,7 +110,7 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<Child, SpawnError> {
     let arguments = pointers(&program.arguments);
     let environment = pointers(&program.environment);
     let plan = Plan::new(program, &arguments, &environment)?;
-    let (pid, handle) = start(&plan).map_err(|source| SpawnError { step: Step::Clone, source })?;
+    let (pid, handle) = start_confined(&plan).map_err(|source| SpawnError { step: Step::Clone, source })?;
     if let Some(failure) = plan.failure() {
         // It has ended already: it only has to be taken off the list.
         let _ = waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED);
@@ -264,36 +271,100 @@ fn reset_signals() {
     }
 }
 
-extern "C" fn child_main(plan: *mut c_void) -> c_int {
-    // SAFETY: `start` passes a pointer to a Plan that it holds until this function has ended or exec has been called.
-    let plan = unsafe { &*plan.cast_const().cast::<Plan<'_>>() };
-    plan.run_child();
-    127
+/// Makes the child where it is to be confined.
+fn start_confined(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
+    let Some(confinement) = plan.program.confinement else { return start(plan, None) };
+    match start(plan, Some(confinement.main())).map_err(|error| (error.raw_os_error(), error)) {
+        Ok(started) => Ok(started),
+        Err((Some(libc::EAGAIN), _)) => start(plan, Some(confinement.spare())),
+        // Root in the sandbox may take the groups apart; it then does without them.
+        Err((Some(libc::ENOENT | libc::ENODEV | libc::EBUSY | libc::EOPNOTSUPP), error)) => {
+            tracing::warn!(%error, "a process is not confined: its control group was taken apart");
+            start(plan, None)
+        }
+        Err((_, error)) => Err(error),
+    }
 }
 
 /// Makes the child and waits until it has called exec or ended.
-fn start(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
+fn start(plan: &Plan<'_>, group: Option<BorrowedFd<'_>>) -> io::Result<(Pid, OwnedFd)> {
     let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
-    let mut handle: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let blocked = Blocked::all();
-    // SAFETY: the child runs on a stack of its own, of which it gets the upper end, aligned down to 16 as the ABI wants.
-    // Because of CLONE_VFORK this thread sleeps until the child has exec'ed or ended, so stack, plan and handle outlive
-    // its use of them; thread-local storage, which it shares with this thread, is used by one of the two at a time.
-    // With every signal blocked no handler can run on that stack. The kernel writes the pidfd before the child runs.
-    let pid = unsafe {
-        let top = stack.as_mut_ptr().add(STACK_BYTES);
-        let top = top.sub(top.addr() % 16);
-        let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
-        libc::clone(child_main, top.cast(), flags, plan, &raw mut handle)
+    let mut handle: RawFd = -1;
+    let (into_group, group) = match group {
+        Some(group) => (CLONE_INTO_CGROUP, group.as_raw_fd()),
+        None => (0, 0),
     };
-    let error = io::Error::last_os_error();
+    let base = stack.as_mut_ptr().expose_provenance().next_multiple_of(16);
+    let wide = |number: RawFd| u64::from(number.unsigned_abs());
+    let arguments = libc::clone_args {
+        flags: wide(libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) | into_group,
+        pidfd: (&raw mut handle).expose_provenance() as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: wide(libc::SIGCHLD),
+        stack: base as u64,
+        stack_size: (STACK_BYTES - 16) as u64,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: wide(group),
+    };
+    let blocked = Blocked::all();
+    // SAFETY: the child runs on a stack of its own, aligned as the ABI wants and within the buffer. Because of CLONE_VFORK
+    // this thread sleeps until the child has exec'ed or ended, so stack, plan and handle outlive its use of them;
+    // thread-local storage, which it shares with this thread, is used by one of the two at a time. With every signal blocked
+    // no handler can run on that stack. The kernel writes the pidfd before the child runs.
+    let outcome = unsafe { clone_and_call(&arguments, plan) };
     drop(blocked);
-    match Pid::from_raw(pid) {
+    // Up to here the child may have used it.
+    drop(stack);
+    let pid = i32::try_from(outcome).ok().filter(|outcome| *outcome > 0).and_then(Pid::from_raw);
+    match pid {
         // SAFETY: the kernel has just made this descriptor for us.
-        Some(pid) if pid.as_raw_pid() > 0 => Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) })),
-        _ => Err(error),
+        Some(pid) => Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) })),
+        None => Err(io::Error::from_raw_os_error(i32::try_from(-outcome).unwrap_or(libc::EINVAL))),
     }
+}
+
+/// `clone3`, for which libc has no function. Returns the child's id, or an error's number below zero; in the child it calls
+/// [`child_main`] and never returns.
+///
+/// # Safety
+/// The arguments must give the child a stack, and the plan must live until it no longer uses this process's memory.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_and_call(arguments: &libc::clone_args, plan: &Plan<'_>) -> isize {
+    let outcome: isize;
+    // SAFETY: the parent goes on behind the block with `rax` set, as after any system call. The child has the same
+    // registers but an empty stack: it enters a function that never returns, with the stack aligned as a call leaves it.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => outcome,
+            in("rdi") ptr::from_ref(arguments),
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") ptr::from_ref(plan),
+            in("r13") child_main as extern "C" fn(&Plan<'_>) -> !,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    outcome
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the guest agent starts processes by a system call of its own, which is written for x86-64");
+
+extern "C" fn child_main(plan: &Plan<'_>) -> ! {
+    plan.run_child();
+    // SAFETY: ends this process at once, without handlers or destructors, which belong to the parent.
+    unsafe { libc::_exit(127) }
 }
 
 /// Every signal blocked in this thread, until it is dropped.
@@ -335,6 +406,16 @@ mod tests {
         folder: &CStr,
         identity: Option<Identity>,
     ) -> Result<(Child, String), SpawnError> {
+        run_confined(candidates, arguments, folder, identity, None)
+    }
+
+    fn run_confined(
+        candidates: &[&str],
+        arguments: &[&str],
+        folder: &CStr,
+        identity: Option<Identity>,
+        confinement: Option<&Confinement>,
+    ) -> Result<(Child, String), SpawnError> {
         let null = OwnedFd::from(File::open("/dev/null").unwrap());
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let program = Program {
@@ -345,6 +426,7 @@ mod tests {
             streams: [&null, &writer, &writer],
             terminal: Terminal::None,
             identity,
+            confinement,
         };
         let child = spawn(&program)?;
         drop(writer);
@@ -389,6 +471,51 @@ mod tests {
             let error = run(candidates, &["x"], folder, identity).unwrap_err();
             assert_eq!((error.step, error.source.raw_os_error()), (step, Some(errno)));
         }
+    }
+
+    /// The hierarchy, mounted where no other test sees it. There is one a machine, whatever is mounted where.
+    struct Groups(tempfile::TempDir);
+
+    impl Groups {
+        fn mount() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("none", dir.path(), "cgroup2", flags, None).unwrap();
+            Self(dir)
+        }
+
+        fn make(&self, name: &str) -> std::path::PathBuf {
+            let path = self.0.path().join(format!("sandbar-test-{}-{name}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Groups {
+        fn drop(&mut self) {
+            rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_child_is_born_in_its_group_and_runs_without_one_that_is_gone() {
+        let groups = Groups::mount();
+        let (main, spare) = (groups.make("main"), groups.make("spare"));
+        let confinement = Confinement::of_groups(&main, &spare).unwrap();
+        let arguments = ["grep", "^0::", "/proc/self/cgroup"];
+        let run = async || {
+            let (child, output) =
+                run_confined(&["/bin/grep"], &arguments, c"/", None, Some(&confinement)).unwrap();
+            child.wait().await.unwrap();
+            output.trim().to_owned()
+        };
+        let name = main.file_name().unwrap().to_str().unwrap();
+        assert!(run().await.ends_with(name));
+        std::fs::remove_dir(&main).unwrap();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let unconfined = run().await;
+        assert!(own.lines().any(|line| line == unconfined), "{unconfined}");
+        std::fs::remove_dir(&spare).unwrap();
     }
 
     /// Many threads at once, each with a child that fails and one that runs: memory is shared, and must not suffer.

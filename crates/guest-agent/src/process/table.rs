@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::output::Memory;
 use super::running::Process;
 
 /// How long an ended process can still be asked for.
@@ -26,6 +27,7 @@ pub(crate) enum Selector {
 pub struct ProcessTable {
     shared: Arc<Mutex<Shared>>,
     stall_limit: Duration,
+    memory: Memory,
 }
 
 #[derive(Default)]
@@ -38,11 +40,15 @@ struct Shared {
 impl ProcessTable {
     /// An empty table. Readers of its processes may stand still for `stall_limit` before they lose output.
     pub fn new(stall_limit: Duration) -> Self {
-        Self { shared: Arc::default(), stall_limit }
+        Self { shared: Arc::default(), stall_limit, memory: Memory::default() }
     }
 
     pub(super) fn stall_limit(&self) -> Duration {
         self.stall_limit
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -2,10 +2,10 @@
 
 use http::{Method, StatusCode};
 
-use crate::harness::{Agent, TOKEN};
+use crate::harness::{Agent, TOKEN, status_of};
 
 /// Every route, whatever it does.
-const GUARDED: [(Method, &str); 26] = [
+const GUARDED: [(Method, &str); 29] = [
     (Method::POST, "/health"),
     (Method::GET, "/metrics"),
     (Method::GET, "/envs"),
@@ -30,6 +30,9 @@ const GUARDED: [(Method, &str); 26] = [
     (Method::POST, "/filesystem.Filesystem/GetWatcherEvents"),
     (Method::POST, "/filesystem.Filesystem/RemoveWatcher"),
     (Method::GET, "/init"),
+    (Method::GET, "/connect?port=22"),
+    (Method::POST, "/snapshot/prepare"),
+    (Method::POST, "/snapshot/resume"),
     (Method::GET, "/"),
     (Method::POST, "/no/such/route"),
 ];
@@ -61,6 +64,25 @@ async fn every_route_needs_the_token() {
         }
         let reply = agent.call(method.clone(), path, &[], "{}").await;
         assert_ne!(reply.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_host_asks_nobody_else_may_ask_even_with_the_token() {
+    let agent = Agent::start().await;
+    for path in ["/snapshot/prepare", "/snapshot/resume"] {
+        for (source, token, expected) in [
+            ("127.0.0.2", None, 401),
+            ("127.0.0.2", Some("wrong"), 401),
+            ("127.0.0.2", Some(TOKEN), 403),
+            ("127.0.0.1", None, 401),
+            ("127.0.0.1", Some("wrong"), 401),
+            ("127.0.0.1", Some(TOKEN), 204),
+        ] {
+            let mut stream = agent.connect_from(source).await;
+            let status = status_of(&mut stream, Method::POST, path, token).await;
+            assert_eq!(status, expected, "{path} from {source} with {token:?}");
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use sandbar_proto::process::process_event::data_event::Output;
 use sandbar_proto::process::process_event::{EndEvent, Event};
 use sandbar_proto::process::{ProcessClient, ProcessConfig, ProcessEvent, StartRequest, StartResponse};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 pub(crate) const TOKEN: &str = "the-token-of-this-sandbox";
 
@@ -89,9 +91,23 @@ impl Agent {
 
     /// The most memory that the agent ever had, in MiB.
     pub(crate) fn peak_memory_mib(&self) -> u64 {
+        self.status("VmHWM:") / 1024
+    }
+
+    /// The memory that the agent has now, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// How many descriptors the agent has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// A request without the token.
@@ -136,11 +152,23 @@ impl Agent {
         Ok(Reply { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
     }
 
+    /// A connection of its own, from any of this machine's addresses.
+    pub(crate) async fn connect_from(&self, source: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        socket.connect(self.address).await.unwrap()
+    }
+
     /// How to reach the agent's RPCs with the token, in JSON as E2B's SDKs do.
     pub(crate) fn config(&self) -> ClientConfig {
+        self.config_with(TOKEN)
+    }
+
+    /// The same with another token.
+    pub(crate) fn config_with(&self, token: &str) -> ClientConfig {
         ClientConfig::new(format!("http://{}", self.address).parse().unwrap())
             .json()
-            .with_default_header("x-access-token", TOKEN)
+            .with_default_header("x-access-token", token)
     }
 
     pub(crate) fn processes(&self) -> ProcessClient<HttpClient> {
@@ -186,6 +214,21 @@ fn launch(dir: &Path, args: &[String]) -> (Child, SocketAddr) {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("agent said {line:?}"));
     (child, address.parse().unwrap())
+}
+
+/// Sends a request without a body over a connection as it is, and returns the status.
+pub(crate) async fn status_of(
+    stream: &mut TcpStream,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+) -> u16 {
+    let token = token.map(|token| format!("x-access-token: {token}\r\n")).unwrap_or_default();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: sandbox\r\ncontent-length: 0\r\n{token}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut line = String::new();
+    tokio::io::BufReader::new(stream).read_line(&mut line).await.unwrap();
+    line.split_whitespace().nth(1).unwrap_or_else(|| panic!("{line:?}")).parse().unwrap()
 }
 
 /// A request to start a program without input.

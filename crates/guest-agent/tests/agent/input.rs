@@ -103,6 +103,72 @@ async fn a_stream_of_input_arrives_in_order() {
     assert!(done.out().starts_with(&expected), "{}", done.out());
 }
 
+/// As much as one message may bring, to a process that does not read until it is told to.
+#[tokio::test]
+async fn ten_megabytes_wait_for_a_slow_process() {
+    let agent = Agent::start().await;
+    let rpc = agent.processes();
+    let bytes: Vec<u8> = (0..10_000_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let script = "while [ ! -e go ]; do sleep 0.01; done; sha256sum";
+    let mut request = with_stdin("/bin/sh", &["-c", script]);
+    request.process.get_or_insert_default().cwd = Some(agent.at(""));
+    let mut following = Following::new(rpc.start(request).await.unwrap());
+    let reader = following.pid().await;
+    let sending = tokio::spawn({
+        let (rpc, bytes) = (agent.processes(), bytes.clone());
+        async move { rpc.send_input(input(reader, Input::Stdin(bytes))).await }
+    });
+    // The agent answers while it waits, and says nothing before the process has read.
+    assert_eq!(agent.sh("echo alive").await.out(), "alive\n");
+    assert!(!sending.is_finished());
+    std::fs::write(agent.path("go"), "").unwrap();
+    sending.await.unwrap().unwrap();
+    rpc.close_stdin(close(reader)).await.unwrap();
+    let done = following.finish().await.unwrap();
+    use sha2::Digest;
+    let expected: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(done.out().starts_with(&expected), "{}", done.out());
+}
+
+#[tokio::test]
+async fn a_process_that_closed_its_input_says_so() {
+    let agent = Agent::start().await;
+    let rpc = agent.processes();
+    let request = with_stdin("/bin/sh", &["-c", "exec 0<&-; echo closed; exec sleep 1000"]);
+    let mut following = Following::new(rpc.start(request).await.unwrap());
+    following.until("closed").await;
+    let sleeper = following.so_far.pid;
+    let error = rpc.send_input(input(sleeper, Input::Stdin(b"x".to_vec()))).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::FailedPrecondition, "{error:?}");
+}
+
+#[tokio::test]
+async fn terminals_beside_each_other_are_each_their_own() {
+    let agent = Agent::start().await;
+    let rpc = agent.processes();
+    let mut shells = Vec::new();
+    for n in 1..=8_u32 {
+        let script = format!("stty size; read line; echo $line; exit {n}");
+        let request =
+            StartRequest { pty: terminal(80 + n, 24 + n).into(), ..start("/bin/bash", &["-c", &script]) };
+        shells.push((n, Following::new(rpc.start(request).await.unwrap())));
+    }
+    for (n, shell) in &mut shells {
+        shell.until(&format!("{} {}", 24 + *n, 80 + *n)).await;
+    }
+    for (n, shell) in &shells {
+        let line = Input::Pty(format!("line {n}\n").into_bytes());
+        rpc.send_input(input(shell.so_far.pid, line)).await.unwrap();
+    }
+    for (n, shell) in shells {
+        let done = shell.finish().await.unwrap();
+        let screen = String::from_utf8(done.pty).unwrap();
+        // Once as it was typed, once as it was printed.
+        assert_eq!(screen.matches(&format!("line {n}\r\n")).count(), 2, "{screen}");
+        assert_eq!((screen.matches("line").count(), done.end.exit_code), (2, i32::try_from(n).unwrap()));
+    }
+}
+
 #[tokio::test]
 async fn a_terminal_is_one() {
     let agent = Agent::start().await;

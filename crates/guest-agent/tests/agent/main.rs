@@ -9,4 +9,8 @@ mod filesystem;
 mod harness;
 mod input;
 mod output;
+mod protocol;
 mod restart;
+mod snapshot;
+mod soak;
+mod tunnel;

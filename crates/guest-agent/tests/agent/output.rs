@@ -62,6 +62,22 @@ async fn single_bytes_cost_no_more_than_long_lines() {
     assert!(agent.peak_memory_mib() < MEMORY_MIB, "{} MiB", agent.peak_memory_mib());
 }
 
+/// A character that two writes make is in two chunks, and whole when they are put together.
+#[tokio::test]
+async fn a_character_in_two_pieces_arrives_whole() {
+    let agent = Agent::start().await;
+    let script = r"printf '\342'; echo >&2; while [ ! -e go ]; do sleep 0.01; done; printf '\202\254'";
+    let mut request = start("/bin/sh", &["-c", script]);
+    request.process.get_or_insert_default().cwd = Some(agent.at(""));
+    let mut following = Following::new(agent.processes().start(request).await.unwrap());
+    while following.so_far.stdout.is_empty() {
+        assert!(following.step().await.unwrap());
+    }
+    assert_eq!(following.so_far.stdout, b"\xe2");
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert_eq!(following.finish().await.unwrap().out(), "€");
+}
+
 #[tokio::test]
 async fn a_silent_stream_is_kept_alive() {
     let agent = Agent::start().await;

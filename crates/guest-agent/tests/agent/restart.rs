@@ -18,14 +18,20 @@ async fn report(listener: &TcpListener) -> serde_json::Value {
 async fn a_new_agent_reports_that_it_is_ready_and_a_restarted_one_that_it_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    let mut agent = Agent::start_with(&["--ready-port", &port], serde_json::json!({})).await;
+    let mut agent = Agent::start_with(
+        &["--ready-port", &port, "--predecessor", "was killed by signal 9"],
+        serde_json::json!({}),
+    )
+    .await;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
 
     let ready = report(&listener).await;
     assert_eq!((ready["event"].as_str(), ready["boot_id"].as_str()), (Some("ready"), Some(boot_id.trim())));
     assert_eq!(ready["version"], env!("CARGO_PKG_VERSION"));
     agent.restart();
-    assert_eq!(report(&listener).await["event"], "restarted");
+    let restarted = report(&listener).await;
+    assert_eq!(restarted["event"], "restarted");
+    assert_eq!(restarted["reason"], "was killed by signal 9");
 }
 
 #[tokio::test]

@@ -92,11 +92,13 @@ struct Agent {
     running: Option<(u32, Instant)>,
     backoff: Duration,
     due: Option<Instant>,
+    /// How the last one ended, which the next one tells the host.
+    ended: Option<String>,
 }
 
 impl Agent {
     fn new() -> Self {
-        Self { running: None, backoff: BACKOFF_MIN, due: None }
+        Self { running: None, backoff: BACKOFF_MIN, due: None, ended: None }
     }
 
     fn next_start(&self) -> Option<Instant> {
@@ -110,7 +112,7 @@ impl Agent {
     }
 
     fn start(&mut self) {
-        match spawn_agent() {
+        match spawn_agent(self.ended.as_deref()) {
             Ok(child) => {
                 self.running = Some((child.id(), Instant::now()));
                 self.due = None;
@@ -133,6 +135,7 @@ impl Agent {
             (None, None) => return,
         };
         console::log(&format!("the guest agent {how}"));
+        self.ended = Some(how);
         self.running = None;
         if since.elapsed() >= BACKOFF_RESET {
             self.backoff = BACKOFF_MIN;
@@ -148,9 +151,12 @@ impl Agent {
 
 /// A child inherits its parent's signal mask, and so do all that come after it: with ours, nothing in the guest could be
 /// interrupted or terminated.
-fn spawn_agent() -> io::Result<Child> {
+fn spawn_agent(predecessor: Option<&str>) -> io::Result<Child> {
     let mut command = Command::new(format!("{RUN_DIR}/guest-agent"));
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    if let Some(ended) = predecessor {
+        command.args(["--predecessor", ended]);
+    }
     // SAFETY: between fork and exec, the closure makes one system call on a set of its own.
     unsafe {
         command.pre_exec(|| {

@@ -1,0 +1,49 @@
+//! A child's output as the agent reads it.
+//!
+//! All streams share one buffer: the agent has one thread, and what was read is copied out before anything else runs. So a
+//! process that says nothing costs no memory, however many of them there are.
+
+use std::cell::RefCell;
+use std::io;
+
+use bytes::Bytes;
+use tokio::net::unix::pipe::Receiver;
+
+use super::pty::Pty;
+
+/// What one read takes at most.
+const PIPE_CHUNK: usize = 32 * 1024;
+const PTY_CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIPE_CHUNK]);
+}
+
+/// The agent's end of a stream.
+pub(super) enum Reader {
+    Pipe(Receiver),
+    Terminal(Pty),
+}
+
+impl Reader {
+    /// What came next; nothing at the end. Safe to cancel.
+    pub(super) async fn read(&self) -> io::Result<Bytes> {
+        loop {
+            match self {
+                Self::Pipe(pipe) => pipe.readable().await?,
+                Self::Terminal(pty) => pty.readable().await?,
+            }
+            let read = BUFFER.with_borrow_mut(|buffer| {
+                let length = match self {
+                    Self::Pipe(pipe) => pipe.try_read(buffer)?,
+                    Self::Terminal(pty) => pty.try_read(&mut buffer[..PTY_CHUNK])?,
+                };
+                Ok(Bytes::copy_from_slice(&buffer[..length]))
+            });
+            match read {
+                Err(error) if io::Error::kind(&error) == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+        }
+    }
+}
