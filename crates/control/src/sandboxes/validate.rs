@@ -52,6 +52,12 @@ pub enum InvalidSandbox {
     /// Egress rules are not there yet, and ignoring one would open what the caller wants closed.
     #[error("network rules are not supported yet: leave `network` out")]
     NetworkUnsupported,
+    /// A template without memory.
+    #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
+    NoMemory {
+        /// Its name.
+        name: TemplateName,
+    },
     /// Another disk size than the template's.
     #[error("disk_mb must be the template's own ({template_mb}) or left out")]
     DiskSize {

@@ -346,4 +346,6 @@ async fn a_check_names_what_is_wrong_and_a_flattened_disk_is_a_base() {
     assert_eq!((flat.kind, flat.name.as_str()), (TemplateKind::Base, "disk"));
     assert_eq!(world.get(source.id).await.status, SandboxStatus::Running);
     assert_eq!(world.host.calls(Rpc::FlattenRootfs), 1);
+    assert_eq!(world.from("disk").await.unwrap_err().code(), ErrorCode::InvalidRequest, "it has no memory");
+    assert_eq!(world.look().await.deleted, 0);
 }
