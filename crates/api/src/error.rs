@@ -18,6 +18,7 @@ use sandbar_control::hosts::HostError;
 use sandbar_control::oauth::OAuthError;
 use sandbar_control::people::PeopleError;
 use sandbar_control::sandboxes::SandboxError;
+use sandbar_control::snapshots::SnapshotError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::ErrorCode;
@@ -133,7 +134,7 @@ macro_rules! from_typed {
     )*};
 }
 
-from_typed!(AuthError, HostError, SandboxError, TemplateError);
+from_typed!(AuthError, HostError, SandboxError, SnapshotError, TemplateError);
 from_typed!(ApiKeyError, AuditError, TeamError);
 
 impl From<PeopleError> for ApiError {
@@ -164,6 +165,24 @@ impl fmt::Display for Chain<'_> {
             next = cause.source();
         }
         Ok(())
+    }
+}
+
+/// Why one of several things that were asked for could not be done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ChildError {
+    /// For programs.
+    #[schema(schema_with = crate::schema::error_code)]
+    code: ErrorCode,
+    /// For people; may change at any time.
+    message: String,
+}
+
+impl From<ApiError> for ChildError {
+    fn from(error: ApiError) -> Self {
+        // It is in no answer's extensions, so nobody else tells the log.
+        error.log();
+        Self { code: error.code, message: error.message }
     }
 }
 

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use sandbar_types::id::Kind;
-use sandbar_types::{ErrorCode, Id};
+use sandbar_types::{ErrorCode, Id, TemplateName};
 use serde::de::DeserializeOwned;
 
 use crate::Config;
@@ -127,6 +127,19 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let unknown = |_| ApiError::new(ErrorCode::NotFound, "there is no such name");
         Path::<String>::from_request_parts(parts, state).await.map(|Path(name)| Self(name)).map_err(unknown)
+    }
+}
+
+/// The name of a snapshot in the path `/{name}`. Text that can be no name names nothing: 404.
+pub(crate) struct PathSnapshot(pub(crate) TemplateName);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathSnapshot {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(ErrorCode::NotFound, "there is no such snapshot");
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
+        text.parse().map(Self).map_err(|_| unknown())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
-use sandbar_types::{ErrorCode, SandboxStatus, TemplateKind};
+use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus, TemplateKind};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
@@ -61,6 +61,11 @@ pub(crate) fn template_kind() -> RefOr<Schema> {
     words([TemplateKind::Base, TemplateKind::Snapshot].map(TemplateKind::as_str))
 }
 
+/// How far back figures go.
+pub(crate) fn metrics_range() -> RefOr<Schema> {
+    words(MetricsRange::ALL.map(MetricsRange::as_str))
+}
+
 /// The refusals that these codes stand for, by status.
 fn refusals(codes: &[ErrorCode]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<String, Vec<&str>> = BTreeMap::new();
@@ -97,6 +102,11 @@ refusal_sets! {
     CreateRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
         InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
+    /// Making a snapshot.
+    SnapshotRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, AlreadyExists, NameReserved, TooLarge,
+        RateLimited, InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
     /// Looking at what is in the database.
     ReadRefusals = [InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, RateLimited, InternalError];

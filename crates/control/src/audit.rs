@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{Actor, OpContext};
 
 /// The actor's columns: type, id, name.
-fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
+pub(crate) fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
     match &ctx.actor {
         Actor::ApiKey { id, name, team: _ } => ("api_key", id.to_string(), name),
         Actor::User { id, name, .. } => ("user", id.to_string(), name),

@@ -13,11 +13,22 @@ pub struct Config {
     pub create_deadline: Duration,
     /// How long one host may take to end a sandbox. Shorter than `operation_deadline`.
     pub destroy_deadline: Duration,
+    /// How long one host may take to pause a sandbox. A guest that wrote much takes seconds; a pause that takes longer still goes on
+    /// there and is found out of the host's inventory. Shorter than `operation_deadline`, as are the next three.
+    pub pause_deadline: Duration,
+    /// How long one host may take to resume a sandbox.
+    pub resume_deadline: Duration,
+    /// How long one host may take to keep a sandbox as a template.
+    pub snapshot_deadline: Duration,
+    /// How long one host may take to fork a sandbox, all children together.
+    pub fork_deadline: Duration,
+    /// How long a host may take to read and check all files of a template.
+    pub verify_deadline: Duration,
     /// How long one host may take for a short question (ping, inventory).
     pub call_deadline: Duration,
     /// How long a host may take to boot an image and keep it as a template. Software emulation takes minutes.
     pub template_deadline: Duration,
-    /// After this long in a transitional state, a sandbox is taken over by the reconciler.
+    /// After this long in a transitional state, a sandbox is taken over by the reconciler, so that no row is in one for over a minute.
     pub operation_deadline: Duration,
     /// How much of a host's memory may be promised to sandboxes, in percent. Above 100, since clones of one snapshot share
     /// the pages that they have not written; the host itself refuses what does not fit.
@@ -58,9 +69,14 @@ impl Default for Config {
         Self {
             create_deadline: Duration::from_secs(40),
             destroy_deadline: Duration::from_secs(30),
+            pause_deadline: Duration::from_secs(50),
+            resume_deadline: Duration::from_secs(40),
+            snapshot_deadline: Duration::from_secs(50),
+            fork_deadline: Duration::from_secs(50),
+            verify_deadline: Duration::from_secs(900),
             call_deadline: Duration::from_secs(10),
             template_deadline: Duration::from_secs(900),
-            operation_deadline: Duration::from_secs(60),
+            operation_deadline: Duration::from_secs(55),
             memory_promise_percent: 200,
             monitor: MonitorConfig::default(),
             session_life: Duration::from_secs(6 * 3600),

@@ -115,14 +115,14 @@ impl Control {
     }
 
     /// Runs work to its end even when the caller goes away: a client that closes its connection must not leave half a sandbox.
-    pub(crate) async fn finish<T: Send + 'static>(
+    pub(crate) async fn finish<T: Send + 'static, E: From<SandboxError> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, SandboxError>> + Send + 'static,
-    ) -> Result<T, SandboxError> {
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         match self.inner.work.spawn(work).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(SandboxError::ShuttingDown),
+            Err(_) => Err(SandboxError::ShuttingDown.into()),
         }
     }
 

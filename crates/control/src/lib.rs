@@ -22,6 +22,7 @@ pub mod hosts;
 mod housekeeping;
 mod last_use;
 pub mod oauth;
+mod operation;
 pub mod page;
 pub mod people;
 pub mod pki;
@@ -30,6 +31,7 @@ mod reported;
 pub mod sandboxes;
 mod scheduler;
 pub mod secrets;
+pub mod snapshots;
 pub mod teams;
 pub mod templates;
 

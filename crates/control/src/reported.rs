@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sandbar_proto::host;
-use sandbar_store::sandboxes::RunningOn;
+use sandbar_store::sandbox_metrics::MetricPoint;
+use sandbar_store::sandboxes::{Activity, Deadline, RunningOn};
+use sandbar_types::{Id, MetricsRange, OnTimeout, id};
 
 /// What a host says of a sandbox that it runs.
 pub(crate) fn running_on(sandbox: &host::Sandbox) -> RunningOn {
@@ -11,7 +13,56 @@ pub(crate) fn running_on(sandbox: &host::Sandbox) -> RunningOn {
         host_ip: address(&sandbox.host_ip),
         last_active_at: time(sandbox.last_active_at_unix_ms),
         expires_at: time(sandbox.expires_at_unix_ms),
+        deadline: deadline(sandbox),
     }
+}
+
+/// When a host saw a sandbox in use.
+pub(crate) fn activity(id: Id<id::Sandbox>, generation: Option<i64>, sandbox: &host::Sandbox) -> Activity {
+    Activity {
+        id,
+        last_active_at: time(sandbox.last_active_at_unix_ms),
+        expires_at: time(sandbox.expires_at_unix_ms),
+        deadline: deadline(sandbox),
+        generation,
+    }
+}
+
+/// When a sandbox ends by itself, by its host's journal. None where the host does not say how.
+fn deadline(sandbox: &host::Sandbox) -> Option<Deadline> {
+    let on_timeout = match sandbox.on_timeout.as_known()? {
+        host::OnTimeout::ON_TIMEOUT_UNSPECIFIED => return None,
+        host::OnTimeout::ON_TIMEOUT_KILL => OnTimeout::Kill,
+        host::OnTimeout::ON_TIMEOUT_PAUSE => OnTimeout::Pause,
+    };
+    Some(Deadline { timeout_sec: sandbox.timeout_sec, on_timeout })
+}
+
+/// The points of one range. What has no time is left out.
+pub(crate) fn points(points: &[host::MetricsPoint]) -> Vec<MetricPoint> {
+    let read = |point: &host::MetricsPoint| {
+        Some(MetricPoint {
+            at: time(point.timestamp_unix_ms)?,
+            cpu_pct: point.cpu_pct,
+            mem_bytes: point.mem_bytes,
+            disk_bytes: point.disk_bytes,
+        })
+    };
+    points.iter().filter_map(read).collect()
+}
+
+/// The points of every range that the host sent.
+pub(crate) fn tiers(tiers: &[host::MetricsTier]) -> Vec<(MetricsRange, Vec<MetricPoint>)> {
+    let read = |tier: &host::MetricsTier| {
+        let range = match tier.range.as_known()? {
+            host::MetricsRange::METRICS_RANGE_UNSPECIFIED => return None,
+            host::MetricsRange::METRICS_RANGE_10M => MetricsRange::TenMinutes,
+            host::MetricsRange::METRICS_RANGE_2H => MetricsRange::TwoHours,
+            host::MetricsRange::METRICS_RANGE_24H => MetricsRange::Day,
+        };
+        Some((range, points(&tier.points)))
+    };
+    tiers.iter().filter_map(read).collect()
 }
 
 /// A time in milliseconds; 0 = none.

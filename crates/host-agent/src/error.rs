@@ -34,6 +34,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of a template or of a paused sandbox is not what its manifest says.
+    #[error("{0}")]
+    SnapshotDamaged(String),
+    /// Another build of the virtual machine monitor made the files, or another kind of processor ran them.
+    #[error("this host cannot go on with it: {0}")]
+    Incompatible(String),
+    /// Something else is under way.
+    #[error("{0}")]
+    Busy(String),
     /// The template is there already.
     #[error("this host has template {0} already")]
     TemplateExists(Id<Template>),
@@ -84,6 +93,11 @@ impl Error {
         move |source| Self::Internal { step, source: source.into() }
     }
 
+    /// What programs are told of it.
+    pub(crate) fn reason(&self) -> Reason {
+        self.classify().1
+    }
+
     fn classify(&self) -> (ErrorCode, Reason) {
         match self {
             Self::SandboxNotFound(_) => (ErrorCode::NotFound, Reason::REASON_SANDBOX_NOT_FOUND),
@@ -91,6 +105,9 @@ impl Error {
             Self::TemplateNotFound(_) | Self::TemplateUnusable { .. } | Self::ImageNotFound(_) => {
                 (ErrorCode::NotFound, Reason::REASON_TEMPLATE_NOT_FOUND)
             }
+            Self::SnapshotDamaged(_) => (ErrorCode::DataLoss, Reason::REASON_SNAPSHOT_DAMAGED),
+            Self::Incompatible(_) => (ErrorCode::FailedPrecondition, Reason::REASON_INCOMPATIBLE),
+            Self::Busy(_) => (ErrorCode::Aborted, Reason::REASON_BUSY),
             Self::TemplateExists(_) => (ErrorCode::AlreadyExists, Reason::REASON_UNSPECIFIED),
             Self::NoCapacity(_) => (ErrorCode::ResourceExhausted, Reason::REASON_NO_CAPACITY),
             Self::BadInput(_) => (ErrorCode::InvalidArgument, Reason::REASON_BAD_INPUT),
@@ -119,9 +136,13 @@ impl From<StoreError> for Error {
             StoreError::NoSpace { .. } => Self::NoCapacity(error.to_string()),
             StoreError::UnknownTemplate { id } => Self::TemplateNotFound(id),
             StoreError::TemplateExists { id } => Self::TemplateExists(id),
-            StoreError::DamagedTemplate { id, ref file, ref reason } => {
-                Self::TemplateUnusable { id, reason: format!("{file} is damaged: {reason}") }
+            StoreError::DamagedTemplate { .. } | StoreError::DamagedPause { .. } => {
+                Self::SnapshotDamaged(error.to_string())
             }
+            StoreError::NoMemory { id } => Self::TemplateUnusable {
+                id,
+                reason: "it is an image alone, without a machine's memory".into(),
+            },
             other => Self::Internal { step: "use the store", source: Box::new(other) },
         }
     }

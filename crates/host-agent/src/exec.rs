@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::guest::{GuestClient, process_config, process_error};
-use crate::sandbox::Visit;
+use crate::sandbox::{DoorWatch, Visit};
 
 use exec_stream_request::Request;
 use exec_stream_response::Response;
@@ -99,6 +99,7 @@ struct Call {
 
 impl Call {
     async fn pump(self, events: Events, requests: InboundStream<ExecStreamRequest>, mut visit: Visit) {
+        let door = visit.door();
         // Input runs beside output: a command that does not read its input must not hold back what it writes.
         let ended = tokio::select! {
             ended = self.forward_output(events) => ended,
@@ -107,7 +108,7 @@ impl Call {
                 let _gone = self.sender.send(Err(gone.into())).await;
                 true
             }
-            never = self.forward_input(requests) => match never {},
+            never = self.forward_input(requests, door) => match never {},
         };
         if !ended && !self.detach {
             self.kill().await;
@@ -161,8 +162,11 @@ impl Call {
     async fn forward_input(
         &self,
         mut requests: InboundStream<ExecStreamRequest>,
+        mut door: DoorWatch,
     ) -> std::convert::Infallible {
         while let Some(Ok(request)) = requests.next().await {
+            // A guest that is being copied takes nothing, and will in a moment.
+            door.open().await;
             match request.to_owned_message().request {
                 Some(Request::Stdin(bytes)) => {
                     let input = ProcessInput {

@@ -37,7 +37,8 @@ pub(crate) struct Identity<'a> {
     /// The only token that the guest takes from now on.
     pub(crate) access_token: &'a str,
     pub(crate) hostname: &'a str,
-    pub(crate) env: Vec<(&'a str, &'a str)>,
+    /// None: as the guest's memory has it.
+    pub(crate) env: Option<Vec<(&'a str, &'a str)>>,
 }
 
 /// A client of one guest's agent.
@@ -80,17 +81,17 @@ impl GuestClient {
     ) -> Result<(), Error> {
         let mut entropy = [0; 64];
         getrandom::fill(&mut entropy).map_err(Error::internal("read random bytes"))?;
-        let env: serde_json::Map<_, _> =
-            identity.env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v))).collect();
-        let now = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "accessToken": identity.access_token,
             "hostname": identity.hostname,
-            "envVars": env,
             "entropy": BASE64.encode(entropy),
-            "timestampUnixNanos": now.to_string(),
+            "timestampUnixNanos": now_unix_nanos(),
             "defaultUser": DEFAULT_USER,
         });
+        if let Some(env) = &identity.env {
+            let pairs = env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v)));
+            body["envVars"] = serde_json::Value::Object(pairs.collect());
+        }
         let mut request = http::Request::builder()
             .method(Method::POST)
             .uri(format!("{}/init", self.base))
@@ -105,6 +106,41 @@ impl GuestClient {
             return Ok(());
         }
         Err(Error::GuestInit(error_text(response).await))
+    }
+
+    /// Gets the guest ready to be copied: it is sealed, so that a copy serves nobody until it has been told who it is, and its
+    /// filesystems are flushed. After a refusal it serves as before; after any other failure that is not known.
+    pub(crate) async fn prepare_snapshot(&self, limit: Duration) -> Result<(), Error> {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let body = serde_json::json!({ "timeoutMs": limit_ms });
+        self.command("/snapshot/prepare", &body, limit + CONNECT_TIMEOUT).await
+    }
+
+    /// Lets a guest that was copied serve again, its clock put right. Fine if it was not sealed.
+    pub(crate) async fn end_snapshot(&self) -> Result<(), Error> {
+        let body = serde_json::json!({ "timestampUnixNanos": now_unix_nanos() });
+        self.command("/snapshot/resume", &body, CONNECT_TIMEOUT).await
+    }
+
+    /// A request to the guest agent that is answered by success alone.
+    async fn command(&self, path: &str, body: &serde_json::Value, limit: Duration) -> Result<(), Error> {
+        let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed();
+        let request = http::Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.base))
+            .header(TOKEN_HEADER, &self.access_token)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(Error::internal("build a request to the guest"))?;
+        let answered = tokio::time::timeout(limit, self.http.request(request)).await;
+        let response =
+            answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
+        let response = response.map_err(unreachable)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Error::GuestUnreachable(format!("{path}: {status}: {}", error_text(response).await)))
     }
 
     /// Whether the guest agent answers.
@@ -225,6 +261,11 @@ pub(crate) fn process_error(error: &ConnectError) -> Error {
         }
         _ => Error::GuestUnreachable(format!("{}: {message}", error.code.as_str())),
     }
+}
+
+/// The time, as the guest agent takes it: a number that JSON's readers may not have room for.
+fn now_unix_nanos() -> String {
+    chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default().to_string()
 }
 
 fn basic_user(user: &str) -> String {

@@ -10,12 +10,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sandbar_hostnet::SlotIndex;
+use sandbar_storage::TemplateSpec;
 use sandbar_types::id::{Id, Sandbox, Template};
+use sandbar_types::{OnTimeout, TemplateKind};
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
 /// The version of the record's form. A reader refuses others, by name.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A sandbox's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,15 +29,24 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// Grows with each write.
     pub(crate) generation: u64,
-    pub(crate) slot: SlotIndex,
-    pub(crate) vcpus: u32,
-    pub(crate) memory_mb: u32,
-    pub(crate) disk_mb: u32,
+    /// Its network, while it has one.
+    pub(crate) slot: Option<SlotIndex>,
+    /// Its machine, as it was started: what a snapshot of it says of itself. The virtual machine monitor that runs it may by now be
+    /// another one than this agent would start.
+    pub(crate) machine: TemplateSpec,
     /// The guest's credential. The file is readable by root alone.
     pub(crate) access_token: String,
-    /// Seconds without activity until the sandbox ends; 0 = never.
-    pub(crate) timeout_sec: u32,
+    pub(crate) hostname: String,
+    pub(crate) deadline: Deadline,
     pub(crate) created_at_unix_ms: i64,
+}
+
+/// When a sandbox ends by itself, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Deadline {
+    /// Seconds without activity; 0 = never.
+    pub(crate) timeout_sec: u32,
+    pub(crate) on_timeout: OnTimeout,
 }
 
 /// How far a sandbox has come.
@@ -49,6 +60,20 @@ pub(crate) enum Phase {
         /// The VMM.
         process: ProcessIdentity,
     },
+    /// Its memory is being kept. Found at start, it is paused if the files of the pause are in place, and else it goes on as this
+    /// process.
+    Pausing {
+        /// The VMM.
+        process: ProcessIdentity,
+        reason: PauseReason,
+    },
+    /// Its memory and disk are files, and it holds nothing else.
+    Paused { reason: PauseReason },
+    /// A machine is being restored from those files, which are still there. Found at start, it is paused.
+    Resuming {
+        /// Why it was paused.
+        reason: PauseReason,
+    },
     /// Being ended. Found at start, the work is finished.
     Stopping,
     /// Its virtual machine ended by itself, and all that it held is freed. Kept until the control plane has taken note.
@@ -58,32 +83,58 @@ pub(crate) enum Phase {
     },
 }
 
+/// Why a sandbox was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PauseReason {
+    /// Somebody asked for it.
+    Requested,
+    /// Its idle time-out passed.
+    Idle,
+    /// Its host was refused by the control plane.
+    HostRefused,
+}
+
+impl PauseReason {
+    /// The word for it in RPCs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Idle => "idle",
+            Self::HostRefused => "host_refused",
+        }
+    }
+}
+
+/// What the first record of a sandbox says.
+#[derive(Debug, Clone)]
+pub(crate) struct Birth {
+    pub(crate) id: Id<Sandbox>,
+    pub(crate) template_id: Id<Template>,
+    pub(crate) slot: SlotIndex,
+    pub(crate) machine: TemplateSpec,
+    pub(crate) access_token: String,
+    pub(crate) hostname: String,
+    pub(crate) deadline: Deadline,
+    pub(crate) created_at_unix_ms: i64,
+}
+
 impl Record {
     /// The first record of a sandbox.
-    #[expect(clippy::too_many_arguments, reason = "a record is made in one place, field by field")]
-    pub(crate) fn starting(
-        id: Id<Sandbox>,
-        template_id: Id<Template>,
-        slot: SlotIndex,
-        vcpus: u32,
-        memory_mb: u32,
-        disk_mb: u32,
-        access_token: String,
-        timeout_sec: u32,
-        created_at_unix_ms: i64,
-    ) -> Self {
+    pub(crate) fn starting(birth: Birth) -> Self {
+        let Birth { id, template_id, slot, machine, access_token, hostname, deadline, created_at_unix_ms } =
+            birth;
         Self {
             format: FORMAT,
             id,
             template_id,
             phase: Phase::Starting,
             generation: 1,
-            slot,
-            vcpus,
-            memory_mb,
-            disk_mb,
+            slot: Some(slot),
+            machine,
             access_token,
-            timeout_sec,
+            hostname,
+            deadline,
             created_at_unix_ms,
         }
     }
@@ -92,6 +143,27 @@ impl Record {
     #[must_use]
     pub(crate) fn advance(&self, phase: Phase) -> Self {
         Self { phase, generation: self.generation + 1, ..self.clone() }
+    }
+
+    /// The same with another network, or none.
+    #[must_use]
+    pub(crate) fn on_slot(self, slot: Option<SlotIndex>) -> Self {
+        Self { slot, ..self }
+    }
+
+    /// The same with another deadline.
+    #[must_use]
+    pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// What a snapshot says of the machine: that its memory holds this sandbox's token.
+    pub(crate) fn snapshot_spec(&self) -> TemplateSpec {
+        TemplateSpec {
+            kind: TemplateKind::Snapshot,
+            guest_token: Some(self.access_token.clone()),
+            ..self.machine.clone()
+        }
     }
 }
 
@@ -223,10 +295,31 @@ fn sync_folder(folder: &Path) -> Result<(), JournalError> {
 
 #[cfg(test)]
 mod tests {
+    use sandbar_types::{Arch, VmmKind};
+
     use super::*;
 
     fn record() -> Record {
-        Record::starting(Id::new(), Id::new(), SlotIndex(7), 1, 512, 4096, "secret".into(), 60, 1)
+        Record::starting(Birth {
+            id: Id::new(),
+            template_id: Id::new(),
+            slot: SlotIndex(7),
+            machine: TemplateSpec {
+                kind: TemplateKind::Snapshot,
+                vcpus: 1,
+                memory_mb: 512,
+                disk_mb: 4096,
+                arch: Arch::X86_64,
+                vmm: VmmKind::Qemu,
+                compatibility: serde_json::json!({ "build": "10.0.2" }),
+                kernel: "0123".into(),
+                guest_token: Some("the template's".into()),
+            },
+            access_token: "secret".into(),
+            hostname: "sb".into(),
+            deadline: Deadline { timeout_sec: 60, on_timeout: OnTimeout::Pause },
+            created_at_unix_ms: 1,
+        })
     }
 
     fn running() -> Phase {
@@ -281,6 +374,30 @@ mod tests {
         assert_eq!(journal.read_all().unwrap(), [good]);
         assert!(folder.path().join("sb-x.damaged").exists());
         assert!(folder.path().join(format!("{}.damaged", foreign.id)).exists());
+    }
+
+    #[test]
+    fn every_phase_is_kept_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path().to_owned()).unwrap();
+        let process = ProcessIdentity { pid: 42, start_time: 4242 };
+        let phases = [
+            Phase::Starting,
+            running(),
+            Phase::Pausing { process, reason: PauseReason::Idle },
+            Phase::Paused { reason: PauseReason::HostRefused },
+            Phase::Resuming { reason: PauseReason::Requested },
+            Phase::Stopping,
+            Phase::Stopped { reason: "it ended".into() },
+        ];
+        let mut last = record();
+        for phase in phases {
+            last = last.advance(phase);
+            journal.write(&last).unwrap();
+            assert_eq!(journal.read_all().unwrap(), [last.clone()]);
+        }
+        let snapshot = last.snapshot_spec();
+        assert_eq!(snapshot.guest_token.as_deref(), Some("secret"), "the token that the memory holds by now");
     }
 
     #[test]

@@ -11,17 +11,21 @@ mod enrolment;
 mod error;
 mod exec;
 mod files;
+mod fork;
 mod guest;
 mod instance_lock;
 mod journal;
 mod machine_facts;
+mod metrics;
 mod registry;
 mod resources;
 mod sandbox;
 mod service;
+mod snapshot;
 mod template;
 mod tls;
 mod virtualization;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -160,8 +164,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let journal = journal::Journal::open(config.data_dir.join("journal"))?;
     let mut found = Vec::new();
     for record in journal.read_all()? {
-        let work_dir = store.sandbox_files(record.id).dir;
-        found.push(registry::Found::look(&*vmm, &work_dir, record).await);
+        found.push(registry::Found::look(&*vmm, &store, record).await);
     }
     let keep: Vec<_> = found.iter().filter_map(registry::Found::process).collect();
     reclaim_machines(store.dir(), &keep).await?;
@@ -183,6 +186,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         kernel,
         inventory: resources::Inventory::starting_now(),
         deadlines: resources::Deadlines::default(),
+        settling: tokio::sync::Semaphore::new(1),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
     registry.resume(found).await;
@@ -223,8 +227,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry.clone(),
         shutdown.clone(),
     ));
+    let sampling = tokio::spawn(metrics::run(registry.clone(), Arc::clone(&resources), shutdown.clone()));
     let served = serving.await;
     shutdown.cancel();
+    let _ended = sampling.await;
     let _ended = reporting.await;
     registry.shut_down().await;
     resources.pool.shutdown().await?;

@@ -3,22 +3,26 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::StreamExt as _;
 use sandbar_hostnet::SlotIndex;
-use sandbar_storage::Template;
+use sandbar_storage::Store;
 use sandbar_types::id::{self, Id, Sandbox};
-use sandbar_vmm::{Machine, Vmm};
+use sandbar_vmm::{Machine, ProcessIdentity, Vmm};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, chain};
-use crate::journal::{Phase, Record};
+use crate::journal::{PauseReason, Phase, Record};
+use crate::metrics::Figures;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::actor::{Actor, Ended};
 use crate::sandbox::admission::{Request, Verdict, admit};
-use crate::sandbox::machine::{Holdings, remove_record, write_record};
-use crate::sandbox::{CreateRequest, Handle};
+use crate::sandbox::machine::{Holdings, Origin, remove_record, write_record};
+use crate::sandbox::{CreateRequest, Handle, Order, PauseView, State};
 
+/// Pauses under way at once when all are paused: each writes to the one disk.
+const PAUSES_AT_ONCE: usize = 4;
 const REASON_AWAY: &str = "its virtual machine ended while the host agent was away";
 
 /// The sandboxes. Cheap to clone; all clones are one registry.
@@ -35,31 +39,64 @@ struct Inner {
     shutdown: CancellationToken,
 }
 
-/// A record of the journal, and the machine that was found running for it.
+/// A record of the journal, and what was found of its sandbox.
 pub(crate) struct Found {
     record: Record,
-    machine: Option<Box<dyn Machine>>,
+    remains: Remains,
+}
+
+/// What is there of a sandbox.
+enum Remains {
+    /// Its machine.
+    Machine(Box<dyn Machine>),
+    /// The files of a pause.
+    Files(PauseReason),
+    /// Nothing that could go on: its end is to be told.
+    Nothing,
+    /// Perhaps something, which nobody has been told of or which was being removed.
+    Rubble,
 }
 
 impl Found {
-    /// Reads a record against what exists: a machine that runs is taken over, whatever else is to be reclaimed.
-    pub(crate) async fn look(vmm: &dyn Vmm, work_dir: &std::path::Path, record: Record) -> Self {
-        let machine = match record.phase {
-            Phase::Running { process } => match vmm.adopt(work_dir, process).await {
-                Ok(machine) => Some(machine),
+    /// Reads a record against what exists: a machine that runs is taken over, files that are complete are a pause, and the rest is to
+    /// be reclaimed.
+    pub(crate) async fn look(vmm: &dyn Vmm, store: &Store, record: Record) -> Self {
+        let files = |reason| if store.has_paused(record.id) { Some(Remains::Files(reason)) } else { None };
+        let machine = async |process| {
+            let work_dir = store.sandbox_files(record.id).dir;
+            match vmm.adopt(&work_dir, process).await {
+                Ok(machine) => Some(Remains::Machine(machine)),
                 Err(error) => {
-                    tracing::warn!(sandbox = %record.id, error = %error, "its machine cannot be taken over");
+                    tracing::warn!(sandbox = %record.id, error = chain(&error), "its machine cannot be taken over");
                     None
                 }
-            },
-            Phase::Starting | Phase::Stopping | Phase::Stopped { .. } => None,
+            }
         };
-        Self { record, machine }
+        let remains = match record.phase {
+            // Files that are there beside a machine are those it was resumed from, about to be removed.
+            Phase::Running { process } => match machine(process).await {
+                None => files(PauseReason::Requested),
+                machine => machine,
+            },
+            // Files that are there are complete, and the machine was about to be ended.
+            Phase::Pausing { process, reason } => match files(reason) {
+                None => machine(process).await,
+                files => files,
+            },
+            // Files that are missing are reported by the resume, by name.
+            Phase::Paused { reason } | Phase::Resuming { reason } => Some(Remains::Files(reason)),
+            Phase::Stopped { .. } => None,
+            Phase::Starting | Phase::Stopping => Some(Remains::Rubble),
+        };
+        Self { record, remains: remains.unwrap_or(Remains::Nothing) }
     }
 
     /// The slot that must stay as it is.
     pub(crate) fn slot_in_use(&self) -> Option<SlotIndex> {
-        self.machine.as_ref().map(|_| self.record.slot)
+        match self.remains {
+            Remains::Machine(_) => self.record.slot,
+            Remains::Files(_) | Remains::Nothing | Remains::Rubble => None,
+        }
     }
 
     /// The sandbox.
@@ -68,8 +105,11 @@ impl Found {
     }
 
     /// The machine's process, which must stay.
-    pub(crate) fn process(&self) -> Option<sandbar_vmm::ProcessIdentity> {
-        self.machine.as_ref().map(|m| m.process())
+    pub(crate) fn process(&self) -> Option<ProcessIdentity> {
+        match &self.remains {
+            Remains::Machine(machine) => Some(machine.process()),
+            Remains::Files(_) | Remains::Nothing | Remains::Rubble => None,
+        }
     }
 }
 
@@ -84,25 +124,57 @@ impl Registry {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what the journal held when the agent started: running sandboxes go on, those in the middle of something are
+    /// Takes up what the journal held when the agent started: running and paused sandboxes go on, those in the middle of something are
     /// reclaimed, and those whose machine has gone meanwhile are reported as ended. One that cannot be reclaimed is reported
     /// too, so that it is tried again when the control plane asks for its destruction; it keeps no other from being taken up.
     pub(crate) async fn resume(&self, found: Vec<Found>) {
-        for Found { record, machine } in found {
-            let id = record.id;
-            match (&record.phase, machine) {
-                (Phase::Running { .. }, Some(machine)) => {
-                    let slot = self.inner.resources.pool.slot(record.slot);
-                    let host_ip = slot.as_ref().map(|s| s.host_ip);
-                    self.own_found(record, Holdings::found(id, Some(machine), slot), host_ip);
-                }
-                (Phase::Running { .. }, None) => self.ended_meanwhile(record).await,
-                (Phase::Stopped { .. }, _) => {
-                    self.own_found(record, Holdings::found(id, None, None), None);
-                }
-                (Phase::Starting | Phase::Stopping, _) => self.reclaim(record).await,
+        for Found { record, remains } in found {
+            match remains {
+                Remains::Machine(machine) => self.take_over(record, machine).await,
+                Remains::Files(reason) => self.found_paused(record, reason).await,
+                Remains::Nothing => self.ended_meanwhile(record).await,
+                Remains::Rubble => self.reclaim(record).await,
             }
         }
+    }
+
+    async fn take_over(&self, record: Record, machine: Box<dyn Machine>) {
+        let (id, process) = (record.id, machine.process());
+        let record = match record.phase {
+            Phase::Pausing { .. } => self.rewrite(record.advance(Phase::Running { process })).await,
+            _ => record,
+        };
+        let resources = Arc::clone(&self.inner.resources);
+        let slot = record.slot.and_then(|slot| resources.pool.slot(slot));
+        let holdings = Holdings::found(id, Some(machine), slot);
+        let shutdown = self.inner.shutdown.clone();
+        let (handle, actor) = Actor::found_running(resources, record, process, holdings, shutdown);
+        self.lock().insert(id, handle);
+        self.own(id, actor.take_over());
+    }
+
+    async fn found_paused(&self, record: Record, reason: PauseReason) {
+        let id = record.id;
+        let mut holdings = Holdings::found(id, None, None);
+        if let Err(error) = holdings.rest(&self.inner.resources).await {
+            tracing::error!(sandbox = %id, error = chain(&error), "not all that its machine held is freed");
+        }
+        let record = match record.phase {
+            Phase::Paused { .. } => record,
+            _ => self.rewrite(record.advance(Phase::Paused { reason }).on_slot(None)).await,
+        };
+        let store = self.inner.resources.store.clone();
+        let read = blocking("read the pause", move || {
+            let paused = store.paused(id)?;
+            let (at_unix_ms, bytes) = (paused.manifest.paused_at.timestamp_millis(), paused.own_bytes()?);
+            Ok((PauseView { at_unix_ms, bytes, reason }, paused.metrics()))
+        });
+        let (pause, metrics) = read.await.unwrap_or_else(|error| {
+            // Reported as what it is, and its resume is refused with this.
+            tracing::error!(sandbox = %id, error = chain(&error), "the files of a pause are not as they should be");
+            (PauseView { at_unix_ms: 0, bytes: 0, reason }, None)
+        });
+        self.own_at_rest(record, Some(pause), metrics.as_deref());
     }
 
     async fn ended_meanwhile(&self, record: Record) {
@@ -111,11 +183,19 @@ impl Registry {
         if let Err(error) = holdings.give_back(resources).await {
             tracing::error!(sandbox = %record.id, error = chain(&error), "not all that it held is freed");
         }
-        let stopped = record.advance(Phase::Stopped { reason: REASON_AWAY.into() });
-        if let Err(error) = write_record(resources, stopped.clone()).await {
-            tracing::error!(sandbox = %record.id, error = chain(&error), "its end is not in the journal");
+        let record = match record.phase {
+            Phase::Stopped { .. } => record,
+            _ => self.rewrite(record.advance(Phase::Stopped { reason: REASON_AWAY.into() })).await,
+        };
+        self.own_at_rest(record, None, None);
+    }
+
+    /// Writes what was found into the journal. Where that fails, the next agent finds the same.
+    async fn rewrite(&self, record: Record) -> Record {
+        if let Err(error) = write_record(&self.inner.resources, record.clone()).await {
+            tracing::error!(sandbox = %record.id, error = chain(&error), "what was found of it is not in the journal");
         }
-        self.own_found(stopped, holdings, None);
+        record
     }
 
     async fn reclaim(&self, record: Record) {
@@ -127,7 +207,7 @@ impl Registry {
         };
         if let Err(error) = reclaimed {
             tracing::error!(sandbox = %record.id, error = chain(&error), "not reclaimed");
-            self.own_found(record, holdings, None);
+            self.own_at_rest(record, None, None);
         }
     }
 
@@ -145,9 +225,19 @@ impl Registry {
         .await
     }
 
-    /// Makes a sandbox and returns once it runs. Asked again for the same id, it answers with the outcome of the first.
+    /// Makes a sandbox from its template and returns once it runs. Asked again for the same id, it answers with the outcome of the
+    /// first.
     pub(crate) async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
-        let template = self.template(request.template_id).await?;
+        let origin = self.origin(request.template_id).await?;
+        self.create_from(request, Arc::new(origin)).await
+    }
+
+    /// The same, from whatever machine.
+    pub(crate) async fn create_from(
+        &self,
+        request: CreateRequest,
+        origin: Arc<Origin>,
+    ) -> Result<Handle, Error> {
         let (handle, begun) = {
             let mut by_id = self.lock();
             match by_id.get(&request.id) {
@@ -161,10 +251,10 @@ impl Registry {
                 None => {
                     let shutdown = self.inner.shutdown.clone();
                     let (handle, actor) =
-                        Actor::new(Arc::clone(&self.inner.resources), &request, &template, shutdown);
+                        Actor::new(Arc::clone(&self.inner.resources), &request, &origin, shutdown);
                     by_id.insert(request.id, handle.clone());
                     let (reply, outcome) = oneshot::channel();
-                    self.own(request.id, actor.create(request, template, reply));
+                    self.own(request.id, actor.create(request, origin, reply));
                     (handle, Some(outcome))
                 }
             }
@@ -190,6 +280,23 @@ impl Registry {
         }
     }
 
+    /// Pauses all that run, a few at a time: how many are paused now, and how many could not be and run on.
+    pub(crate) async fn pause_all(&self) -> (u32, u32) {
+        let running = self.all().into_iter().filter(|handle| handle.view().state == State::Running);
+        let pauses = running.map(|handle| async move {
+            let paused = handle.ask(|reply| Order::Pause(PauseReason::HostRefused, reply)).await;
+            paused.inspect_err(|error| {
+                tracing::error!(sandbox = %handle.id, error = chain(error), "not paused; it runs on");
+            })
+        });
+        let outcomes = futures::stream::iter(pauses).buffer_unordered(PAUSES_AT_ONCE);
+        let counted = outcomes.fold((0, 0), async |(paused, failed), outcome| match outcome {
+            Ok(()) => (paused + 1, failed),
+            Err(_) => (paused, failed + 1),
+        });
+        counted.await
+    }
+
     /// All sandboxes, oldest first.
     pub(crate) fn all(&self) -> Vec<Handle> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
@@ -204,24 +311,41 @@ impl Registry {
         self.inner.tasks.wait().await;
     }
 
-    /// A template that this host can restore.
-    async fn template(&self, id: Id<id::Template>) -> Result<Arc<Template>, Error> {
-        let store = self.inner.resources.store.clone();
-        let template = blocking("read the template", move || store.template(id).map_err(Error::from)).await?;
-        let needed: sandbar_vmm::Compatibility =
-            serde_json::from_value(template.manifest.spec.compatibility.clone())
-                .map_err(|e| Error::TemplateUnusable { id, reason: e.to_string() })?;
-        needed
-            .check(self.inner.resources.vmm.compatibility())
-            .map_err(|mismatch| Error::TemplateUnusable { id, reason: mismatch.to_string() })?;
-        Ok(Arc::new(template))
+    /// The sandboxes whose machines run, to be sampled.
+    pub(crate) fn running(&self) -> Vec<(Id<Sandbox>, ProcessIdentity, Arc<Figures>)> {
+        let by_id = self.lock();
+        let running = by_id.values().filter_map(|handle| {
+            let process = handle.view().running?.process;
+            Some((handle.id, process, Arc::clone(&handle.figures)))
+        });
+        running.collect()
     }
 
-    fn own_found(&self, record: Record, holdings: Holdings, running_at: Option<std::net::Ipv4Addr>) {
+    /// What this host shares among all sandboxes.
+    pub(crate) fn resources(&self) -> &Arc<Resources> {
+        &self.inner.resources
+    }
+
+    /// The machine of a template that this host can restore.
+    async fn origin(&self, id: Id<id::Template>) -> Result<Origin, Error> {
+        let store = self.inner.resources.store.clone();
+        let template = blocking("read the template", move || store.template(id).map_err(Error::from)).await?;
+        let spec = template.manifest.spec.clone();
+        let needed: sandbar_vmm::Compatibility = serde_json::from_value(spec.compatibility.clone())
+            .map_err(|e| Error::TemplateUnusable { id, reason: e.to_string() })?;
+        needed
+            .check(self.inner.resources.vmm.compatibility())
+            .map_err(|mismatch| Error::Incompatible(mismatch.to_string()))?;
+        Ok(Origin { image: template.image()?, spec, _draft: None })
+    }
+
+    fn own_at_rest(&self, record: Record, pause: Option<PauseView>, metrics: Option<&[u8]>) {
         let id = record.id;
         let resources = Arc::clone(&self.inner.resources);
-        let (handle, actor) =
-            Actor::found(resources, record, holdings, running_at, self.inner.shutdown.clone());
+        let (handle, actor) = Actor::found_at_rest(resources, record, pause, self.inner.shutdown.clone());
+        if let Some(metrics) = metrics {
+            handle.figures.load_json(metrics);
+        }
         self.lock().insert(id, handle);
         self.own(id, actor.run());
     }
@@ -233,7 +357,7 @@ impl Registry {
             if let Ended::Gone(waiting) = task.await {
                 registry.lock().remove(&id);
                 for request in waiting {
-                    request.answer(Ok(()));
+                    let _gone = request.send(Ok(()));
                 }
             }
         });

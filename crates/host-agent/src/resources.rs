@@ -7,7 +7,7 @@ use std::time::Duration;
 use sandbar_hostnet::Pool;
 use sandbar_storage::{Kernel, Store};
 use sandbar_vmm::Vmm;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
 use crate::journal::Journal;
@@ -22,6 +22,8 @@ pub(crate) struct Resources {
     pub(crate) kernel: Kernel,
     pub(crate) inventory: Inventory,
     pub(crate) deadlines: Deadlines,
+    /// Turns of work on the files of pauses that nobody waits for.
+    pub(crate) settling: Semaphore,
 }
 
 /// How long the guest may take.
@@ -31,12 +33,18 @@ pub(crate) struct Deadlines {
     pub(crate) guest_init: Duration,
     /// From a booted kernel to the guest agent's ready push.
     pub(crate) guest_boot: Duration,
+    /// For writing all that the guest's files hold through to its disk, before it is copied.
+    pub(crate) guest_flush: Duration,
 }
 
 impl Default for Deadlines {
     /// Generous, since software emulation on a busy host is slow; a healthy restore takes tens of milliseconds, a boot seconds.
     fn default() -> Self {
-        Self { guest_init: Duration::from_secs(30), guest_boot: Duration::from_secs(180) }
+        Self {
+            guest_init: Duration::from_secs(30),
+            guest_boot: Duration::from_secs(180),
+            guest_flush: Duration::from_secs(20),
+        }
     }
 }
 

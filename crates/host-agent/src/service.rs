@@ -1,31 +1,37 @@
 //! The RPC service: parses, calls the registry, answers. No decisions.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use connectrpc::{
-    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
-};
+use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt as _;
 use sandbar_proto::host::{
-    self, CreateSandboxRequest, CreateSandboxResponse, CreateTemplateRequest, CreateTemplateResponse,
-    DestroySandboxRequest, DestroySandboxResponse, ExecRequest, ExecResponse, ExecStreamRequest,
-    ExecStreamResponse, GetHealthRequest, GetHealthResponse, HostService, ListSandboxesRequest,
-    ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse, PingSandboxRequest,
-    PingSandboxResponse, ReadFileRequest, ReadFileResponse, SandboxState, WriteFileRequest,
-    WriteFileResponse, exec_stream_request, write_file_request,
+    CreateSandboxRequest, CreateSandboxResponse, CreateTemplateRequest, CreateTemplateResponse,
+    DeleteTemplateRequest, DeleteTemplateResponse, DestroySandboxRequest, DestroySandboxResponse,
+    ExecRequest, ExecResponse, ExecStreamRequest, ExecStreamResponse, FlattenRootfsRequest,
+    FlattenRootfsResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, ForkSandboxRequest,
+    ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetSandboxMetricsRequest,
+    GetSandboxMetricsResponse, HostService, ListSandboxesRequest, ListSandboxesResponse,
+    ListTemplatesRequest, ListTemplatesResponse, PauseAllRequest, PauseAllResponse, PauseSandboxRequest,
+    PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ReadFileRequest, ReadFileResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse,
+    SnapshotSandboxRequest, SnapshotSandboxResponse, VerifySandboxRequest, VerifySandboxResponse,
+    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, exec_stream_request,
+    write_file_request,
 };
-use sandbar_types::guest::GUEST_IP;
-use sandbar_types::id::{Host, Id, Kind};
-use sandbar_types::limits;
+use sandbar_storage::StoreError;
+use sandbar_types::id::{Host, Id};
+use sandbar_types::{MetricsRange, OnTimeout, limits};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::Error;
+use crate::fork::{self, Forked};
+use crate::journal::{Deadline, PauseReason};
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{CreateRequest, Handle, State};
+use crate::sandbox::{CreateRequest, DeadlineChange, Order, State};
 use crate::template::{self, TemplateRequest};
-use crate::{exec, files};
+use crate::wire::{self, describe, describe_template, parse};
+use crate::{exec, files, snapshot};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -72,15 +78,16 @@ impl HostService for Service {
         if request.access_token.is_empty() {
             return Err(Error::BadInput("access_token is missing".into()).into());
         }
-        if !limits::TIMEOUT_SEC.contains(&request.timeout_sec) {
-            return Err(Error::BadInput("timeout_sec is out of bounds".into()).into());
-        }
+        wire::check_timeout(request.timeout_sec)?;
         let request = CreateRequest {
             id: parse(&request.id)?,
             template_id: parse(&request.template_id)?,
             access_token: request.access_token,
-            env: request.env.into_iter().collect(),
-            timeout_sec: request.timeout_sec,
+            env: Some(request.env.into_iter().collect()),
+            deadline: Deadline {
+                timeout_sec: request.timeout_sec,
+                on_timeout: wire::on_timeout(request.on_timeout).unwrap_or(OnTimeout::Kill),
+            },
             hostname: request.hostname,
         };
         let handle = self.registry.create(request).await?;
@@ -102,7 +109,7 @@ impl HostService for Service {
         request: ServiceRequest<'_, PingSandboxRequest>,
     ) -> ServiceResult<PingSandboxResponse> {
         let handle = self.registry.get(parse(request.id)?)?;
-        let visit = handle.enter()?;
+        let visit = handle.enter().await?;
         visit.guest.health().await?;
         drop(visit);
         Response::ok(PingSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -114,7 +121,7 @@ impl HostService for Service {
         request: ServiceRequest<'_, ExecRequest>,
     ) -> ServiceResult<ExecResponse> {
         let request = request.to_owned_message();
-        let mut visit = self.registry.get(parse(&request.id)?)?.enter()?;
+        let mut visit = self.registry.get(parse(&request.id)?)?.enter().await?;
         let guest = visit.guest.clone();
         tokio::select! {
             output = exec::run(&guest, &request) => Response::ok(output?),
@@ -131,7 +138,7 @@ impl HostService for Service {
         let Some(exec_stream_request::Request::Start(start)) = first else {
             return Err(Error::BadInput("the first request must start a command".into()).into());
         };
-        let visit = self.registry.get(parse(&start.id)?)?.enter()?;
+        let visit = self.registry.get(parse(&start.id)?)?.enter().await?;
         let events = exec::stream(visit, *start, requests).await?;
         Ok(Response::stream(ReceiverStream::new(events)))
     }
@@ -145,7 +152,7 @@ impl HostService for Service {
         let Some(write_file_request::Request::Open(open)) = first else {
             return Err(Error::BadInput("the first request must open a file".into()).into());
         };
-        let mut visit = self.registry.get(parse(&open.id)?)?.enter()?;
+        let mut visit = self.registry.get(parse(&open.id)?)?.enter().await?;
         let guest = visit.guest.clone();
         tokio::select! {
             written = files::write(&guest, &open, requests) => Response::ok(written?),
@@ -159,7 +166,7 @@ impl HostService for Service {
         request: ServiceRequest<'_, ReadFileRequest>,
     ) -> ServiceResult<ServiceStream<ReadFileResponse>> {
         let request = request.to_owned_message();
-        let visit = self.registry.get(parse(&request.id)?)?.enter()?;
+        let visit = self.registry.get(parse(&request.id)?)?.enter().await?;
         Ok(Response::stream(files::read(visit, &request.path, &request.user).await?))
     }
 
@@ -174,10 +181,9 @@ impl HostService for Service {
             vcpus: request.vcpus,
             memory_mb: request.memory_mb,
         };
-        // A template that was begun is finished, or taken back, whether or not the caller waits.
         let resources = Arc::clone(&self.resources);
-        let work = tokio::spawn(async move { template::create(&resources, &request).await });
-        let template = work.await.map_err(Error::internal("make the template"))??;
+        let work = async move { template::create(&resources, &request).await };
+        let template = to_the_end("make the template", work).await?;
         Response::ok(CreateTemplateResponse {
             template: describe_template(&template).into(),
             ..Default::default()
@@ -195,53 +201,182 @@ impl HostService for Service {
         let templates = templates.iter().map(describe_template).collect();
         Response::ok(ListTemplatesResponse { templates, ..Default::default() })
     }
-}
 
-fn parse<K: Kind>(text: &str) -> Result<Id<K>, ConnectError> {
-    Id::from_str(text).map_err(|e| Error::BadInput(e.to_string()).into())
-}
+    async fn pause_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, PauseSandboxRequest>,
+    ) -> ServiceResult<PauseSandboxResponse> {
+        let handle = self.registry.get(parse(request.id)?)?;
+        handle.ask(|reply| Order::Pause(PauseReason::Requested, reply)).await?;
+        Response::ok(PauseSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
+    }
 
-fn describe(handle: &Handle) -> host::Sandbox {
-    let view = handle.view();
-    let last_active = handle.activity.last_unix_ms();
-    host::Sandbox {
-        id: handle.id.to_string(),
-        state: match view.state {
-            State::Starting => SandboxState::SANDBOX_STATE_STARTING,
-            State::Running => SandboxState::SANDBOX_STATE_RUNNING,
-            State::Stopping => SandboxState::SANDBOX_STATE_STOPPING,
-            State::Stopped => SandboxState::SANDBOX_STATE_STOPPED,
+    async fn resume_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ResumeSandboxRequest>,
+    ) -> ServiceResult<ResumeSandboxResponse> {
+        let request = request.to_owned_message();
+        let handle = self.registry.get(parse(&request.id)?)?;
+        request.timeout_sec.map_or(Ok(()), wire::check_timeout)?;
+        let change = DeadlineChange {
+            timeout_sec: request.timeout_sec,
+            on_timeout: wire::on_timeout(request.on_timeout),
+        };
+        handle.ask(|reply| Order::Resume(change, reply)).await?;
+        Response::ok(ResumeSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
+    }
+
+    async fn set_deadline(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SetDeadlineRequest>,
+    ) -> ServiceResult<SetDeadlineResponse> {
+        let request = request.to_owned_message();
+        let handle = self.registry.get(parse(&request.id)?)?;
+        wire::check_timeout(request.timeout_sec)?;
+        let change = DeadlineChange {
+            timeout_sec: Some(request.timeout_sec),
+            on_timeout: wire::on_timeout(request.on_timeout),
+        };
+        handle.ask(|reply| Order::SetDeadline(change, reply)).await?;
+        Response::ok(SetDeadlineResponse { sandbox: describe(&handle).into(), ..Default::default() })
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SnapshotSandboxRequest>,
+    ) -> ServiceResult<SnapshotSandboxResponse> {
+        let (sandbox, template) = (parse(request.id)?, parse(request.template_id)?);
+        let registry = self.registry.clone();
+        let work = async move { snapshot::snapshot(&registry, sandbox, template).await };
+        let (template, stall) = to_the_end("keep the snapshot", work).await?;
+        Response::ok(SnapshotSandboxResponse {
+            template: describe_template(&template).into(),
+            stall_ms: wire::milliseconds(stall),
+            ..Default::default()
+        })
+    }
+
+    async fn flatten_rootfs(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, FlattenRootfsRequest>,
+    ) -> ServiceResult<FlattenRootfsResponse> {
+        let (sandbox, template) = (parse(request.id)?, parse(request.template_id)?);
+        let registry = self.registry.clone();
+        let work = async move { snapshot::flatten(&registry, sandbox, template).await };
+        let template = to_the_end("keep the disk", work).await?;
+        Response::ok(FlattenRootfsResponse {
+            template: describe_template(&template).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ForkSandboxRequest>,
+    ) -> ServiceResult<ForkSandboxResponse> {
+        let request = request.to_owned_message();
+        let source = parse(&request.id)?;
+        let template_id = self.registry.get(source)?.template_id;
+        let children = request.children.into_iter().map(|child| wire::child(child, template_id));
+        let children: Vec<_> = children.collect::<Result<_, Error>>()?;
+        if !limits::FORK_COUNT.contains(&u32::try_from(children.len()).unwrap_or(u32::MAX)) {
+            return Err(Error::BadInput("the number of children is out of bounds".into()).into());
         }
-        .into(),
-        template_id: handle.template_id.to_string(),
-        vcpus: view.vcpus,
-        memory_mb: view.memory_mb,
-        disk_mb: view.disk_mb,
-        guest_ip: GUEST_IP.to_string(),
-        host_ip: view.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-        created_at_unix_ms: handle.created_at_unix_ms,
-        last_active_at_unix_ms: last_active,
-        expires_at_unix_ms: match handle.timeout_sec {
-            0 => 0,
-            seconds => last_active + i64::from(seconds) * 1000,
-        },
-        generation: view.generation,
-        stop_reason: view.stop_reason,
-        ..Default::default()
+        let registry = self.registry.clone();
+        let work = async move { fork::fork(&registry, source, children).await };
+        let Forked { children, stall } = to_the_end("make the children", work).await?;
+        Response::ok(ForkSandboxResponse {
+            children: children.into_iter().map(|(id, made)| wire::child_result(id, made)).collect(),
+            stall_ms: wire::milliseconds(stall),
+            ..Default::default()
+        })
+    }
+
+    async fn pause_all(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, PauseAllRequest>,
+    ) -> ServiceResult<PauseAllResponse> {
+        tracing::warn!(reason = request.reason, "all sandboxes are paused");
+        let registry = self.registry.clone();
+        let (paused, failed) =
+            to_the_end("pause all sandboxes", async move { Ok(registry.pause_all().await) }).await?;
+        Response::ok(PauseAllResponse { paused, failed, ..Default::default() })
+    }
+
+    async fn delete_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, DeleteTemplateRequest>,
+    ) -> ServiceResult<DeleteTemplateResponse> {
+        let (store, id) = (self.resources.store.clone(), parse(request.id)?);
+        let existed = blocking("delete the template", move || {
+            let existed = !matches!(store.template(id), Err(StoreError::UnknownTemplate { .. }));
+            store.delete_template(id)?;
+            Ok(existed)
+        });
+        Response::ok(DeleteTemplateResponse { existed: existed.await?, ..Default::default() })
+    }
+
+    async fn verify_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, VerifyTemplateRequest>,
+    ) -> ServiceResult<VerifyTemplateResponse> {
+        let (store, id) = (self.resources.store.clone(), parse(request.id)?);
+        let bytes = blocking("verify the template", move || Ok(store.template(id)?.verify()?)).await?;
+        Response::ok(VerifyTemplateResponse { bytes, ..Default::default() })
+    }
+
+    async fn verify_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, VerifySandboxRequest>,
+    ) -> ServiceResult<VerifySandboxResponse> {
+        let handle = self.registry.get(parse(request.id)?)?;
+        let state = handle.view().state;
+        if state != State::Paused {
+            let refusal = "only a paused sandbox's files can be verified";
+            return Err(Error::InvalidState { id: handle.id, state, refusal }.into());
+        }
+        let (store, id) = (self.resources.store.clone(), handle.id);
+        let bytes = blocking("verify the pause", move || Ok(store.verify_paused(id)?)).await?;
+        Response::ok(VerifySandboxResponse { bytes, ..Default::default() })
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetSandboxMetricsRequest>,
+    ) -> ServiceResult<GetSandboxMetricsResponse> {
+        let request = request.to_owned_message();
+        let figures = &self.registry.get(parse(&request.id)?)?.figures;
+        let points = figures.points(wire::metrics_range(request.range));
+        let points = points.into_iter().map(wire::point).collect();
+        Response::ok(GetSandboxMetricsResponse { points, ..Default::default() })
+    }
+
+    async fn flush_sandbox_metrics(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, FlushSandboxMetricsRequest>,
+    ) -> ServiceResult<FlushSandboxMetricsResponse> {
+        let figures = &self.registry.get(parse(request.id)?)?.figures;
+        let tiers = MetricsRange::ALL.map(|range| wire::tier(range, figures.points(range)));
+        Response::ok(FlushSandboxMetricsResponse { tiers: tiers.into(), ..Default::default() })
     }
 }
 
-fn describe_template(template: &sandbar_storage::Template) -> host::Template {
-    let spec = &template.manifest.spec;
-    host::Template {
-        id: template.id().to_string(),
-        vcpus: spec.vcpus,
-        memory_mb: spec.memory_mb,
-        disk_mb: spec.disk_mb,
-        size_bytes: template.size_on_disk(),
-        arch: spec.arch.to_string(),
-        vmm: spec.vmm.to_string(),
-        compatibility: spec.compatibility.to_string(),
-        ..Default::default()
-    }
+/// Does work that is finished, or taken back, whether or not the caller waits.
+async fn to_the_end<T: Send + 'static>(
+    step: &'static str,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(Error::internal(step))?
 }

@@ -6,7 +6,7 @@ use sandbar_hostnet::Slot;
 use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
-use sandbar_vmm::{BootSource, Compatibility, Machine, MachineSpec};
+use sandbar_vmm::{BootSource, Compatibility, Machine, MachineSpec, SnapshotFiles};
 use tokio::io::AsyncReadExt as _;
 
 use crate::error::Error;
@@ -19,11 +19,10 @@ use sandbar_proto::host::{Command, ExecRequest};
 const READY_BYTES: u64 = 4096;
 
 /// What most sandboxes do first. Run once before the snapshot, so that its pages, and the translated code of an emulated
-/// processor's first steps, are in memory for every sandbox made from it. `sync` comes last: the disk holds all that the memory knows.
+/// processor's first steps, are in memory for every sandbox made from it.
 const WARM_UP: &[&[&str]] = &[
     &["/bin/bash", "-l", "-c", "true"],
     &["/bin/bash", "-l", "-c", "command -v python3 >/dev/null && python3 -c 'import json, os, sys' || true"],
-    &["/bin/sh", "-c", "sync"],
 ];
 const WARM_UP_TIMEOUT_SEC: u32 = 120;
 
@@ -71,7 +70,7 @@ pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> 
     let draft = blocking("clone the image", move || {
         let name = image.parse().map_err(|_| Error::ImageNotFound(image.clone()))?;
         let image = store.image(&name)?.ok_or(Error::ImageNotFound(image))?;
-        let draft = store.begin_template(id)?;
+        let draft = store.begin_template(id, 0)?;
         clone_file(&image.rootfs(), &draft.path(TemplateFile::Disk))
             .map_err(Error::internal("clone the image"))?;
         Ok(draft)
@@ -213,19 +212,15 @@ async fn snapshot(
     getrandom::fill(&mut secret).map_err(Error::internal("read random bytes"))?;
     let token = hex::encode(secret);
     let guest = GuestClient::new(slot.host_ip, token.clone());
-    let identity = Identity { access_token: &token, hostname: "sandbar", env: Vec::new() };
+    let identity = Identity { access_token: &token, hostname: "sandbar", env: None };
     tokio::time::timeout(resources.deadlines.guest_init, guest.init(&identity, None))
         .await
         .map_err(|_| Error::Timeout("the guest did not take its identity in time".into()))??;
 
     for command in WARM_UP {
         let (cmd, args) = command.split_first().map_or(("", &[][..]), |(cmd, args)| (*cmd, args));
-        let command = Command {
-            cmd: cmd.into(),
-            args: args.iter().map(|&a| a.into()).collect(),
-            user: if cmd == "/bin/sh" { "root".into() } else { String::new() },
-            ..Default::default()
-        };
+        let command =
+            Command { cmd: cmd.into(), args: args.iter().map(|&a| a.into()).collect(), ..Default::default() };
         let exec_request =
             ExecRequest { command: command.into(), timeout_sec: WARM_UP_TIMEOUT_SEC, ..Default::default() };
         let output = exec::run(&guest, &exec_request).await?;
@@ -236,15 +231,13 @@ async fn snapshot(
             });
         }
     }
-    // Nothing of the host's connections should be part of every sandbox's memory.
-    drop(guest);
-
     tracing::info!(template = %request.id, "guest is warm; saving it");
+    // Sealed, it serves nobody until it has been told who it is, and forgets the connections of now when it is.
+    guest.prepare_snapshot(resources.deadlines.guest_flush).await?;
     machine.pause().await.map_err(Error::internal("pause the guest"))?;
-    machine
-        .save_state(&draft.path(TemplateFile::State))
-        .await
-        .map_err(Error::internal("save the guest's state"))?;
+    let image = draft.image();
+    let files = SnapshotFiles { state: image.state, memory: image.memory };
+    machine.save(&files).await.map_err(Error::internal("save the guest's state"))?;
     Ok(token)
 }
 

@@ -34,11 +34,16 @@ pub struct InvalidChecksum;
 impl Checksum {
     /// The checksum of a file as it is now.
     pub fn of_file(path: &Path) -> Result<Self, FileError> {
-        let file = File::open(path).on("open", path)?;
-        Self::of(&file).on("read", path)
+        Self::of_file_while(path, &|| true)
     }
 
-    fn of(file: &File) -> io::Result<Self> {
+    /// The same, given up with [`io::ErrorKind::Interrupted`] once `go_on` says no.
+    pub(crate) fn of_file_while(path: &Path, go_on: &dyn Fn() -> bool) -> Result<Self, FileError> {
+        let file = File::open(path).on("open", path)?;
+        Self::of(&file, go_on).on("read", path)
+    }
+
+    fn of(file: &File, go_on: &dyn Fn() -> bool) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let block_size = BLOCK as u64;
         let mut hasher = blake3::Hasher::new();
@@ -49,6 +54,9 @@ impl Checksum {
             let mut at = next.max(start - start % block_size);
             let end = end.next_multiple_of(block_size).min(length);
             while at < end {
+                if !go_on() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 let wanted = usize::try_from(end - at).map_or(READ, |left| left.min(READ));
                 let read = &mut buffer[..wanted];
                 file.read_exact_at(read, at)?;
@@ -110,7 +118,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sum(file: &File) -> Checksum {
-        Checksum::of(file).unwrap()
+        Checksum::of(file, &|| true).unwrap()
     }
 
     proptest! {

@@ -47,6 +47,27 @@ pub(crate) fn has_no_reflink(error: Errno) -> bool {
     matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS)
 }
 
+/// Copies the data of `source` by content, even where it could be shared; each range is announced first, and an error there ends it.
+pub(crate) fn copy_while(
+    source: &File,
+    target: &File,
+    mut announce: impl FnMut(u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    /// Ranges announced at most.
+    const STEP: u64 = 16 << 20;
+    let length = source.metadata()?.len();
+    for_each_data_range(source, length, |start, end| {
+        let mut at = start;
+        while at < end {
+            let next = end.min(at + STEP);
+            announce(at, next)?;
+            copy_range_by_hand(source, target, at, next)?;
+            at = next;
+        }
+        Ok(())
+    })
+}
+
 fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     let length = source.metadata()?.len();
     for_each_data_range(source, length, |start, end| copy_range(source, target, start, end))?;

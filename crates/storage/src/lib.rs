@@ -4,7 +4,7 @@
 //! What does not: virtual machines, networks, the journal, RPCs. Depends on `types` alone.
 //!
 //! Every function blocks (system calls, and for the kernel and the base image other programs): asynchronous callers use
-//! `spawn_blocking`. The one on the hot path, [`Store::create_sandbox`], is a `mkdir` and a FICLONE.
+//! `spawn_blocking`. The one on the hot path, [`Store::create_sandbox`], is a `mkdir`, a FICLONE and a link.
 //!
 //! ```text
 //! <dir>                              its own filesystem has reflink, or <dir>.xfs is loop-mounted here
@@ -12,7 +12,8 @@
 //!   kernel/<hash>/                   vmlinux, initramfs, modules.cpio, manifest.json
 //!   images/<name>/                   rootfs.ext4, manifest.json
 //!   templates/tpl-<uuid>/            disk.ext4 [, state, memory], manifest.json
-//!   sandboxes/sb-<uuid>/             disk.ext4, and whatever the host agent and the VMM keep there
+//!   sandboxes/sb-<uuid>/             disk.ext4 and memory (a link to the image that it was restored from) of one that runs,
+//!                                    paused/ of one that is paused, and whatever the host agent and the VMM keep there
 //!   tmp/<session>/                   what one open `Store` is building or deleting; locked while it lives
 //! ```
 //!
@@ -24,12 +25,17 @@ pub mod base_image;
 mod checksum;
 mod clone;
 mod debian;
+mod extents;
 mod files;
+mod flatten;
 mod image;
 pub mod kernel;
+mod machine_image;
 mod mounts;
+mod paused;
 mod sandbox;
 mod session;
+mod settle;
 mod store;
 mod template;
 mod tool;
@@ -39,10 +45,14 @@ pub use base_image::{BaseImageError, BaseImageOptions, build_base_image};
 pub use checksum::Checksum;
 pub use clone::{CloneMethod, clone_file};
 pub use debian::{DebianSource, DebianSourceError};
+pub use extents::own_bytes;
 pub use files::FileError;
 pub use image::{Image, ImageManifest};
 pub use kernel::{GuestBinaries, Kernel, KernelError, prepare_kernel};
+pub use machine_image::{ImageDraft, MachineImage};
+pub use paused::{Paused, PausedFile, PausedManifest};
 pub use sandbox::SandboxFiles;
+pub use settle::{MOST_PIECES, Settled};
 pub use store::{Space, Store, StoreError, StoreOptions};
 pub use template::{FileRecord, Template, TemplateDraft, TemplateFile, TemplateManifest, TemplateSpec};
 pub use tool::ToolError;

@@ -1,31 +1,34 @@
-//! Sandboxes' folders: made by one clone, gone by one rename.
+//! Sandboxes' folders: made by one clone and one link, gone by one rename.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sandbar_types::Id;
 use sandbar_types::id::Sandbox;
 
 use crate::clone::clone_file;
-use crate::files::{OnFile, remove_all};
+use crate::files::{FileError, OnFile, remove_all};
+use crate::machine_image::MachineImage;
 use crate::store::{Store, StoreError};
-use crate::template::{Template, TemplateFile};
 
 /// A sandbox's place in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxFiles {
     /// Its folder, where the host agent and the VMM may keep what they like.
     pub dir: PathBuf,
-    /// Its disk.
+    /// Its disk, while it runs.
     pub disk: PathBuf,
+    /// The memory image that it was restored from, while it runs: the very file, under a second name. So clones share their page
+    /// cache, and the image is there for the sandbox's next pause whatever becomes of its template.
+    pub memory: PathBuf,
 }
 
 impl Store {
-    /// Makes the folder of a new sandbox with a clone of the template's disk. On the hot path: nothing is fsynced, since a sandbox
+    /// Makes the folder of a new sandbox with a clone of the image's disk. On the hot path: nothing is fsynced, since a sandbox
     /// that never ran is worth nothing after a power cut.
-    pub fn create_sandbox(&self, id: Id<Sandbox>, template: &Template) -> Result<SandboxFiles, StoreError> {
-        self.require_space(0)?;
+    pub fn create_sandbox(&self, id: Id<Sandbox>, image: &MachineImage) -> Result<SandboxFiles, StoreError> {
+        self.require_space(self.cost_of_clones([&*image.disk]))?;
         let files = self.sandbox_files(id);
         match fs::create_dir(&files.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -33,8 +36,8 @@ impl Store {
             }
             made => made.on("create", &files.dir)?,
         }
-        match clone_file(&template.path(TemplateFile::Disk), &files.disk) {
-            Ok(_) => Ok(files),
+        match fill(&files, image) {
+            Ok(()) => Ok(files),
             Err(error) => {
                 if let Err(left) = remove_all(&files.dir) {
                     tracing::warn!(error = %left, sandbox = %id, "a sandbox's folder stays without a disk");
@@ -44,11 +47,27 @@ impl Store {
         }
     }
 
+    /// Gives a paused sandbox the files to run on: clones of the image's, which stays as it is. What a resume that was cut short
+    /// left is replaced.
+    pub fn wake_sandbox(&self, id: Id<Sandbox>, image: &MachineImage) -> Result<SandboxFiles, StoreError> {
+        self.rest_sandbox(id)?;
+        let files = self.sandbox_files(id);
+        fill(&files, image)?;
+        Ok(files)
+    }
+
+    /// Removes the files that a sandbox ran on. A VMM must not run on them any more.
+    pub fn rest_sandbox(&self, id: Id<Sandbox>) -> Result<(), StoreError> {
+        let files = self.sandbox_files(id);
+        remove_all(&files.disk)?;
+        Ok(remove_all(&files.memory)?)
+    }
+
     /// Where a sandbox's folder is, or would be.
     #[must_use]
     pub fn sandbox_files(&self, id: Id<Sandbox>) -> SandboxFiles {
         let dir = self.sandboxes_dir().join(id.to_string());
-        SandboxFiles { disk: dir.join("disk.ext4"), dir }
+        SandboxFiles { disk: dir.join("disk.ext4"), memory: dir.join("memory"), dir }
     }
 
     /// The sandboxes that have a folder, complete or not.
@@ -60,4 +79,14 @@ impl Store {
     pub fn remove_sandbox(&self, id: Id<Sandbox>) -> Result<(), StoreError> {
         Ok(self.session().discard(&self.sandbox_files(id).dir)?)
     }
+}
+
+fn fill(files: &SandboxFiles, image: &MachineImage) -> Result<(), FileError> {
+    clone_file(&image.disk, &files.disk)?;
+    link(&image.memory, &files.memory)
+}
+
+/// A second name for a file that is never written.
+pub(crate) fn link(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::hard_link(from, to).on("link to", to)
 }

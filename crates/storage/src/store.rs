@@ -1,7 +1,7 @@
 //! A host's store of disks: opening it, its folders, its space.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,6 +73,34 @@ pub enum StoreError {
     TemplateExists {
         /// The template.
         id: Id<Template>,
+    },
+    /// A template that is an image alone was to be resumed.
+    #[error("template {id} is an image without memory: no sandbox can be resumed from it")]
+    NoMemory {
+        /// The template.
+        id: Id<Template>,
+    },
+    /// The sandbox is not paused on this host.
+    #[error("sandbox {id} has no files of a pause on this host")]
+    UnknownPause {
+        /// The sandbox.
+        id: Id<Sandbox>,
+    },
+    /// A paused sandbox's files are not what their manifest says.
+    #[error("paused sandbox {id} is damaged: {file}: {reason}")]
+    DamagedPause {
+        /// The sandbox.
+        id: Id<Sandbox>,
+        /// Which of its files.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A disk could not be checked and shrunk.
+    #[error("the disk cannot be checked and shrunk")]
+    Shrink {
+        /// Why.
+        source: ToolError,
     },
     /// A sandbox of that id has a folder.
     #[error("sandbox {id} has a folder on this host")]
@@ -164,6 +192,18 @@ impl Store {
             }
             StoreKind::Reflink | StoreKind::FullCopy { .. } => own,
         })
+    }
+
+    /// Bytes that clones of these files take: none where they share their blocks, else what they hold.
+    #[must_use]
+    pub fn cost_of_clones<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> u64 {
+        match self.kind() {
+            StoreKind::Reflink | StoreKind::LoopXfs { .. } => 0,
+            StoreKind::FullCopy { .. } => {
+                let held = |file: &Path| file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+                files.into_iter().map(held).sum()
+            }
+        }
     }
 
     /// Refuses where writing `bytes` would leave less than the reserve.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
 use crate::files::{self, FileError, Json, OnFile};
+use crate::machine_image::MachineImage;
 use crate::session::TempDir;
 use crate::store::{Store, StoreError};
 
@@ -34,6 +35,9 @@ pub enum TemplateFile {
 }
 
 impl TemplateFile {
+    /// The files of a machine that stands still.
+    pub(crate) const MACHINE: [Self; 3] = [Self::Disk, Self::State, Self::Memory];
+
     /// Its name in the template's folder.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -48,13 +52,13 @@ impl TemplateFile {
     const fn of(kind: TemplateKind) -> &'static [Self] {
         match kind {
             TemplateKind::Base => &[Self::Disk],
-            TemplateKind::Snapshot => &[Self::Disk, Self::State, Self::Memory],
+            TemplateKind::Snapshot => &Self::MACHINE,
         }
     }
 }
 
 /// What the maker of a template says about it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateSpec {
     /// Whether machines boot or resume from it.
     pub kind: TemplateKind,
@@ -116,6 +120,14 @@ impl Template {
         self.dir.join(file.name())
     }
 
+    /// The machine that sandboxes are restored from; a template that is an image alone has none.
+    pub fn image(&self) -> Result<MachineImage, StoreError> {
+        match self.manifest.spec.kind {
+            TemplateKind::Snapshot => Ok(MachineImage::in_folder(&self.dir)),
+            TemplateKind::Base => Err(StoreError::NoMemory { id: self.id() }),
+        }
+    }
+
     /// Its id.
     #[must_use]
     pub const fn id(&self) -> Id<TemplateKey> {
@@ -131,13 +143,16 @@ impl Template {
     }
 
     /// Reads all of its files and compares their checksums: slow. That no file is missing or truncated was seen when it was opened.
-    pub fn verify(&self) -> Result<(), StoreError> {
+    /// Returns how many bytes there were to compare.
+    pub fn verify(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
         for (&file, record) in &self.manifest.files {
             if Checksum::of_file(&self.path(file))? != record.checksum {
                 return Err(self.damaged(file.name(), "its checksum is not the manifest's"));
             }
+            bytes += record.size;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn read(dir: PathBuf, id: Id<TemplateKey>) -> Result<Self, StoreError> {
@@ -192,6 +207,12 @@ impl TemplateDraft {
         self.dir.path().join(file.name())
     }
 
+    /// Where the files of its machine are to be put.
+    #[must_use]
+    pub fn image(&self) -> MachineImage {
+        MachineImage::in_folder(self.dir.path())
+    }
+
     /// Its folder. Whatever is there besides the template's own files is deleted by `commit`.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -244,9 +265,9 @@ impl TemplateDraft {
 }
 
 impl Store {
-    /// Starts a new template.
-    pub fn begin_template(&self, id: Id<TemplateKey>) -> Result<TemplateDraft, StoreError> {
-        self.require_space(0)?;
+    /// Starts a new template of which `bytes` will be new.
+    pub fn begin_template(&self, id: Id<TemplateKey>, bytes: u64) -> Result<TemplateDraft, StoreError> {
+        self.require_space(bytes)?;
         if self.template_dir(id).exists() {
             return Err(StoreError::TemplateExists { id });
         }

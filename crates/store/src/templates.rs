@@ -50,18 +50,18 @@ pub struct CompleteTemplate<'a> {
     pub compatibility: &'a str,
 }
 
-struct Raw {
-    id: Uuid,
-    team_id: Uuid,
-    name: String,
-    kind: String,
-    vcpus: i32,
-    memory_mb: i32,
-    disk_mb: i32,
-    size_bytes: i64,
-    arch: String,
-    vmm: String,
-    created_at: DateTime<Utc>,
+pub(crate) struct Raw {
+    pub(crate) id: Uuid,
+    pub(crate) team_id: Uuid,
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) vcpus: i32,
+    pub(crate) memory_mb: i32,
+    pub(crate) disk_mb: i32,
+    pub(crate) size_bytes: i64,
+    pub(crate) arch: String,
+    pub(crate) vmm: String,
+    pub(crate) created_at: DateTime<Utc>,
 }
 
 impl TryFrom<Raw> for TemplateRow {
@@ -162,7 +162,7 @@ impl Tx {
         let id = sqlx::query_scalar!(
             "INSERT INTO templates (id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm)
              VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8)
-             ON CONFLICT (team_id, name) WHERE deleted_at IS NULL DO UPDATE SET name = EXCLUDED.name
+             ON CONFLICT (team_id, name) WHERE deleted_at IS NULL AND NOT draft DO UPDATE SET name = EXCLUDED.name
              RETURNING id",
             new.id.uuid(),
             new.team_id.uuid(),

@@ -5,14 +5,17 @@
 //!   comes back with its sandboxes still there.
 //! - `sim_host/faults.rs`: what can be made to go wrong, and when.
 //! - `sim_host/inventory.rs`: the sandboxes and templates it holds.
+//! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
 //! - `sim_host/service.rs`: the RPCs.
-//! - `sim_host/guest.rs`: the programs that its guests know.
+//! - `sim_host/exec.rs`: commands; `sim_host/guest.rs`: the programs that its guests know.
 //!
 //! Nothing of the control plane is used here, so that this side of the contract is a second opinion on it.
 
+mod exec;
 mod faults;
 mod guest;
 mod inventory;
+mod life;
 mod service;
 
 use std::net::SocketAddr;
@@ -232,6 +235,37 @@ impl SimHost {
     /// A running sandbox that no control plane asked for, made this long ago.
     pub fn plant(&self, id: &str, age: std::time::Duration) {
         self.agent.inventory().plant(id, age);
+    }
+
+    /// `id` was idle for its time-out, and the host pauses it by itself.
+    pub fn auto_pause(&self, id: &str) {
+        // A sandbox that cannot be paused now is one that is not idle.
+        let _ = self.agent.inventory().pause(id, "idle");
+    }
+
+    /// `id` goes on although nobody knows that it was asked to: a request that came late.
+    pub fn resume_late(&self, id: &str) {
+        let request = rpc::ResumeSandboxRequest { id: id.to_owned(), ..Default::default() };
+        let _ = self.agent.inventory().resume(&request);
+    }
+
+    /// The templates whose files it has.
+    #[must_use]
+    pub fn templates(&self) -> Vec<rpc::Template> {
+        self.agent.inventory().list_templates()
+    }
+
+    /// Files of a template that nobody waits for: of a request that was carried out late.
+    pub fn plant_template(&self, id: &str) {
+        let request =
+            rpc::CreateTemplateRequest { id: id.to_owned(), image: "base".to_owned(), ..Default::default() };
+        // The image is known, so it cannot be refused.
+        let _ = self.agent.inventory().create_template(request);
+    }
+
+    /// That many of the children of the coming forks fail by themselves.
+    pub fn fail_children(&self, count: usize) {
+        self.agent.inventory().failing_children = count;
     }
 
     /// What the control plane sent to create `id`.

@@ -5,13 +5,17 @@
 pub mod error_code;
 pub mod guest;
 pub mod id;
+pub mod life;
 pub mod limits;
 pub mod name;
 pub mod platform;
 pub mod sandbox_status;
+pub mod words;
 
 pub use error_code::ErrorCode;
 pub use id::Id;
+pub use life::{MetricsRange, OnTimeout};
 pub use name::TemplateName;
 pub use platform::{Arch, TemplateKind, VmmKind};
 pub use sandbox_status::SandboxStatus;
+pub use words::UnknownWord;

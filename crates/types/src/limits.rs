@@ -13,6 +13,9 @@ pub const TIMEOUT_SEC: RangeInclusive<u32> = 0..=2_592_000;
 /// Time limit of one `exec`, in seconds.
 pub const EXEC_TIMEOUT_SEC: RangeInclusive<u32> = 1..=3_600;
 
+/// Children of one fork.
+pub const FORK_COUNT: RangeInclusive<u32> = 1..=20;
+
 /// vCPUs where the caller does not say.
 pub const DEFAULT_VCPUS: u32 = 1;
 /// Memory in MiB where the caller does not say.

@@ -12,7 +12,8 @@
 //!
 //! - `pending`: the row exists, no host has been asked yet.
 //! - `starting`: a host has been asked for it.
-//! - `running`, `paused`: at rest.
+//! - `running`, `paused`: at rest. One becomes the other without a step between where the host did it by itself: a sandbox that was
+//!   idle, or a request that was given up here and carried out there.
 //! - `pausing`, `resuming`, `snapshotting`, `stopping`: work in progress, never for longer than a minute.
 //! - `missing`: its host cannot be reached. Unknown is not dead: nothing is lost.
 //! - `stopped`, `error`: the ends. Nothing leaves them.
@@ -68,10 +69,10 @@ impl SandboxStatus {
         match self {
             Pending => &[Starting, Stopping, Error],
             Starting => &[Running, Missing, Stopping, Error],
-            Running => &[Pausing, Snapshotting, Missing, Stopping, Stopped, Error],
+            Running => &[Pausing, Paused, Snapshotting, Missing, Stopping, Stopped, Error],
             // A pause that fails leaves the sandbox running.
             Pausing => &[Paused, Running, Missing, Stopping, Stopped, Error],
-            Paused => &[Resuming, Snapshotting, Stopping, Stopped, Error],
+            Paused => &[Resuming, Running, Snapshotting, Stopping, Stopped, Error],
             Resuming => &[Running, Paused, Missing, Stopping, Stopped, Error],
             Snapshotting => &[Running, Paused, Missing, Stopping, Stopped, Error],
             Missing => &[Running, Paused, Stopping, Stopped, Error],

@@ -64,11 +64,21 @@ pub enum VmmError {
         /// The refusal.
         source: QmpError,
     },
-    /// The machine's memory is a private mapping, so no file has it.
-    #[error("the machine of {process} runs on a private copy of its snapshot's memory and cannot be saved")]
-    PrivateMemory {
+    /// The machine's processors run, so it cannot be saved.
+    #[error("the machine of {process} runs and cannot be saved")]
+    NotPaused {
         /// The machine.
         process: ProcessIdentity,
+    },
+    /// A booted machine's memory is in the file that it booted on, and in no other.
+    #[error("the memory of {process} is in {found}, not in {wanted}", found = .found.display(), wanted = .wanted.display())]
+    OtherMemory {
+        /// The machine.
+        process: ProcessIdentity,
+        /// Its memory's file.
+        found: PathBuf,
+        /// The file that was named.
+        wanted: PathBuf,
     },
     /// The recorded process is gone, or its pid is another process by now.
     #[error("{process} is gone")]

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   boot ----.                 .---- pause ---->.
-//!   restore --+--> running ---+                  +--> paused --- save_state --> paused
+//!   restore --+--> running ---+                  +--> paused --- save --> paused
 //!   adopt ---'        |        `<--- resume ----'        |
 //!                     `---------- kill / exit -----------'--> gone
 //! ```
@@ -20,6 +20,7 @@
 pub mod compatibility;
 pub mod error;
 pub mod machine;
+mod pages;
 pub mod probe;
 pub mod process;
 pub mod qemu;
@@ -29,6 +30,6 @@ mod tsc;
 
 pub use compatibility::{Accelerator, Compatibility, Mismatch};
 pub use error::VmmError;
-pub use machine::{BootSource, Machine, MachineSpec, SnapshotFiles, Vmm};
+pub use machine::{BootSource, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
 pub use process::ProcessIdentity;
 pub use qemu::QemuVmm;

@@ -39,10 +39,20 @@ pub struct BootSource {
 /// The VMM's part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotFiles {
-    /// The device state that [`Machine::save_state`] wrote.
+    /// The state of its processors and devices.
     pub state: PathBuf,
-    /// The memory image. Mapped privately: any number of machines may run from it at once, and it must not change while they do.
+    /// The memory image. Mapped privately: any number of machines may run from it at once, and it must not change while they do. A
+    /// machine that is to be saved later needs it under this name until then.
     pub memory: PathBuf,
+}
+
+/// What saving a machine wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// Bytes of the pages that the guest changed since the machine was restored. Of a booted machine 0: its memory is in its file.
+    pub changed_bytes: u64,
+    /// How much of that is zero.
+    pub zeroed_bytes: u64,
 }
 
 /// A virtual machine monitor of this host.
@@ -82,11 +92,18 @@ pub trait Machine: Send + Sync {
     /// Lets the guest's processors run. Does nothing if they do.
     async fn resume(&self) -> Result<(), VmmError>;
 
-    /// Writes the device state of a paused machine to `state_file`, which must not exist; it is complete and durable when this
-    /// returns. The memory is not written: it is in the file that the machine booted on, which with this one and a clone of the disk
-    /// makes the snapshot. The machine stays paused. Refused with [`VmmError::PrivateMemory`] for a machine that runs on a private
-    /// mapping of a snapshot's memory, since no file has its memory.
-    async fn save_state(&self, state_file: &Path) -> Result<(), VmmError>;
+    /// Saves a paused machine, which stays paused, goes on undisturbed when it is resumed, and can be saved again.
+    ///
+    /// The state file must not exist. The memory file must hold what the machine was restored from (a clone of that image), and the
+    /// pages that changed since are written into it; a booted machine's is the very file that it booted on. Together with a clone of
+    /// the disk, made before the machine goes on, they are a snapshot. Neither file is synced: that is left to who keeps them.
+    async fn save(&self, into: &SnapshotFiles) -> Result<Saved, VmmError>;
+
+    /// How many bytes of memory [`Machine::save`] would write, were it called now.
+    async fn changed_memory(&self) -> Result<u64, VmmError>;
+
+    /// The image that the machine's memory began as: what a [`Machine::save`] needs a clone of.
+    fn memory_image(&self) -> &Path;
 
     /// Completes when the process is gone. Any number may wait, and waiting may be given up at any time.
     async fn exited(&self);

@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use guest::{Place, line, past, vmm, within};
 use sandbar_vmm::{
-    Machine, MachineSpec, QemuVmm, SnapshotFiles, Vmm, VmmError,
+    Machine, MachineSpec, QemuVmm, Saved, SnapshotFiles, Vmm, VmmError,
     probe::{KvmProbe, KvmVerdict},
     process::{self, machines_under},
 };
@@ -21,16 +21,37 @@ async fn boot(vmm: &QemuVmm, place: &mut Place, name: &str) -> (MachineSpec, Box
 
 /// Boots, saves and freezes a machine. Returns the snapshot and the last line that the guest wrote before.
 async fn snapshot(vmm: &QemuVmm, place: &mut Place) -> (SnapshotFiles, guest::Line) {
-    let (_, machine) = boot(vmm, place, "origin").await;
+    let spec = place.spec("origin");
+    snapshot_of(vmm, place, &spec).await
+}
+
+async fn snapshot_of(vmm: &QemuVmm, place: &Place, spec: &MachineSpec) -> (SnapshotFiles, guest::Line) {
+    let source = place.source("snapshot.memory");
+    let machine = vmm.boot(spec, &source).await.unwrap();
     past(&*machine, 3).await;
     machine.pause().await.unwrap();
-    let state = place.path("snapshot.state");
-    machine.save_state(&state).await.unwrap();
-    let memory = place.path("snapshot.memory");
-    fs::copy(place.path("origin.memory"), &memory).unwrap();
+    let files = SnapshotFiles { state: place.path("snapshot.state"), memory: source.memory };
+    let saved = machine.save(&files).await.unwrap();
+    assert_eq!(
+        saved,
+        Saved { changed_bytes: 0, zeroed_bytes: 0 },
+        "a booted machine's memory is in its file"
+    );
     let last = line(&*machine).unwrap();
     machine.kill().await.unwrap();
-    (SnapshotFiles { state, memory }, last)
+    (files, last)
+}
+
+/// Pauses a restored machine and saves it into `name.state` and `name.memory`.
+async fn save(place: &Place, machine: &dyn Machine, name: &str) -> (SnapshotFiles, Saved, guest::Line) {
+    machine.pause().await.unwrap();
+    let files = SnapshotFiles {
+        state: place.path(&format!("{name}.state")),
+        memory: place.path(&format!("{name}.memory")),
+    };
+    fs::copy(machine.memory_image(), &files.memory).unwrap();
+    let saved = machine.save(&files).await.unwrap();
+    (files, saved, line(machine).unwrap())
 }
 
 #[tokio::test]
@@ -61,23 +82,76 @@ async fn a_machine_runs_pauses_and_runs_on() {
 #[tokio::test]
 async fn a_machine_can_be_saved_again_and_again_and_goes_on() {
     let (vmm, mut place) = (vmm().await, Place::new());
-    let (_, machine) = boot(&vmm, &mut place, "one").await;
-    let first = past(&*machine, 1).await;
+    let (files, first) = snapshot(&vmm, &mut place).await;
+    let spec = place.spec("one");
+    let machine = vmm.restore(&spec, &files).await.unwrap();
+    past(&*machine, first.counter).await;
+    assert!(
+        matches!(machine.save(&files).await, Err(VmmError::NotPaused { .. })),
+        "a running guest would change under the copy"
+    );
     for round in 0..5 {
-        machine.pause().await.unwrap();
-        let state = place.path(&format!("state.{round}"));
-        machine.save_state(&state).await.unwrap();
-        let size = fs::metadata(&state).unwrap().len();
-        assert!(size > 10_000 && size < 1 << 20, "{size} bytes: the memory has no place in the state");
-        assert!(
-            matches!(machine.save_state(&state).await, Err(VmmError::File { .. })),
-            "a state was overwritten"
-        );
-        let stopped = line(&*machine).unwrap();
+        let (saved, _, stopped) = save(&place, &*machine, &format!("round-{round}")).await;
+        let size = fs::metadata(&saved.state).unwrap().len();
+        assert!(size > 1_000 && size < 1 << 20, "{size} bytes: the memory has no place in the state");
+        assert!(matches!(machine.save(&saved).await, Err(VmmError::File { .. })), "a state was overwritten");
         machine.resume().await.unwrap();
         assert_eq!(past(&*machine, stopped.counter).await.nonce, first.nonce);
+        // A snapshot of a machine that goes on is one like any other.
+        let clone = place.spec(&format!("clone-{round}"));
+        let clone = vmm.restore(&clone, &saved).await.unwrap();
+        assert_eq!(past(&*clone, stopped.counter).await.nonce, first.nonce);
+        clone.kill().await.unwrap();
     }
     machine.kill().await.unwrap();
+}
+
+/// The guest itself checks with every line that its pages, written ones and zeroed ones, are as it left them.
+#[tokio::test]
+async fn a_long_chain_of_saves_and_restores_keeps_every_page() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (mut files, mut last) = snapshot(&vmm, &mut place).await;
+    for cycle in 0..30 {
+        let spec = place.spec(&format!("cycle-{cycle}"));
+        let machine = vmm.restore(&spec, &files).await.unwrap();
+        let resumed = past(&*machine, last.counter + 8).await;
+        assert_eq!(resumed.nonce, last.nonce, "a reboot passed for a restore");
+        assert!(machine.changed_memory().await.unwrap() > 0);
+        let (next, saved, stopped) = save(&place, &*machine, &format!("cycle-{cycle}")).await;
+        assert!((1..1 << 20).contains(&saved.changed_bytes), "{saved:?}: only what changed is written");
+        assert!(saved.zeroed_bytes > 0, "{saved:?}");
+        machine.kill().await.unwrap();
+        for old in [&files.state, &files.memory] {
+            fs::remove_file(old).unwrap();
+        }
+        (files, last) = (next, stopped);
+    }
+    assert!(last.counter > 30 * 8);
+}
+
+/// The file holds the guest's memory from end to end; the guest sees the part above 3 GB from 4 GB on.
+#[tokio::test]
+async fn memory_above_three_gigabytes_and_a_second_processor_are_saved_too() {
+    use std::os::unix::fs::FileExt;
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let large = |name: &str, place: &mut Place| MachineSpec { vcpus: 2, memory_mb: 3584, ..place.spec(name) };
+    let above = |memory: &Path| {
+        let mut word = [0; 4];
+        fs::File::open(memory).unwrap().read_exact_at(&mut word, 3 << 30).unwrap();
+        u32::from_le_bytes(word)
+    };
+    let spec = large("origin", &mut place);
+    let (mut files, mut last) = snapshot_of(&vmm, &place, &spec).await;
+    for cycle in 0..3 {
+        let spec = large(&format!("cycle-{cycle}"), &mut place);
+        let machine = vmm.restore(&spec, &files).await.unwrap();
+        assert_eq!(past(&*machine, last.counter + 3).await.nonce, last.nonce);
+        let (next, saved, stopped) = save(&place, &*machine, &format!("cycle-{cycle}")).await;
+        assert!(saved.changed_bytes < 1 << 20, "{saved:?}");
+        assert!(stopped.counter.abs_diff(above(&next.memory)) <= 1, "{stopped:?}: {}", above(&next.memory));
+        machine.kill().await.unwrap();
+        (files, last) = (next, stopped);
+    }
 }
 
 #[tokio::test]
@@ -97,13 +171,9 @@ async fn clones_go_on_where_the_snapshot_was_taken_and_leave_it_as_it_is() {
             assert!(resumed.counter - last.counter < 1_000, "{resumed:?} after {last:?}");
         }
         for machine in &machines {
-            machine.pause().await.unwrap();
-            let refused = machine.save_state(&place.path("never")).await;
-            assert!(matches!(refused, Err(VmmError::PrivateMemory { .. })));
             machine.kill().await.unwrap();
         }
     }
-    assert!(!place.path("never").exists());
     assert!(fs::read(&files.memory).unwrap() == frozen, "a clone wrote into the snapshot");
     assert_eq!(place.processes(), 0);
 }
@@ -133,7 +203,16 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
     }
     let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
     adopted.pause().await.unwrap();
-    adopted.save_state(&place.path("state")).await.unwrap();
+    let files = SnapshotFiles { state: place.path("state"), memory: place.path("one.memory") };
+    assert_eq!(adopted.memory_image(), files.memory);
+    adopted.save(&files).await.unwrap();
+    let elsewhere = SnapshotFiles { state: place.path("state-2"), memory: place.path("copy") };
+    fs::copy(&files.memory, &elsewhere.memory).unwrap();
+    assert!(
+        matches!(adopted.save(&elsewhere).await, Err(VmmError::OtherMemory { .. })),
+        "a booted machine's memory is in no other file"
+    );
+    assert!(!elsewhere.state.exists(), "half a snapshot is left");
     adopted.kill().await.unwrap();
     assert!(matches!(vmm.adopt(&spec.work_dir, process).await, Err(VmmError::Gone { .. })));
 }
@@ -173,9 +252,9 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     assert!(matches!(vmm.restore(&no_namespace, &files).await, Err(VmmError::File { action: "open", .. })));
 
     let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
-    fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..20_000]).unwrap();
+    fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..3_000]).unwrap();
     let log = complaint(vmm.restore(&good, &damaged).await);
-    assert!(log.contains("error while loading state"), "{log}");
+    assert!(log.contains("Unable to read"), "{log}");
     let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
     assert!(matches!(
         vmm.restore(&good, &missing).await,

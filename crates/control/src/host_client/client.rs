@@ -76,6 +76,10 @@ impl HostClient {
         self.id
     }
 
+    pub(super) const fn rpc(&self) -> &host::HostServiceClient<SharedHttp2Connection> {
+        &self.rpc
+    }
+
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -253,7 +257,7 @@ fn request(request: Request) -> host::ExecStreamRequest {
     host::ExecStreamRequest { request: Some(request), ..Default::default() }
 }
 
-fn within(limit: Duration) -> CallOptions {
+pub(super) fn within(limit: Duration) -> CallOptions {
     CallOptions::default().with_timeout(limit)
 }
 

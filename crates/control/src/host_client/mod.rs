@@ -6,6 +6,7 @@
 mod client;
 mod connect;
 mod error;
+mod life;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use sandbar_types::id::Host;
 
 pub use client::{ExecStreamReceiver, ExecStreamSender, HostClient, ReadFileStream, TemplateSize};
 pub use error::{HostError, Reason};
+pub(crate) use life::on_timeout_word;
 
 /// The clients of all hosts that were called so far. Cheap to clone.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! One round for one host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
@@ -8,12 +9,14 @@ use sandbar_proto::host::{self as proto, SandboxState};
 use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome;
 use sandbar_store::locks::Lock;
-use sandbar_store::sandboxes::{Activity, RunningOn, SandboxRow, Transition};
+use sandbar_store::sandbox_metrics::MetricPoint;
+use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_types::id::{Host, Sandbox};
 use sandbar_types::{Id, SandboxStatus};
 
 use super::judge::{Action, End, Machine, MachineState, Observation, OnHost, Policy, Row, judge};
 use crate::host_client::{HostClient, HostError};
+use crate::sandboxes::keep_last;
 use crate::{Control, OpContext, audit, reported};
 
 /// Machines of one host that are destroyed at the same time.
@@ -24,8 +27,10 @@ const AT_ONCE: usize = 4;
 pub struct ReconcileReport {
     /// Rows that ended.
     pub ended: usize,
-    /// Rows that are `running` again.
-    pub restored: usize,
+    /// Rows that became what their machines are.
+    pub settled: usize,
+    /// Templates whose files were deleted as was owed.
+    pub deleted: usize,
     /// Machines that no living row wanted.
     pub destroyed: usize,
     /// What was spared because it was too much at once; the next round looks again.
@@ -34,6 +39,8 @@ pub struct ReconcileReport {
     pub failed: usize,
     /// The rows whose machines were absent, for the next round to compare.
     pub(super) absent: BTreeSet<Id<Sandbox>>,
+    /// How long until a row is due that was left to whoever is at it.
+    pub(super) due_in: Option<Duration>,
 }
 
 /// Why a round could not be done. Nothing was changed then, nor lost.
@@ -90,10 +97,13 @@ impl Control {
 
         // Rows first. See the module above for why.
         let rows = self.store().sandboxes_living_on(id).await?;
-        let inventory = client
-            .list_sandboxes(self.config().call_deadline)
-            .await
-            .map_err(|source| ReconcileError::Host { id, source })?;
+        let inventory = match client.list_sandboxes(self.config().call_deadline).await {
+            Ok(inventory) => inventory,
+            Err(source) => {
+                self.lose_sight(&rows).await?;
+                return Err(ReconcileError::Host { id, source });
+            }
+        };
         let reported: BTreeMap<Id<Sandbox>, proto::Sandbox> = inventory
             .sandboxes
             .into_iter()
@@ -122,6 +132,10 @@ impl Control {
         let mut report = self.carry_out(&client, verdict.actions, &reported).await;
         report.spared = verdict.spared;
         report.absent = verdict.absent;
+        report.due_in = verdict.due_in;
+        let templates = self.reconcile_templates(&client).await?;
+        report.deleted = templates.deleted;
+        report.failed += templates.failed;
         if report.failed == 0 && report.spared == 0 {
             let generation = i64::try_from(inventory.inventory_generation).unwrap_or(i64::MAX);
             self.store().host_reconciled(id, generation).await?;
@@ -139,8 +153,9 @@ impl Control {
         let mut work = Vec::new();
         for action in actions {
             match action {
-                Action::NoteUse { id } => {
-                    activity.extend(reported.get(&id).map(|sandbox| noted(id, sandbox)));
+                Action::NoteUse { id, generation } => {
+                    let noted = |sandbox| reported::activity(id, Some(generation), sandbox);
+                    activity.extend(reported.get(&id).map(noted));
                 }
                 other => work.push(other),
             }
@@ -161,7 +176,7 @@ impl Control {
         while let Some(outcome) = done.next().await {
             match outcome {
                 Ok(Done::Ended) => report.ended += 1,
-                Ok(Done::Restored) => report.restored += 1,
+                Ok(Done::Settled) => report.settled += 1,
                 Ok(Done::Destroyed) => report.destroyed += 1,
                 Ok(Done::Overtaken) => {}
                 Err(error) => {
@@ -189,17 +204,19 @@ impl Control {
                 Ok(Done::Destroyed)
             }
             Action::End { id, generation, to, reason, machine } => {
+                let mut last = None;
                 if machine == OnHost::Perhaps {
+                    if reported.contains_key(&id) {
+                        last = self.last_metrics(client, id).await;
+                    }
                     client.destroy_sandbox(id, limit).await?;
                 }
-                Ok(self.end_row(id, generation, to, &reason).await?)
+                Ok(self.end_row(id, generation, to, &reason, last.as_deref()).await?)
             }
-            Action::Restore { id, generation } => {
-                let Some(on) = reported.get(&id).map(reported::running_on) else {
-                    return Ok(Done::Overtaken);
-                };
-                Ok(self.restore_row(id, generation, &on).await?)
-            }
+            Action::Settle { id, generation, was, to } => match reported.get(&id) {
+                Some(sandbox) => Ok(self.settle_row(client, (id, generation, was), to, sandbox).await?),
+                None => Ok(Done::Overtaken),
+            },
         }
     }
 
@@ -210,6 +227,7 @@ impl Control {
         generation: i64,
         to: End,
         reason: &str,
+        last: Option<&[MetricPoint]>,
     ) -> Result<Done, StoreError> {
         let (status, outcome) = match to {
             End::Stopped => (SandboxStatus::Stopped, Outcome::Info),
@@ -222,6 +240,7 @@ impl Control {
         let ctx = OpContext::system();
         let mut tx = self.store().begin().await?;
         let Some(row) = tx.sandbox_transition(&transition).await? else { return Ok(Done::Overtaken) };
+        keep_last(&mut tx, id, last).await?;
         if !reason.is_empty() {
             // Without a reason it was asked for, and the trail was told then.
             tx.audit(&audit::sandbox(&ctx, &row, "destroy", outcome)).await?;
@@ -229,35 +248,20 @@ impl Control {
         tx.commit().await?;
         Ok(Done::Ended)
     }
-
-    async fn restore_row(
-        &self,
-        id: Id<Sandbox>,
-        generation: i64,
-        on: &RunningOn,
-    ) -> Result<Done, StoreError> {
-        let transition = Transition::new(id, SandboxStatus::Running)
-            .only_from(&[SandboxStatus::Missing])
-            .at_generation(generation);
-        let mut tx = self.store().begin().await?;
-        let row = tx.sandbox_run(&transition, on).await?;
-        tx.commit().await?;
-        Ok(if row.is_some() { Done::Restored } else { Done::Overtaken })
-    }
 }
 
 /// What one action came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Done {
     Ended,
-    Restored,
+    Settled,
     Destroyed,
     /// The row changed meanwhile: somebody else is at it.
     Overtaken,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ActError {
+pub(super) enum ActError {
     #[error("the host failed")]
     Host(#[from] HostError),
     #[error("the database failed")]
@@ -271,13 +275,15 @@ impl From<&SandboxRow> for Row {
 }
 
 /// What the host says of a machine. None of a state that this version does not know: it is left alone.
-fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
+pub(super) fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
     let state = match sandbox.state.as_known()? {
         SandboxState::SANDBOX_STATE_UNSPECIFIED => return None,
         SandboxState::SANDBOX_STATE_STARTING => MachineState::Starting,
         SandboxState::SANDBOX_STATE_RUNNING => MachineState::Running,
         SandboxState::SANDBOX_STATE_STOPPING => MachineState::Stopping,
         SandboxState::SANDBOX_STATE_STOPPED => MachineState::Stopped,
+        SandboxState::SANDBOX_STATE_PAUSED => MachineState::Paused,
+        SandboxState::SANDBOX_STATE_PAUSING | SandboxState::SANDBOX_STATE_RESUMING => MachineState::Between,
     };
     Some(Machine {
         id: sandbox.id.parse().ok()?,
@@ -285,12 +291,4 @@ fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
         created_at: reported::time(sandbox.created_at_unix_ms).unwrap_or(DateTime::<Utc>::MAX_UTC),
         stop_reason: sandbox.stop_reason.clone(),
     })
-}
-
-fn noted(id: Id<Sandbox>, sandbox: &proto::Sandbox) -> Activity {
-    Activity {
-        id,
-        last_active_at: reported::time(sandbox.last_active_at_unix_ms),
-        expires_at: reported::time(sandbox.expires_at_unix_ms),
-    }
 }

@@ -1,20 +1,27 @@
 //! The verdict on one host: what is to be done so that rows and machines agree. Pure: no clock, no database, no host.
 //!
 //! ```text
-//!   row \ host    absent          starting   running     stopping   stopped
-//!   pending,      -- until the operation's deadline, since somebody is at it; then: destroy, error --
+//!   row \ host      absent          starting   running        pausing,    paused        stopping   stopped
+//!                                                             resuming
+//!   pending,        -- until the operation's deadline, since somebody is at it; then: destroy, error --
 //!   starting
-//!   running       stopped (1)     --         note use    --         destroy, stopped
-//!   missing       stopped (1)     --         running     --         destroy, stopped
-//!   stopping      -- until the operation's deadline; then: destroy, stopped --
-//!   paused and around it          not reported by hosts yet: left alone
-//!   ended         --              -- destroy, at once --
-//!   no row        --              -- destroy, past the grace (2) --
+//!   running         stopped (1)     --         note use       --          paused (4)    --         destroy, stopped
+//!   missing         stopped (1)     --         running        --          paused (4)    --         destroy, stopped
+//!   paused          stopped (1, 3)  --         running (4)    --          --            --         destroy, stopped
+//!   pausing         stopped (1, 5)  --         running (5)    --          paused        --         destroy, stopped (5)
+//!   resuming        stopped (1, 5)  --         running        --          paused (5)    --         destroy, stopped (5)
+//!   snapshotting    stopped (1, 5)  --         running (5)    --          paused (5)    --         destroy, stopped (5)
+//!   stopping        -- until the operation's deadline; then: destroy, stopped --
+//!   ended           --              -- destroy, at once --
+//!   no row          --              -- destroy, past the grace (2) --
 //! ```
 //!
 //! 1. At most `mass_limit` of one host's sandboxes are given up in one round. When more are absent, only those go that were absent
 //!    in the listing before as well: a host whose journal came up late, or empty by mistake, costs nothing at once.
 //! 2. At most `mass_limit` in one round: a database restored from a backup must not destroy a fleet in a minute.
+//! 3. Only when it was absent in the listing before as well: nobody waits for a paused sandbox, and there is no second one.
+//! 4. The host did so by itself (a sandbox that was idle), or later than it was waited for.
+//! 5. Past the operation's deadline, or when nobody is at it any more ([`released`]): before, the request may be on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,7 +31,7 @@ use sandbar_types::id::Sandbox;
 use sandbar_types::{Id, SandboxStatus};
 
 use SandboxStatus::{
-    Error, Missing, Paused, Pausing, Pending, Resuming, Running, Snapshotting, Starting, Stopped, Stopping,
+    Error, Paused, Pausing, Pending, Resuming, Running, Snapshotting, Starting, Stopped, Stopping,
 };
 
 /// A living row of the host, as it was before the host was asked.
@@ -51,6 +58,9 @@ pub(super) struct Machine {
 pub(super) enum MachineState {
     Starting,
     Running,
+    /// Pausing or resuming: it will be one of the two.
+    Between,
+    Paused,
     Stopping,
     /// It ended by itself.
     Stopped,
@@ -82,10 +92,10 @@ pub(super) struct Policy {
 pub(super) enum Action {
     /// Destroy the machine, if there is one, and then end the row.
     End { id: Id<Sandbox>, generation: i64, to: End, reason: String, machine: OnHost },
-    /// The row is `running` again.
-    Restore { id: Id<Sandbox>, generation: i64 },
+    /// The row, which was this, becomes what the machine is.
+    Settle { id: Id<Sandbox>, generation: i64, was: SandboxStatus, to: Rest },
     /// The machine is in use: keep its row's times right.
-    NoteUse { id: Id<Sandbox> },
+    NoteUse { id: Id<Sandbox>, generation: i64 },
     /// Destroy a machine that no living row wants.
     Destroy { id: Id<Sandbox> },
 }
@@ -95,6 +105,13 @@ pub(super) enum Action {
 pub(super) enum End {
     Stopped,
     Error,
+}
+
+/// A state in which a sandbox stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    Running,
+    Paused,
 }
 
 /// Whether the host may have something of the sandbox.
@@ -114,6 +131,8 @@ pub(super) struct Verdict {
     pub(super) absent: BTreeSet<Id<Sandbox>>,
     /// How many rows and machines were spared because they were too many at once.
     pub(super) spared: usize,
+    /// How long until the first of the rows is due that were left to whoever is at them.
+    pub(super) due_in: Option<Duration>,
 }
 
 /// See the module.
@@ -124,18 +143,24 @@ pub(super) fn judge(seen: &Observation, now: DateTime<Utc>, policy: &Policy) -> 
     let mut given_up = Vec::new();
     for row in &seen.rows {
         let machine = machines.get(&row.id).copied();
-        match judge_row(row, machine, now, policy) {
-            RowVerdict::LeaveAlone => {}
+        let left = remaining(row.since, now, policy.operation_deadline);
+        match judge_row(row, machine, left.is_none()) {
+            RowVerdict::LeaveAlone => {
+                if let Some(left) = left.filter(|_| row.status.is_transitional()) {
+                    verdict.due_in = Some(verdict.due_in.map_or(left, |due| due.min(left)));
+                }
+            }
             RowVerdict::Do(action) => verdict.actions.push(action),
             RowVerdict::GiveUp(action) => {
                 verdict.absent.insert(row.id);
-                given_up.push((row.id, action));
+                given_up.push((row, action));
             }
         }
     }
     let too_many = given_up.len() > policy.mass_limit;
-    for (id, action) in given_up {
-        if too_many && !seen.absent_before.contains(&id) {
+    for (row, action) in given_up {
+        let wants_confirmation = too_many || row.status == Paused;
+        if wants_confirmation && !seen.absent_before.contains(&row.id) {
             verdict.spared += 1;
         } else {
             verdict.actions.push(action);
@@ -145,6 +170,15 @@ pub(super) fn judge(seen: &Observation, now: DateTime<Utc>, policy: &Policy) -> 
     verdict
 }
 
+/// The verdict on a row in the middle of a pause, a resume or a snapshot that nobody is at any more. Only what the host's own word settles:
+/// what it does not have is left to the whole round.
+pub(super) fn released(row: &Row, machine: &Machine) -> Option<Action> {
+    match judge_row(row, Some(machine), true) {
+        RowVerdict::Do(action) if matches!(row.status, Pausing | Resuming | Snapshotting) => Some(action),
+        _ => None,
+    }
+}
+
 enum RowVerdict {
     LeaveAlone,
     Do(Action),
@@ -152,33 +186,39 @@ enum RowVerdict {
     GiveUp(Action),
 }
 
-fn judge_row(row: &Row, machine: Option<&Machine>, now: DateTime<Utc>, policy: &Policy) -> RowVerdict {
+fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict {
+    use MachineState as Is;
     use RowVerdict::{Do, GiveUp, LeaveAlone};
-    let Row { id, status, generation, since } = row;
-    let (id, generation) = (*id, *generation);
-    let overdue = older(*since, now, policy.operation_deadline);
+    let Row { id, status: was, generation, since: _ } = row;
+    let (id, was, generation) = (*id, *was, *generation);
     let end =
         |to, reason: &str, machine| Action::End { id, generation, to, reason: reason.to_owned(), machine };
-    match (status, machine.map(|machine| machine.state)) {
+    let settle = |to| Do(Action::Settle { id, generation, was, to });
+    match (was, machine.map(|machine| machine.state)) {
+        // Not among the living rows that are read.
+        (Stopped | Error, _) => LeaveAlone,
+
         (Pending | Starting, _) if overdue => Do(end(End::Error, "it was not made in time", OnHost::Perhaps)),
         (Stopping, _) if overdue => Do(end(End::Stopped, "", OnHost::Perhaps)),
         (Pending | Starting | Stopping, _) => LeaveAlone,
 
-        (Running | Missing, None) => {
-            GiveUp(end(End::Stopped, "its virtual machine is gone from its host", OnHost::Nothing))
-        }
-        (Running | Missing, Some(MachineState::Stopped)) => {
+        // Where it was to go: whoever is at it finds it done.
+        (Pausing, Some(Is::Paused)) => settle(Rest::Paused),
+        (Resuming, Some(Is::Running)) => settle(Rest::Running),
+        (Pausing | Resuming | Snapshotting, _) if !overdue => LeaveAlone,
+
+        (Running, Some(Is::Running)) => Do(Action::NoteUse { id, generation }),
+        (Paused, Some(Is::Paused)) => LeaveAlone,
+        (_, Some(Is::Running)) => settle(Rest::Running),
+        (_, Some(Is::Paused)) => settle(Rest::Paused),
+        (_, Some(Is::Starting | Is::Between | Is::Stopping)) => LeaveAlone,
+
+        (_, None) => GiveUp(end(End::Stopped, "its host does not have it any more", OnHost::Nothing)),
+        (_, Some(Is::Stopped)) => {
             let reason = machine.map_or("", |machine| machine.stop_reason.as_str());
             let reason = if reason.is_empty() { "its virtual machine ended by itself" } else { reason };
             Do(end(End::Stopped, reason, OnHost::Perhaps))
         }
-        (Running, Some(MachineState::Running)) => Do(Action::NoteUse { id }),
-        (Missing, Some(MachineState::Running)) => Do(Action::Restore { id, generation }),
-        (Running | Missing, Some(MachineState::Starting | MachineState::Stopping)) => LeaveAlone,
-
-        (Paused | Pausing | Resuming | Snapshotting, _) => LeaveAlone,
-        // Not among the living rows that are read.
-        (Stopped | Error, _) => LeaveAlone,
     }
 }
 
@@ -205,7 +245,13 @@ fn judge_orphans(seen: &Observation, now: DateTime<Utc>, policy: &Policy, verdic
 }
 
 fn older(since: DateTime<Utc>, now: DateTime<Utc>, age: Duration) -> bool {
-    (now - since).to_std().is_ok_and(|passed| passed >= age)
+    remaining(since, now, age).is_none()
+}
+
+/// How long until something is of this age; none when it is.
+fn remaining(since: DateTime<Utc>, now: DateTime<Utc>, age: Duration) -> Option<Duration> {
+    let passed = (now - since).to_std().unwrap_or_default();
+    age.checked_sub(passed).filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]

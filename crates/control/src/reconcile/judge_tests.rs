@@ -1,6 +1,7 @@
 //! The table of [`super`], row by row, and properties over random observations.
 
 use super::*;
+use SandboxStatus::Missing;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -40,8 +41,14 @@ fn one(row: Row, machine: Option<Machine>) -> Vec<Action> {
     judge(&seen, now(), &policy()).actions
 }
 
-const STATES: [MachineState; 4] =
-    [MachineState::Starting, MachineState::Running, MachineState::Stopping, MachineState::Stopped];
+const STATES: [MachineState; 6] = [
+    MachineState::Starting,
+    MachineState::Running,
+    MachineState::Between,
+    MachineState::Paused,
+    MachineState::Stopping,
+    MachineState::Stopped,
+];
 
 fn every_report() -> impl Iterator<Item = Option<Machine>> {
     std::iter::once(None).chain(STATES.into_iter().map(|state| Some(machine(1, state, 100))))
@@ -74,9 +81,9 @@ fn overdue_work_is_ended_on_both_sides() {
 fn a_running_row_follows_its_machine() {
     assert_eq!(
         one(row(1, Running, 5), Some(machine(1, MachineState::Running, 5))),
-        [Action::NoteUse { id: id(1) }]
+        [Action::NoteUse { id: id(1), generation: 7 }]
     );
-    for state in [MachineState::Starting, MachineState::Stopping] {
+    for state in [MachineState::Starting, MachineState::Between, MachineState::Stopping] {
         assert_eq!(one(row(1, Running, 5), Some(machine(1, state, 5))), []);
     }
     assert!(matches!(
@@ -94,18 +101,85 @@ fn a_running_row_follows_its_machine() {
 fn a_missing_row_comes_back_or_ends_as_its_host_says() {
     assert_eq!(
         one(row(1, Missing, 500), Some(machine(1, MachineState::Running, 900))),
-        [Action::Restore { id: id(1), generation: 7 }]
+        [settled(Missing, Rest::Running)]
+    );
+    assert_eq!(
+        one(row(1, Missing, 500), Some(machine(1, MachineState::Paused, 900))),
+        [settled(Missing, Rest::Paused)]
     );
     assert!(matches!(one(row(1, Missing, 500), None).as_slice(), [Action::End { to: End::Stopped, .. }]));
 }
 
+fn settled(was: SandboxStatus, to: Rest) -> Action {
+    Action::Settle { id: id(1), generation: 7, was, to }
+}
+
 #[test]
-fn what_hosts_do_not_report_yet_is_left_alone() {
-    for status in [Paused, Pausing, Resuming, Snapshotting] {
-        for report in every_report() {
-            assert_eq!(one(row(1, status, 1_000_000), report), [], "{status}");
+fn what_the_host_did_by_itself_or_late_is_followed_at_once() {
+    let of = |status, state| one(row(1, status, 0), Some(machine(1, state, 100)));
+    assert_eq!(of(Running, MachineState::Paused), [settled(Running, Rest::Paused)]);
+    assert_eq!(of(Paused, MachineState::Running), [settled(Paused, Rest::Running)]);
+    assert_eq!(of(Paused, MachineState::Paused), []);
+    assert_eq!(of(Paused, MachineState::Between), []);
+}
+
+#[test]
+fn a_change_that_is_done_is_seen_at_once_and_one_that_is_not_only_past_its_deadline() {
+    use MachineState::{Between, Paused as IsPaused, Running as IsRunning};
+    for (was, state, at_once, overdue) in [
+        (Pausing, IsPaused, Some(Rest::Paused), Some(Rest::Paused)),
+        (Pausing, IsRunning, None, Some(Rest::Running)),
+        (Resuming, IsRunning, Some(Rest::Running), Some(Rest::Running)),
+        (Resuming, IsPaused, None, Some(Rest::Paused)),
+        (Snapshotting, IsRunning, None, Some(Rest::Running)),
+        (Snapshotting, IsPaused, None, Some(Rest::Paused)),
+        (Pausing, Between, None, None),
+        (Resuming, Between, None, None),
+    ] {
+        for (age, expected) in [(59, at_once), (60, overdue)] {
+            let actions = one(row(1, was, age), Some(machine(1, state, 100)));
+            let expected: Vec<Action> = expected.map(|to| settled(was, to)).into_iter().collect();
+            assert_eq!(actions, expected, "{was} {state:?} {age}");
+        }
+        let now = released(&row(1, was, 0), &machine(1, state, 100));
+        assert_eq!(now, overdue.map(|to| settled(was, to)), "{was} {state:?}, nobody is at it");
+    }
+}
+
+#[test]
+fn a_change_whose_machine_is_gone_ends_past_its_deadline() {
+    for was in [Pausing, Resuming, Snapshotting] {
+        for report in [None, Some(machine(1, MachineState::Stopped, 100))] {
+            assert_eq!(one(row(1, was, 59), report.clone()), [], "{was}");
+            let actions = one(row(1, was, 60), report.clone());
+            assert!(
+                matches!(actions.as_slice(), [Action::End { to: End::Stopped, .. }]),
+                "{was} {actions:?}"
+            );
         }
     }
+}
+
+#[test]
+fn a_paused_sandbox_is_given_up_only_at_the_second_telling() {
+    let rows = vec![row(1, Paused, 1_000_000)];
+    let first = judge(&Observation { rows: rows.clone(), ..Observation::default() }, now(), &policy());
+    assert_eq!((first.actions.len(), first.spared), (0, 1));
+    let second = Observation { rows, absent_before: first.absent, ..Observation::default() };
+    let second = judge(&second, now(), &policy());
+    assert!(matches!(
+        second.actions.as_slice(),
+        [Action::End { to: End::Stopped, machine: OnHost::Nothing, .. }]
+    ));
+}
+
+#[test]
+fn the_next_look_is_when_the_first_row_is_due() {
+    let rows = vec![row(1, Pausing, 20), row(2, Starting, 50), row(3, Running, 59), row(4, Stopping, 70)];
+    let machines = vec![machine(1, MachineState::Running, 100), machine(3, MachineState::Running, 100)];
+    let verdict = judge(&Observation { rows, machines, ..Observation::default() }, now(), &policy());
+    assert_eq!(verdict.due_in, Some(Duration::from_secs(10)));
+    assert_eq!(judge(&Observation::default(), now(), &policy()).due_in, None);
 }
 
 #[test]
@@ -154,7 +228,7 @@ fn any_status() -> impl Strategy<Value = SandboxStatus> {
 fn any_observation() -> impl Strategy<Value = Observation> {
     let living = any_status().prop_filter("living", |status| !status.is_end());
     let rows = proptest::collection::btree_map(0u128..30, (living, 0i64..200), 0..15);
-    let machines = proptest::collection::btree_map(0u128..30, (0usize..4, -100i64..200), 0..15);
+    let machines = proptest::collection::btree_map(0u128..30, (0usize..STATES.len(), -100i64..200), 0..15);
     let others = proptest::collection::btree_map(0u128..30, any_status(), 0..15);
     let absent = proptest::collection::btree_set(0u128..30, 0..15);
     (rows, machines, others, absent).prop_map(|(rows, machines, others, absent)| Observation {
@@ -172,8 +246,8 @@ fn any_observation() -> impl Strategy<Value = Observation> {
 fn subject(action: &Action) -> Id<Sandbox> {
     match action {
         Action::End { id, .. }
-        | Action::Restore { id, .. }
-        | Action::NoteUse { id }
+        | Action::Settle { id, .. }
+        | Action::NoteUse { id, .. }
         | Action::Destroy { id } => *id,
     }
 }
@@ -199,7 +273,8 @@ proptest! {
         for action in &verdict.actions {
             let id = subject(action);
             let row = seen.rows.iter().find(|row| row.id == id);
-            let runs = seen.machines.iter().any(|m| m.id == id && m.state == MachineState::Running);
+            let is = |state| seen.machines.iter().any(|m| m.id == id && m.state == state);
+            let (runs, rests) = (is(MachineState::Running), is(MachineState::Paused));
             match action {
                 Action::Destroy { .. } => {
                     prop_assert!(row.is_none());
@@ -207,19 +282,27 @@ proptest! {
                 }
                 Action::End { .. } => {
                     let status = row.unwrap().status;
-                    prop_assert!(!(runs && matches!(status, Running | Missing | Paused)), "{:?}", status);
+                    let wanted = !matches!(status, Pending | Starting | Stopping);
+                    prop_assert!(!((runs || rests) && wanted), "{:?}", status);
                 }
-                Action::Restore { .. } | Action::NoteUse { .. } => prop_assert!(runs),
+                Action::Settle { to: Rest::Running, .. } | Action::NoteUse { .. } => prop_assert!(runs),
+                Action::Settle { to: Rest::Paused, .. } => prop_assert!(rests),
             }
         }
     }
 
     #[test]
-    fn every_end_is_one_that_the_transition_table_allows(seen in any_observation()) {
+    fn every_change_is_one_that_the_transition_table_allows(seen in any_observation()) {
         for action in judge(&seen, now(), &policy()).actions {
-            let Action::End { id, to, .. } = action else { continue };
+            let target = match action {
+                Action::End { to: End::Stopped, .. } => Stopped,
+                Action::End { to: End::Error, .. } => Error,
+                Action::Settle { to: Rest::Running, .. } => Running,
+                Action::Settle { to: Rest::Paused, .. } => Paused,
+                Action::NoteUse { .. } | Action::Destroy { .. } => continue,
+            };
+            let id = subject(&action);
             let status = seen.rows.iter().find(|row| row.id == id).unwrap().status;
-            let target = match to { End::Stopped => Stopped, End::Error => Error };
             prop_assert!(status.targets().contains(&target), "{status} -> {target}");
         }
     }
@@ -251,9 +334,10 @@ proptest! {
                     after.other_rows.insert(id, match to { End::Stopped => Stopped, End::Error => Error });
                 }
                 Action::Destroy { .. } => after.machines.retain(|machine| machine.id != id),
-                Action::Restore { .. } => {
-                    for row in &mut after.rows {
-                        if row.id == id { row.status = Running; }
+                Action::Settle { to, .. } => {
+                    let status = match to { Rest::Running => Running, Rest::Paused => Paused };
+                    for row in after.rows.iter_mut().filter(|row| row.id == id) {
+                        row.status = status;
                     }
                 }
                 Action::NoteUse { .. } => {}

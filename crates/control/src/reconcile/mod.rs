@@ -3,6 +3,8 @@
 //!
 //! - [`judge`]: the verdict, pure. All rules are there.
 //! - `host`: one round for one host: rows first, then the inventory, then the verdict is carried out.
+//! - `settle`: how a row becomes what its machine is, and who is told.
+//! - `templates`: what hosts owe of the templates that are no more.
 //! - `monitor`: when rounds run (by signal and by timer), hosts that fell silent, rows that no host has.
 //!
 //! The order matters: rows are read before the host is asked. A sandbox that is created in between is in the inventory and not in
@@ -12,6 +14,8 @@
 mod host;
 mod judge;
 mod monitor;
+mod settle;
+mod templates;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

@@ -55,6 +55,7 @@ impl Control {
                     }
                 }
                 Some(ended) = rounds.running.join_next_with_id() => rounds.end(self, ended),
+                Some(Ok(host)) = rounds.due.join_next() => rounds.begin(self, host),
             }
         }
         while rounds.running.join_next().await.is_some() {}
@@ -83,7 +84,7 @@ impl Control {
                 SandboxStatus::Stopping => (End::Stopped, ""),
                 _ => (End::Error, "it was not placed in time"),
             };
-            self.end_row(row.id, row.generation, to, reason).await?;
+            self.end_row(row.id, row.generation, to, reason, None).await?;
         }
         let forgotten = self.store().idempotency_prune(now - KEY_LIFE).await?;
         tracing::debug!(forgotten, "monitor's round done");
@@ -114,6 +115,8 @@ struct Rounds {
     hosts: HashMap<task::Id, Id<Host>>,
     /// Asked for while one ran: what that one saw may be old.
     again: BTreeSet<Id<Host>>,
+    /// Hosts with a row that is due before the timer looks.
+    due: JoinSet<Id<Host>>,
     last: BTreeMap<Id<Host>, ReconcileReport>,
     permits: Arc<Semaphore>,
 }
@@ -127,6 +130,7 @@ impl Rounds {
             running: JoinSet::new(),
             hosts: HashMap::new(),
             again: BTreeSet::new(),
+            due: JoinSet::new(),
             last: BTreeMap::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
         }
@@ -152,6 +156,14 @@ impl Rounds {
         let Some(host) = self.hosts.remove(&task) else { return };
         match ended {
             Ok((_, Ok(report))) => {
+                if let Some(due_in) =
+                    report.due_in.filter(|due_in| *due_in < control.config().monitor.interval)
+                {
+                    self.due.spawn(async move {
+                        tokio::time::sleep(due_in).await;
+                        host
+                    });
+                }
                 self.last.insert(host, report);
             }
             Ok((_, Err(error @ (ReconcileError::Busy { .. } | ReconcileError::NotRegistered { .. })))) => {

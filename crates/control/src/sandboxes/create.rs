@@ -19,14 +19,14 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use super::error::CallSite;
 use super::validate::{self, Checked, InvalidSandbox};
-use super::{IdempotencyKey, NewSandbox, NoHostReason, OnTimeout, Sandbox, SandboxError};
-use crate::host_client::{HostClient, HostError, Reason};
+use super::{IdempotencyKey, NewSandbox, NoHostReason, Sandbox, SandboxError};
+use crate::host_client::{HostClient, HostError, Reason, on_timeout_word};
 use crate::scheduler::{Need, least_loaded};
 use crate::{Control, OpContext, audit, reported};
 
@@ -55,6 +55,9 @@ impl Control {
         let template = self.store().template_by_name(team, &checked.template).await?;
         let template =
             template.ok_or_else(|| SandboxError::TemplateNotFound { name: checked.template.to_string() })?;
+        if template.kind == TemplateKind::Base {
+            return Err(InvalidSandbox::NoMemory { name: template.name }.into());
+        }
         if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }
@@ -153,12 +156,10 @@ impl Control {
             memory_mb: template.memory_mb,
             disk_mb: template.disk_mb,
             timeout_sec: checked.timeout_sec,
-            on_timeout: match checked.on_timeout {
-                OnTimeout::Kill => "kill",
-                OnTimeout::Pause => "pause",
-            },
+            on_timeout: checked.on_timeout,
             metadata,
             created_by: &audit::created_by(ctx),
+            parent_id: None,
         })
         .await?;
         if let Some((IdempotencyKey(key), hash)) = key
@@ -203,6 +204,7 @@ impl Control {
             env: request.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             timeout_sec: row.timeout_sec,
             hostname: row.id.to_string(),
+            on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
             ..Default::default()
         };
         let answer = client.create_sandbox(call, self.config().create_deadline).await?;
@@ -210,7 +212,7 @@ impl Control {
     }
 
     /// Step 3. None when the row is no longer ours to run: it was stopped meanwhile, or given up.
-    async fn mark_running(
+    pub(super) async fn mark_running(
         &self,
         ctx: &OpContext,
         id: Id<id::Sandbox>,
@@ -227,7 +229,13 @@ impl Control {
 
     /// Takes back steps 1 and 2. What cannot be taken back now, the reconciler takes back later: the row of an ended sandbox tells
     /// it to destroy the machine, and a row that stays in `starting` is past its deadline soon.
-    async fn undo_create(&self, ctx: &OpContext, client: &HostClient, id: Id<id::Sandbox>, why: &str) {
+    pub(super) async fn undo_create(
+        &self,
+        ctx: &OpContext,
+        client: &HostClient,
+        id: Id<id::Sandbox>,
+        why: &str,
+    ) {
         self.destroy_leftover(client, id).await;
         let transition = Transition::new(id, SandboxStatus::Error)
             .only_from(&[SandboxStatus::Starting, SandboxStatus::Missing])
@@ -245,7 +253,7 @@ impl Control {
     }
 
     /// Destroys a machine that no row wants. A host that does not answer is asked again by the reconciler.
-    async fn destroy_leftover(&self, client: &HostClient, id: Id<id::Sandbox>) {
+    pub(super) async fn destroy_leftover(&self, client: &HostClient, id: Id<id::Sandbox>) {
         if let Err(error) = client.destroy_sandbox(id, self.config().call_deadline).await {
             tracing::warn!(%id, host = %client.id(), error = &error as &dyn std::error::Error,
                 "cannot destroy what is left of a create; the reconciler will");
@@ -292,14 +300,14 @@ struct Request {
 
 /// What a key that was used before means for a request.
 #[derive(Debug, PartialEq, Eq)]
-enum KeyUse {
+pub(super) enum KeyUse {
     /// The first request made this sandbox.
     Answered(Id<id::Sandbox>),
     /// The first request failed: this one may try.
     Failed,
 }
 
-fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, SandboxError> {
+pub(super) fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, SandboxError> {
     if known.request_hash != request_hash {
         return Err(SandboxError::KeyReused);
     }

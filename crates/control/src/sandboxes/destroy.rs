@@ -2,14 +2,15 @@
 //!
 //! The decision is the row's change to `stopping`: it has one winner, and from then on the sandbox ends, whoever finishes it. The
 //! audit trail is told there. When the host cannot be asked now, the caller is told so and the row stays `stopping`, which the
-//! reconciler finishes.
+//! reconciler finishes. Of the sandbox's figures the last day's are kept.
 
 use sandbar_store::audit::Outcome;
-use sandbar_store::sandboxes::{Activity, SandboxRow, Transition};
+use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_types::SandboxStatus;
 
 use super::error::CallSite;
-use super::{Sandbox, SandboxError};
+use super::{Sandbox, SandboxError, keep_last};
+use crate::host_client::HostClient;
 use crate::{Control, OpContext, audit, reported};
 
 impl Control {
@@ -31,19 +32,25 @@ impl Control {
         tx.audit(&audit::sandbox(ctx, &row, "destroy", Outcome::Success)).await?;
         tx.commit().await?;
 
+        let mut last = None;
         if row.host_id.is_some() {
-            self.destroy_on_host(&row).await?;
+            let client = self.client_of(&row)?;
+            if sandbox.status == SandboxStatus::Running {
+                last = self.last_metrics(&client, id).await;
+            }
+            self.destroy_on_host(&client, &row).await?;
         }
         let mut tx = self.store().begin().await?;
+        keep_last(&mut tx, id, last.as_deref()).await?;
         // None: the reconciler was faster. Either way it is over.
         tx.sandbox_transition(&Transition::new(id, SandboxStatus::Stopped)).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    async fn destroy_on_host(&self, row: &SandboxRow) -> Result<(), SandboxError> {
+    async fn destroy_on_host(&self, client: &HostClient, row: &SandboxRow) -> Result<(), SandboxError> {
         let limit = self.config().destroy_deadline;
-        self.client_of(row)?.destroy_sandbox(row.id, limit).await.map_err(|error| {
+        client.destroy_sandbox(row.id, limit).await.map_err(|error| {
             let at = CallSite { sandbox: row.id, host: row.host_id, what: "ending the sandbox", limit };
             self.host_failed(at, error)
         })
@@ -57,11 +64,7 @@ impl Control {
             .ping_sandbox(sandbox.id, limit)
             .await
             .map_err(|error| self.host_failed(CallSite::of(sandbox, "the ping", limit), error))?;
-        let activity = Activity {
-            id: sandbox.id,
-            last_active_at: reported::time(seen.last_active_at_unix_ms),
-            expires_at: reported::time(seen.expires_at_unix_ms),
-        };
+        let activity = reported::activity(sandbox.id, None, &seen);
         Ok(self.store().sandbox_activity(&[activity]).await?)
     }
 }

@@ -79,6 +79,34 @@ pub enum SandboxError {
     /// The first request with this idempotency key is not done.
     #[error("the first request with this Idempotency-Key is still being carried out: ask again")]
     KeyInProgress,
+    /// The sandbox's own host has no room for this.
+    #[error("the sandbox's host has no room for this: {message}")]
+    NoRoom {
+        /// What it said.
+        message: String,
+    },
+    /// Another change of the sandbox is under way on its host.
+    #[error("another change of sandbox {id} is under way")]
+    Busy {
+        /// The sandbox.
+        id: Id<id::Sandbox>,
+    },
+    /// Its files were made by another build of the VMM, or for another kind of processor.
+    #[error("sandbox {id} cannot go on on its host: {message}")]
+    Incompatible {
+        /// The sandbox.
+        id: Id<id::Sandbox>,
+        /// What the host said.
+        message: String,
+    },
+    /// What its status means to figures of it: none are kept.
+    #[error("sandbox {id} is {status}: there are no figures of it")]
+    NoMetrics {
+        /// The sandbox.
+        id: Id<id::Sandbox>,
+        /// Its state.
+        status: SandboxStatus,
+    },
     /// No host can take it.
     #[error("no host can take the sandbox: {reason}")]
     NoHosts {
@@ -154,15 +182,18 @@ impl SandboxError {
         match self {
             Self::Invalid(_) | Self::Refused { .. } | Self::Upload(_) => ErrorCode::InvalidRequest,
             Self::NoTeam(_) => ErrorCode::NoTeam,
-            Self::NotFound { .. } | Self::TemplateNotFound { .. } | Self::FileNotFound { .. } => {
-                ErrorCode::NotFound
-            }
+            Self::NotFound { .. }
+            | Self::TemplateNotFound { .. }
+            | Self::FileNotFound { .. }
+            | Self::NoMetrics { .. } => ErrorCode::NotFound,
             Self::InvalidState { .. }
             | Self::Gone { .. }
             | Self::Interrupted { .. }
+            | Self::Busy { .. }
+            | Self::Incompatible { .. }
             | Self::DiskFull { .. } => ErrorCode::InvalidState,
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
-            Self::NoHosts { .. } => ErrorCode::NoHostsAvailable,
+            Self::NoHosts { .. } | Self::NoRoom { .. } => ErrorCode::NoHostsAvailable,
             Self::Timeout { .. } => ErrorCode::Timeout,
             Self::HostUnavailable { .. } | Self::Missing { .. } | Self::ShuttingDown => {
                 ErrorCode::HostUnavailable
@@ -175,16 +206,16 @@ impl SandboxError {
 
 /// Which call to a host failed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CallSite {
-    pub(super) sandbox: Id<id::Sandbox>,
-    pub(super) host: Option<Id<Host>>,
+pub(crate) struct CallSite {
+    pub(crate) sandbox: Id<id::Sandbox>,
+    pub(crate) host: Option<Id<Host>>,
     /// What was asked for, as the subject of a sentence.
-    pub(super) what: &'static str,
-    pub(super) limit: Duration,
+    pub(crate) what: &'static str,
+    pub(crate) limit: Duration,
 }
 
 impl CallSite {
-    pub(super) const fn of(sandbox: &Sandbox, what: &'static str, limit: Duration) -> Self {
+    pub(crate) const fn of(sandbox: &Sandbox, what: &'static str, limit: Duration) -> Self {
         Self { sandbox: sandbox.id, host: sandbox.host_id, what, limit }
     }
 }
@@ -192,7 +223,7 @@ impl CallSite {
 impl Control {
     /// From a host's failure to ours: by its reason, never by its text. A host that says that a sandbox is not what its row says is
     /// asked for its inventory.
-    pub(super) fn host_failed(&self, at: CallSite, error: HostCallError) -> SandboxError {
+    pub(crate) fn host_failed(&self, at: CallSite, error: HostCallError) -> SandboxError {
         let CallSite { sandbox: id, host, what, limit } = at;
         let mapped = map(at, error);
         if let (SandboxError::Gone { .. }, Some(host)) = (&mapped, host) {
@@ -217,9 +248,12 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             Reason::REASON_TEMPLATE_NOT_FOUND => {
                 SandboxError::NoHosts { reason: NoHostReason::NoTemplateFiles }
             }
-            Reason::REASON_GUEST_UNREACHABLE | Reason::REASON_UNSPECIFIED => {
-                SandboxError::Agent { host, message, source: error }
-            }
+            Reason::REASON_BUSY | Reason::REASON_TEMPLATE_IN_USE => SandboxError::Busy { id },
+            Reason::REASON_INCOMPATIBLE => SandboxError::Incompatible { id, message },
+            // Whose message names the file.
+            Reason::REASON_SNAPSHOT_DAMAGED
+            | Reason::REASON_GUEST_UNREACHABLE
+            | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },
         HostCallError::Deadline(_) => SandboxError::Timeout { what, limit },
@@ -248,6 +282,10 @@ mod tests {
             (Reason::REASON_GUEST_DISK_FULL, InvalidState),
             (Reason::REASON_GUEST_UNREACHABLE, AgentError),
             (Reason::REASON_TIMEOUT, Timeout),
+            (Reason::REASON_SNAPSHOT_DAMAGED, AgentError),
+            (Reason::REASON_INCOMPATIBLE, InvalidState),
+            (Reason::REASON_TEMPLATE_IN_USE, InvalidState),
+            (Reason::REASON_BUSY, InvalidState),
         ];
         let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
         for (reason, code) in table {

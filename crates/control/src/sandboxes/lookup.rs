@@ -6,7 +6,7 @@ use sandbar_store::sandboxes::{ListFilter, SandboxRow};
 use sandbar_store::{Position, StoreError};
 use sandbar_types::{Id, SandboxStatus, id};
 
-use super::{OnTimeout, Sandbox, SandboxError};
+use super::{Sandbox, SandboxError};
 use crate::host_client::HostClient;
 use crate::{Control, OpContext, Page, PageRequest};
 
@@ -50,14 +50,16 @@ impl Control {
         Ok(page.page(sandboxes, position, |sandbox| sandbox))
     }
 
-    /// The client of a sandbox's host, if the sandbox is running.
+    /// The client of a sandbox's host, if the sandbox is running. One that is being copied runs.
     pub(super) fn client_of_running(
         &self,
         sandbox: &Sandbox,
         operation: &'static str,
     ) -> Result<HostClient, SandboxError> {
         match (sandbox.status, sandbox.host_id, &sandbox.host_address) {
-            (SandboxStatus::Running, Some(host), Some(address)) => Ok(self.host_clients().get(host, address)),
+            (SandboxStatus::Running | SandboxStatus::Snapshotting, Some(host), Some(address)) => {
+                Ok(self.host_clients().get(host, address))
+            }
             (SandboxStatus::Missing, _, _) => Err(SandboxError::Missing { id: sandbox.id }),
             (status, _, _) => {
                 Err(SandboxError::InvalidState { id: sandbox.id, status, operation, needed: "running" })
@@ -98,6 +100,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             expires_at,
             transition_started_at: _,
             updated_at,
+            operation: _,
         } = row;
         Ok(Self {
             id,
@@ -108,11 +111,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             memory_mb,
             disk_mb,
             timeout_sec,
-            on_timeout: match on_timeout.as_str() {
-                "kill" => OnTimeout::Kill,
-                "pause" => OnTimeout::Pause,
-                other => return Err(unknown("sandboxes.on_timeout", other)),
-            },
+            on_timeout,
             metadata,
             host_id,
             host_address,

@@ -1,14 +1,21 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
-//! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`. A [`Sandbox`] is an authorized one: only
+//! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
+//! `metrics`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
+mod change;
 mod create;
+mod deadline;
 mod destroy;
 mod error;
 mod exec;
 mod files;
+mod fork;
 mod lookup;
+mod metrics;
+mod pause;
+mod resume;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -17,14 +24,21 @@ use std::net::Ipv4Addr;
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Team};
 use sandbar_types::{Id, SandboxStatus, TemplateName, id};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub(crate) use change::{Change, return_to};
+pub(crate) use error::CallSite;
 pub use error::{NoHostReason, SandboxError};
 pub use exec::{
     Command, ExecEvent, ExecInput, ExecOutput, ExecResult, ExecStream, ExecStreamOptions, OnClose, Stdin,
 };
 pub use files::{FileContents, FileTarget, FileWritten};
+pub use fork::NewFork;
 pub use lookup::SandboxFilter;
+pub use metrics::SandboxMetrics;
+pub(crate) use metrics::keep_last;
+pub use resume::Resume;
+pub use sandbar_types::OnTimeout;
 pub use validate::InvalidSandbox;
 
 /// A sandbox that the caller may act on, as it was when it was looked up.
@@ -53,16 +67,6 @@ pub struct Sandbox {
     pub updated_at: DateTime<Utc>,
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
-}
-
-/// What happens to a sandbox that was idle for its time-out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnTimeout {
-    /// It is destroyed.
-    Kill,
-    /// Its memory and disk are kept, and it can go on later.
-    Pause,
 }
 
 /// What a caller asks for. `None` = the default.

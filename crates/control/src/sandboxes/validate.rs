@@ -49,12 +49,15 @@ pub enum InvalidSandbox {
         /// Its key.
         key: String,
     },
-    /// Pausing at the time-out is not there yet.
-    #[error("on_timeout \"pause\" is not supported yet: use \"kill\"")]
-    PauseUnsupported,
     /// Egress rules are not there yet, and ignoring one would open what the caller wants closed.
     #[error("network rules are not supported yet: leave `network` out")]
     NetworkUnsupported,
+    /// A template without memory.
+    #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
+    NoMemory {
+        /// Its name.
+        name: TemplateName,
+    },
     /// Another disk size than the template's.
     #[error("disk_mb must be the template's own ({template_mb}) or left out")]
     DiskSize {
@@ -117,9 +120,6 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     let timeout_sec = new.timeout_sec.unwrap_or(0);
     within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
     let on_timeout = new.on_timeout.unwrap_or(OnTimeout::Kill);
-    if on_timeout == OnTimeout::Pause {
-        return Err(InvalidSandbox::PauseUnsupported);
-    }
     if new.network.is_some() {
         return Err(InvalidSandbox::NetworkUnsupported);
     }
@@ -216,7 +216,6 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused_rather_than_ignored() {
-        assert_eq!(refused(|new| new.on_timeout = Some(OnTimeout::Pause)), InvalidSandbox::PauseUnsupported);
         assert_eq!(
             refused(|new| new.network = Some(super::super::NetworkRules::default())),
             InvalidSandbox::NetworkUnsupported

@@ -111,7 +111,7 @@ async fn a_silent_host_loses_nothing_and_comes_back_with_all_it_has() {
     world.host.forget(&lost.id.to_string());
     world.beat().await;
     let report = world.control.reconcile_host(world.host_id, None).await.unwrap();
-    assert_eq!((report.restored, report.ended), (1, 1));
+    assert_eq!((report.settled, report.ended), (1, 1));
     assert_eq!(world.get(kept.id).await.status, SandboxStatus::Running);
     assert_eq!(world.get(lost.id).await.status, SandboxStatus::Stopped);
     let marks: Vec<(String, String)> = sqlx::query_as(

@@ -1,23 +1,26 @@
 //! The task that owns one sandbox, from its creation (or its finding in the journal) until nothing of it is left.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use sandbar_storage::Template;
+use sandbar_types::OnTimeout;
 use sandbar_types::id::{Id, Sandbox};
+use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, now_unix_ms};
-use super::machine::{Holdings, remove_record, write_record};
-use super::{CreateRequest, Destroy, Handle, State, View};
+use super::expiry::{Retry, until_expiry};
+use super::life::Settling;
+use super::machine::{Holdings, Origin, remove_record, write_record};
+use super::{CreateRequest, Door, Handle, Order, PauseView, Reply, Running, State, View, standstill};
 use crate::error::{Error, chain};
 use crate::guest::GuestClient;
-use crate::journal::{Phase, Record};
-use crate::resources::Resources;
+use crate::journal::{PauseReason, Phase, Record};
+use crate::metrics::Figures;
+use crate::resources::{Resources, blocking};
 
-/// Requests that may wait for a sandbox that is busy.
+/// Orders that may wait for a sandbox that is busy.
 const QUEUE: usize = 16;
 
 const REASON_EXITED: &str = "its virtual machine ended by itself";
@@ -26,30 +29,24 @@ const REASON_IDLE: &str = "its idle time-out passed";
 /// How a sandbox's task ended.
 pub(crate) enum Ended {
     /// Nothing of the sandbox is left; these callers wait to hear it.
-    Gone(Vec<Destroy>),
+    Gone(Vec<Reply<()>>),
     /// The agent shuts down; the sandbox runs on.
     Left,
 }
 
-impl Destroy {
-    /// Tells the caller.
-    pub(crate) fn answer(self, outcome: Result<(), Error>) {
-        // A caller that has given up needs no answer.
-        let _gone = self.0.send(outcome);
-    }
-}
-
 /// The task's state.
 pub(crate) struct Actor {
-    resources: Arc<Resources>,
-    id: Id<Sandbox>,
-    holdings: Holdings,
+    pub(super) resources: Arc<Resources>,
+    pub(super) id: Id<Sandbox>,
+    pub(super) holdings: Holdings,
     /// None until the sandbox's slot is known.
-    record: Option<Record>,
-    timeout: Option<Duration>,
-    activity: Arc<Activity>,
+    pub(super) record: Option<Record>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) figures: Arc<Figures>,
+    pub(super) retry: Retry,
+    pub(super) settling: Option<Settling>,
     view: watch::Sender<View>,
-    requests: mpsc::Receiver<Destroy>,
+    orders: mpsc::Receiver<Order>,
     shutdown: CancellationToken,
 }
 
@@ -58,58 +55,75 @@ impl Actor {
     pub(crate) fn new(
         resources: Arc<Resources>,
         request: &CreateRequest,
-        template: &Template,
+        origin: &Origin,
         shutdown: CancellationToken,
     ) -> (Handle, Self) {
-        let spec = &template.manifest.spec;
         let view = View {
             state: State::Starting,
             generation: 0,
-            vcpus: spec.vcpus,
-            memory_mb: spec.memory_mb,
-            disk_mb: spec.disk_mb,
+            vcpus: origin.spec.vcpus,
+            memory_mb: origin.spec.memory_mb,
+            disk_mb: origin.spec.disk_mb,
+            deadline: request.deadline,
             host_ip: None,
             stop_reason: String::new(),
-            guest: None,
+            running: None,
+            pause: None,
         };
-        let facts = Facts {
-            id: request.id,
-            template_id: request.template_id,
-            timeout_sec: request.timeout_sec,
-            created_at_unix_ms: now_unix_ms(),
-        };
+        let facts =
+            Facts { id: request.id, template_id: request.template_id, created_at_unix_ms: now_unix_ms() };
         Self::assemble(resources, facts, Holdings::none(request.id), None, view, shutdown)
     }
 
-    /// A sandbox that was found in the journal: running, with its machine, or ended. The task is run with [`Actor::run`].
-    pub(crate) fn found(
+    /// A sandbox that was found in the journal with its machine. The task is run with [`Actor::take_over`].
+    pub(crate) fn found_running(
         resources: Arc<Resources>,
         record: Record,
+        process: ProcessIdentity,
         holdings: Holdings,
-        running_at: Option<Ipv4Addr>,
         shutdown: CancellationToken,
     ) -> (Handle, Self) {
+        let host_ip = holdings.host_ip();
+        let running = host_ip.map(|ip| Running {
+            process,
+            guest: GuestClient::new(ip, record.access_token.clone()),
+            // The former agent may have been killed while it copied it.
+            door: Door::Sealed,
+        });
+        let view = View { host_ip, running, ..Self::view_of(&record, State::Running) };
+        Self::assemble(resources, Facts::of(&record), holdings, Some(record), view, shutdown)
+    }
+
+    /// A sandbox that was found in the journal without a machine: paused, or ended. The task is run with [`Actor::run`].
+    pub(crate) fn found_at_rest(
+        resources: Arc<Resources>,
+        record: Record,
+        pause: Option<PauseView>,
+        shutdown: CancellationToken,
+    ) -> (Handle, Self) {
+        let state = if pause.is_some() { State::Paused } else { State::Stopped };
+        let view = View { pause, ..Self::view_of(&record, state) };
+        let holdings = Holdings::found(record.id, None, None);
+        Self::assemble(resources, Facts::of(&record), holdings, Some(record), view, shutdown)
+    }
+
+    fn view_of(record: &Record, state: State) -> View {
         let stop_reason = match &record.phase {
             Phase::Stopped { reason } => reason.clone(),
-            Phase::Starting | Phase::Running { .. } | Phase::Stopping => String::new(),
+            _ => String::new(),
         };
-        let view = View {
-            state: if running_at.is_some() { State::Running } else { State::Stopped },
+        View {
+            state,
             generation: record.generation,
-            vcpus: record.vcpus,
-            memory_mb: record.memory_mb,
-            disk_mb: record.disk_mb,
-            host_ip: running_at,
+            vcpus: record.machine.vcpus,
+            memory_mb: record.machine.memory_mb,
+            disk_mb: record.machine.disk_mb,
+            deadline: record.deadline,
+            host_ip: None,
             stop_reason,
-            guest: running_at.map(|ip| GuestClient::new(ip, record.access_token.clone())),
-        };
-        let facts = Facts {
-            id: record.id,
-            template_id: record.template_id,
-            timeout_sec: record.timeout_sec,
-            created_at_unix_ms: record.created_at_unix_ms,
-        };
-        Self::assemble(resources, facts, holdings, Some(record), view, shutdown)
+            running: None,
+            pause: None,
+        }
     }
 
     fn assemble(
@@ -121,21 +135,33 @@ impl Actor {
         shutdown: CancellationToken,
     ) -> (Handle, Self) {
         let (view, observed) = watch::channel(view);
-        let (sender, requests) = mpsc::channel(QUEUE);
+        let (sender, orders) = mpsc::channel(QUEUE);
         // An adopted sandbox is counted as used now: its time-out is never shorter than promised.
         let activity = Activity::starting_now();
+        let figures = Arc::new(Figures::default());
+        let Facts { id, template_id, created_at_unix_ms } = facts;
         let handle = Handle {
-            id: facts.id,
-            template_id: facts.template_id,
-            created_at_unix_ms: facts.created_at_unix_ms,
-            timeout_sec: facts.timeout_sec,
+            id,
+            template_id,
+            created_at_unix_ms,
             activity: Arc::clone(&activity),
+            figures: Arc::clone(&figures),
             view: observed,
-            requests: sender,
+            orders: sender,
         };
-        let timeout = (facts.timeout_sec > 0).then(|| Duration::from_secs(facts.timeout_sec.into()));
-        let actor =
-            Self { resources, id: facts.id, holdings, record, timeout, activity, view, requests, shutdown };
+        let actor = Self {
+            resources,
+            id,
+            holdings,
+            record,
+            activity,
+            figures,
+            retry: Retry::default(),
+            settling: None,
+            view,
+            orders,
+            shutdown,
+        };
         (handle, actor)
     }
 
@@ -144,19 +170,15 @@ impl Actor {
     pub(crate) async fn create(
         mut self,
         request: CreateRequest,
-        template: Arc<Template>,
+        origin: Arc<Origin>,
         reply: oneshot::Sender<Result<(), Error>>,
     ) -> Ended {
-        match self.holdings.take(&self.resources, &request, template).await {
-            Ok((record, guest)) => {
-                let host_ip = self.holdings.host_ip();
-                self.show(|view| {
-                    view.state = State::Running;
-                    view.generation = record.generation;
-                    view.host_ip = host_ip;
-                    view.guest = Some(guest);
-                });
-                self.record = Some(record);
+        let taken = self.holdings.take(&self.resources, &request, &origin).await;
+        // The image's files may be there for this sandbox alone.
+        drop(origin);
+        match taken {
+            Ok((record, process, guest)) => {
+                self.runs(record, process, guest);
                 self.resources.inventory.changed();
                 // Where the caller is gone, the control plane decides what becomes of the sandbox.
                 let _gone = reply.send(Ok(()));
@@ -183,39 +205,71 @@ impl Actor {
         }
     }
 
+    /// Takes over a machine that runs: whatever a former agent did to it when it was killed, it goes on and serves.
+    pub(crate) async fn take_over(self) -> Ended {
+        let guest = self.view.borrow().running.as_ref().map(|running| running.guest.clone());
+        if let (Some(machine), Some(guest)) = (&self.holdings.machine, guest) {
+            standstill::go_on(&**machine, &guest).await;
+        }
+        self.forget_pause().await;
+        self.show_door(Door::Open);
+        self.run().await
+    }
+
     /// Owns the sandbox until it is gone or the agent shuts down.
     pub(crate) async fn run(mut self) -> Ended {
         loop {
             let running = self.view.borrow().state == State::Running;
-            let idle_for = self.timeout.filter(|_| running);
-            let wake = idle_for.map(|timeout| self.until_expiry(timeout));
+            let expiry = if running { self.until_expiry() } else { None };
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return Ended::Left,
-                request = self.requests.recv() => {
-                    let Some(request) = request else { return Ended::Left };
-                    match self.destroy().await {
-                        Ok(()) => return Ended::Gone(self.waiting(request)),
+                () = self.shutdown.cancelled() => return self.leave(),
+                order = self.orders.recv() => match order {
+                    None => return self.leave(),
+                    Some(Order::Destroy(reply)) => match self.destroy().await {
+                        Ok(()) => return Ended::Gone(self.waiting(reply)),
                         Err(error) => {
                             tracing::error!(sandbox = %self.id, error = chain(&error), "not destroyed; may be asked again");
-                            request.answer(Err(error));
+                            let _gone = reply.send(Err(error));
                         }
-                    }
-                }
+                    },
+                    Some(order) => self.carry_out(order).await,
+                },
                 () = self.holdings.exited(), if running => self.stopped(REASON_EXITED).await,
-                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {
-                    if idle_for.is_some_and(|timeout| self.until_expiry(timeout).is_zero()) {
-                        self.stopped(REASON_IDLE).await;
+                bytes = Settling::done(&mut self.settling), if self.settling.is_some() => self.settled(bytes),
+                () = tokio::time::sleep(expiry.unwrap_or_default()), if expiry.is_some() => {
+                    if self.until_expiry().is_some_and(|left| left.is_zero()) {
+                        self.expire().await;
                     }
                 }
             }
         }
     }
 
-    /// How long until the sandbox has been idle for `timeout`.
-    fn until_expiry(&self, timeout: Duration) -> Duration {
-        let idle = now_unix_ms() - self.activity.last_unix_ms();
-        timeout.saturating_sub(Duration::from_millis(u64::try_from(idle).unwrap_or_default()))
+    fn until_expiry(&self) -> Option<std::time::Duration> {
+        until_expiry(self.view.borrow().deadline, &self.activity, &self.retry)
+    }
+
+    /// The sandbox was idle for its time-out.
+    async fn expire(&mut self) {
+        let on_timeout = self.view.borrow().deadline.on_timeout;
+        match on_timeout {
+            OnTimeout::Kill => self.stopped(REASON_IDLE).await,
+            OnTimeout::Pause => self.expire_into_pause().await,
+        }
+    }
+
+    async fn expire_into_pause(&mut self) {
+        match self.pause(PauseReason::Idle).await {
+            Ok(()) => {
+                tracing::info!(sandbox = %self.id, "idle; paused");
+                self.resources.inventory.changed_unasked();
+            }
+            Err(error) => {
+                let again_in = self.retry.failed(Instant::now());
+                tracing::error!(sandbox = %self.id, error = chain(&error), ?again_in, "idle, and not paused; it runs on");
+            }
+        }
     }
 
     /// The sandbox ended without being asked to. What it held is freed; its record stays until the control plane has taken note.
@@ -224,7 +278,8 @@ impl Actor {
         self.show(|view| {
             view.state = State::Stopped;
             view.stop_reason = reason.into();
-            view.guest = None;
+            view.running = None;
+            view.host_ip = None;
         });
         if let Err(error) = self.holdings.give_back(&self.resources).await {
             // Its destruction, which the control plane asks for once it has taken note, tries again.
@@ -239,8 +294,9 @@ impl Actor {
     async fn destroy(&mut self) -> Result<(), Error> {
         self.show(|view| {
             view.state = State::Stopping;
-            view.guest = None;
+            view.running = None;
         });
+        self.end_settling().await;
         self.record_phase(Phase::Stopping).await?;
         self.vanish().await
     }
@@ -254,24 +310,92 @@ impl Actor {
         Ok(())
     }
 
-    async fn record_phase(&mut self, phase: Phase) -> Result<(), Error> {
+    /// Removes the files of a pause that is over.
+    pub(super) async fn forget_pause(&self) {
+        let (store, id) = (self.resources.store.clone(), self.id);
+        let removed = blocking("remove the files of a pause", move || Ok(store.remove_paused(id)?)).await;
+        if let Err(error) = removed {
+            // They are removed before the next pause at the latest.
+            tracing::warn!(sandbox = %self.id, error = chain(&error), "the files of a pause that is over stay");
+        }
+    }
+
+    pub(super) async fn record_phase(&mut self, phase: Phase) -> Result<(), Error> {
         let Some(record) = &self.record else { return Ok(()) };
-        let next = record.advance(phase);
-        write_record(&self.resources, next.clone()).await?;
-        let generation = next.generation;
-        self.record = Some(next);
-        self.show(|view| view.generation = generation);
+        self.write(record.advance(phase)).await
+    }
+
+    /// Writes a record, which is then the sandbox's.
+    pub(super) async fn write(&mut self, record: Record) -> Result<(), Error> {
+        write_record(&self.resources, record.clone()).await?;
+        self.keep(record);
         Ok(())
     }
 
-    /// All who wait for the sandbox's end.
-    fn waiting(&mut self, first: Destroy) -> Vec<Destroy> {
-        self.requests.close();
-        std::iter::once(first).chain(std::iter::from_fn(|| self.requests.try_recv().ok())).collect()
+    /// The sandbox's record from now on.
+    pub(super) fn keep(&mut self, record: Record) {
+        let (generation, deadline) = (record.generation, record.deadline);
+        self.record = Some(record);
+        self.show(|view| {
+            view.generation = generation;
+            view.deadline = deadline;
+        });
     }
 
-    fn show(&self, change: impl FnOnce(&mut View)) {
+    /// The sandbox runs.
+    pub(super) fn runs(&mut self, record: Record, process: ProcessIdentity, guest: GuestClient) {
+        self.keep(record);
+        let host_ip = self.holdings.host_ip();
+        self.show(|view| {
+            view.state = State::Running;
+            view.host_ip = host_ip;
+            view.running = Some(Running { process, guest, door: Door::Open });
+            view.pause = None;
+        });
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.view.borrow().state
+    }
+
+    pub(super) fn running(&self) -> Option<Running> {
+        self.view.borrow().running.clone()
+    }
+
+    pub(super) fn show_door(&self, door: Door) {
+        self.show(|view| {
+            if let Some(running) = &mut view.running {
+                running.door = door;
+            }
+        });
+    }
+
+    pub(super) fn show(&self, change: impl FnOnce(&mut View)) {
         self.view.send_modify(change);
+    }
+
+    /// The agent shuts down: what was not begun is not done, and its callers may ask the next agent.
+    fn leave(&mut self) -> Ended {
+        self.orders.close();
+        while let Ok(order) = self.orders.try_recv() {
+            order.refuse(Error::Busy("the host agent shuts down".into()));
+        }
+        Ended::Left
+    }
+
+    /// All who wait for the sandbox's end. Other orders are dropped, which tells their callers that it is gone.
+    fn waiting(&mut self, first: Reply<()>) -> Vec<Reply<()>> {
+        self.orders.close();
+        let others = std::iter::from_fn(|| self.orders.try_recv().ok());
+        let destroys = others.filter_map(|order| match order {
+            Order::Destroy(reply) => Some(reply),
+            Order::Pause(..) | Order::Resume(..) | Order::Capture(..) | Order::SetDeadline(..) => None,
+        });
+        std::iter::once(first).chain(destroys).collect()
     }
 }
 
@@ -280,6 +404,11 @@ impl Actor {
 struct Facts {
     id: Id<Sandbox>,
     template_id: Id<sandbar_types::id::Template>,
-    timeout_sec: u32,
     created_at_unix_ms: i64,
+}
+
+impl Facts {
+    fn of(record: &Record) -> Self {
+        Self { id: record.id, template_id: record.template_id, created_at_unix_ms: record.created_at_unix_ms }
+    }
 }

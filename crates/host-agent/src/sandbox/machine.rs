@@ -5,24 +5,33 @@
 //! steps is no different: the next agent finds the record, and gives back what the record names.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::path::Path;
 
 use sandbar_hostnet::Slot;
-use sandbar_storage::{Template, TemplateFile};
+use sandbar_storage::{ImageDraft, MachineImage, Paused, SandboxFiles, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox};
-use sandbar_vmm::{Machine, MachineSpec, SnapshotFiles};
+use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles};
 
 use super::CreateRequest;
 use super::activity::now_unix_ms;
 use crate::error::Error;
 use crate::guest::{GuestClient, Identity};
-use crate::journal::{Phase, Record};
+use crate::journal::{Birth, Phase, Record};
 use crate::resources::{Resources, blocking};
+
+/// What a new sandbox's machine is restored from.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) image: MachineImage,
+    pub(crate) spec: TemplateSpec,
+    /// The image's files, where they are there for this alone.
+    pub(crate) _draft: Option<ImageDraft>,
+}
 
 /// What one sandbox has taken.
 pub(crate) struct Holdings {
     id: Id<Sandbox>,
-    machine: Option<Box<dyn Machine>>,
+    pub(super) machine: Option<Box<dyn Machine>>,
     slot: Option<Slot>,
     files: Files,
 }
@@ -59,16 +68,33 @@ impl Holdings {
     /// Gives everything back: first the machine, which uses all the rest, and the slot last, since somebody else takes it next.
     /// What could not be given back is still held, and a repetition goes on from there.
     pub(crate) async fn give_back(&mut self, resources: &Resources) -> Result<(), Error> {
-        if let Some(machine) = &self.machine {
-            machine.kill().await.map_err(Error::internal("end the machine"))?;
-            self.machine = None;
-        }
+        self.end_machine().await?;
         if matches!(self.files, Files::Perhaps) {
             let (store, id) = (resources.store.clone(), self.id);
             blocking("remove the sandbox's files", move || store.remove_sandbox(id).map_err(Error::from))
                 .await?;
             self.files = Files::None;
         }
+        self.release_slot(resources).await
+    }
+
+    /// Gives back all that a paused sandbox does without: its files stay, but for those that its machine ran on.
+    pub(crate) async fn rest(&mut self, resources: &Resources) -> Result<(), Error> {
+        self.end_machine().await?;
+        let (store, id) = (resources.store.clone(), self.id);
+        blocking("remove the machine's files", move || store.rest_sandbox(id).map_err(Error::from)).await?;
+        self.release_slot(resources).await
+    }
+
+    async fn end_machine(&mut self) -> Result<(), Error> {
+        if let Some(machine) = &self.machine {
+            machine.kill().await.map_err(Error::internal("end the machine"))?;
+            self.machine = None;
+        }
+        Ok(())
+    }
+
+    async fn release_slot(&mut self, resources: &Resources) -> Result<(), Error> {
         if let Some(slot) = &self.slot {
             resources
                 .pool
@@ -80,75 +106,120 @@ impl Holdings {
         Ok(())
     }
 
+    async fn take_slot(&mut self, resources: &Resources) -> Result<Slot, Error> {
+        let slot = resources.pool.take().await.map_err(|e| Error::NoCapacity(e.to_string()))?;
+        self.slot = Some(slot.clone());
+        Ok(slot)
+    }
+
     /// Makes a sandbox: slot, record, disk, machine, identity, record again. On failure the caller gives back.
     pub(crate) async fn take(
         &mut self,
         resources: &Resources,
         request: &CreateRequest,
-        template: Arc<Template>,
-    ) -> Result<(Record, GuestClient), Error> {
-        let slot = resources.pool.take().await.map_err(|e| Error::NoCapacity(e.to_string()))?;
-        self.slot = Some(slot.clone());
-
-        let spec = &template.manifest.spec;
-        let record = Record::starting(
-            request.id,
-            request.template_id,
-            slot.index,
-            spec.vcpus,
-            spec.memory_mb,
-            spec.disk_mb,
-            request.access_token.clone(),
-            request.timeout_sec,
-            now_unix_ms(),
-        );
+        origin: &Origin,
+    ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
+        let slot = self.take_slot(resources).await?;
+        let record = Record::starting(Birth {
+            id: request.id,
+            template_id: request.template_id,
+            slot: slot.index,
+            machine: origin.spec.clone(),
+            access_token: request.access_token.clone(),
+            hostname: request.hostname.clone(),
+            deadline: request.deadline,
+            created_at_unix_ms: now_unix_ms(),
+        });
         self.files = Files::Perhaps;
         let files = {
             let (store, journal) = (resources.store.clone(), resources.journal.clone());
-            let (record, template) = (record.clone(), Arc::clone(&template));
+            let (record, image) = (record.clone(), origin.image.clone());
             blocking("prepare the sandbox's files", move || {
                 journal.write(&record).map_err(Error::internal("write the journal"))?;
-                store.create_sandbox(record.id, &template).map_err(Error::from)
+                store.create_sandbox(record.id, &image).map_err(Error::from)
             })
             .await?
         };
+        let process = self.start(resources, &origin.spec, &slot, &files, &origin.image.state).await?;
+        let env = request.env.as_ref();
+        let identity = Identity {
+            access_token: &request.access_token,
+            hostname: &request.hostname,
+            env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
+        };
+        let guest = identify(resources, &slot, &identity, origin.spec.guest_token.as_deref()).await?;
+        let record = record.advance(Phase::Running { process });
+        write_record(resources, record.clone()).await?;
+        Ok((record, process, guest))
+    }
 
+    /// Makes a paused sandbox's machine from clones of its files, in `record`'s next phase. On failure the caller
+    /// [rests](Self::rest) it.
+    pub(crate) async fn wake(
+        &mut self,
+        resources: &Resources,
+        record: &Record,
+        paused: &Paused,
+    ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
+        let slot = self.take_slot(resources).await?;
+        let record = record.clone().on_slot(Some(slot.index));
+        let image = paused.image();
+        let files = {
+            let (store, journal) = (resources.store.clone(), resources.journal.clone());
+            let (record, image) = (record.clone(), image.clone());
+            blocking("clone the sandbox's files", move || {
+                journal.write(&record).map_err(Error::internal("write the journal"))?;
+                store.wake_sandbox(record.id, &image).map_err(Error::from)
+            })
+            .await?
+        };
+        let process = self.start(resources, &record.machine, &slot, &files, &image.state).await?;
+        let token = record.access_token.as_str();
+        let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+        let guest = identify(resources, &slot, &identity, Some(token)).await?;
+        let record = record.advance(Phase::Running { process });
+        write_record(resources, record.clone()).await?;
+        Ok((record, process, guest))
+    }
+
+    async fn start(
+        &mut self,
+        resources: &Resources,
+        spec: &TemplateSpec,
+        slot: &Slot,
+        files: &SandboxFiles,
+        state: &Path,
+    ) -> Result<ProcessIdentity, Error> {
         let machine_spec = MachineSpec {
-            vcpus: record.vcpus,
-            memory_mb: record.memory_mb,
+            vcpus: spec.vcpus,
+            memory_mb: spec.memory_mb,
             disk: files.disk.clone(),
             work_dir: files.dir.clone(),
             netns: slot.netns.clone(),
             tap: slot.tap.clone(),
         };
-        let snapshot = SnapshotFiles {
-            state: template.path(TemplateFile::State),
-            memory: template.path(TemplateFile::Memory),
-        };
-        let machine = resources
-            .vmm
-            .restore(&machine_spec, &snapshot)
-            .await
-            .map_err(Error::internal("restore the template"))?;
+        let snapshot = SnapshotFiles { state: state.to_owned(), memory: files.memory.clone() };
+        let machine = resources.vmm.restore(&machine_spec, &snapshot).await;
+        let machine = machine.map_err(Error::internal("restore the machine"))?;
         let process = machine.process();
         self.machine = Some(machine);
-
-        let guest = GuestClient::new(slot.host_ip, request.access_token.clone());
-        let identity = Identity {
-            access_token: &request.access_token,
-            hostname: &request.hostname,
-            env: request.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
-        };
-        // The guest runs since the restore returned: its answer is the sign that it is ready, and nothing is polled.
-        let init = guest.init(&identity, template.manifest.spec.guest_token.as_deref());
-        tokio::time::timeout(resources.deadlines.guest_init, init)
-            .await
-            .map_err(|_| Error::Timeout("the guest did not take its identity in time".into()))??;
-
-        let record = record.advance(Phase::Running { process });
-        write_record(resources, record.clone()).await?;
-        Ok((record, guest))
+        Ok(process)
     }
+}
+
+/// Tells a restored guest who it is. It runs since the restore returned: its answer is the sign that it is ready, and nothing is
+/// polled.
+async fn identify(
+    resources: &Resources,
+    slot: &Slot,
+    identity: &Identity<'_>,
+    current_token: Option<&str>,
+) -> Result<GuestClient, Error> {
+    let guest = GuestClient::new(slot.host_ip, identity.access_token.to_owned());
+    tokio::time::timeout(resources.deadlines.guest_init, guest.init(identity, current_token))
+        .await
+        .map_err(|_| Error::Timeout("the guest did not take its identity in time".into()))??;
+    Ok(guest)
 }
 
 /// Writes a record, durably.

@@ -1,36 +1,56 @@
 //! One sandbox on this host: its state, and the task that owns it.
 //!
 //! ```text
-//!              create                         destroy
+//!              create                              destroy, from any state
 //!   (nothing) ───────► starting ──► running ─────────► stopping ──► (nothing)
-//!                         │            │                  ▲
-//!                         │ failed     │ the VMM ended    │ destroy
-//!                         ▼            ▼                  │
-//!                     (nothing)     stopped ──────────────┘
+//!                         │         ▲ │ │                 ▲
+//!                         │ failed  │ │ │ the VMM ended   │
+//!                         ▼         │ │ └───► stopped ────┘
+//!                     (nothing)     │ │
+//!                   published ┌─────┘ └───► pausing ──┐
+//!                             │    failed ◄──┘  │     │ published
+//!                          resuming             │     ▼
+//!                             ▲ └── failed ─────┼─► paused
+//!                             └─────────────────┴─────┘
 //! ```
 //!
 //! - `starting`: a slot, a disk and a machine are being taken. Whatever fails, all of it is given back and the record goes.
-//! - `running`: the guest has its identity and answers.
+//! - `running`: the guest has its identity and answers. While it is copied (a snapshot, a fork) it is sealed and stands still for a
+//!   moment; callers wait ([`Handle::enter`]).
+//! - `pausing`: the guest stands still and is copied into files. Until these are published in one step, every failure lets it go
+//!   on; after that it is paused, whatever fails.
+//! - `paused`: files, and nothing else.
+//! - `resuming`: a machine is made from clones of those files, which stay until the journal says that it runs. Every failure before
+//!   that gives back what was taken, and it is paused as before.
 //! - `stopped`: the machine ended by itself. What it held is freed at once; the record stays, so that the control plane learns
 //!   of it, until it asks for the sandbox to be destroyed.
 //!
-//! One task owns a sandbox ([`actor`]). Callers put requests on its queue and read its state from a watch channel; what
-//! reaches the guest only (commands, files) goes past the queue and is refused by state ([`admission`]).
+//! One task owns a sandbox ([`actor`]); it carries out one order after another ([`life`]). Callers put orders on its queue and read
+//! its state from a watch channel; what reaches the guest only (commands, files) goes past the queue and is refused by state
+//! ([`admission`]).
 
 pub(crate) mod activity;
 pub(crate) mod actor;
 pub(crate) mod admission;
+mod expiry;
+mod life;
 pub(crate) mod machine;
+mod standstill;
 
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use sandbar_storage::{ImageDraft, TemplateDraft, TemplateSpec};
+use sandbar_types::OnTimeout;
 use sandbar_types::id::{Id, Sandbox, Template};
+use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::guest::GuestClient;
+use crate::journal::{Deadline, PauseReason};
+use crate::metrics::Figures;
 use activity::{Activity, Use};
 use admission::{Request, Verdict, admit};
 
@@ -41,6 +61,12 @@ pub enum State {
     Starting,
     /// Its guest answers.
     Running,
+    /// Its memory and disk are being kept.
+    Pausing,
+    /// It is files.
+    Paused,
+    /// It is being restored from its files.
+    Resuming,
     /// Being ended.
     Stopping,
     /// Its machine ended by itself.
@@ -50,7 +76,15 @@ pub enum State {
 impl State {
     /// All states.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Stopping, Self::Stopped];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Running,
+        Self::Pausing,
+        Self::Paused,
+        Self::Resuming,
+        Self::Stopping,
+        Self::Stopped,
+    ];
 }
 
 impl fmt::Display for State {
@@ -58,6 +92,9 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
         })
@@ -73,12 +110,28 @@ pub(crate) struct CreateRequest {
     pub(crate) template_id: Id<Template>,
     /// The one credential that its guest will take.
     pub(crate) access_token: String,
-    /// Environment of all its commands.
-    pub(crate) env: Vec<(String, String)>,
-    /// Seconds without activity until it ends; 0 = never.
-    pub(crate) timeout_sec: u32,
+    /// Environment of all its commands; none: as in the machine that it is copied from.
+    pub(crate) env: Option<Vec<(String, String)>>,
+    /// When it ends by itself.
+    pub(crate) deadline: Deadline,
     /// Its guest's hostname.
     pub(crate) hostname: String,
+}
+
+/// A change of when a sandbox ends by itself: what is absent stays.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct DeadlineChange {
+    pub(crate) timeout_sec: Option<u32>,
+    pub(crate) on_timeout: Option<OnTimeout>,
+}
+
+impl DeadlineChange {
+    pub(crate) fn apply(self, to: Deadline) -> Deadline {
+        Deadline {
+            timeout_sec: self.timeout_sec.unwrap_or(to.timeout_sec),
+            on_timeout: self.on_timeout.unwrap_or(to.on_timeout),
+        }
+    }
 }
 
 /// What can be told of a sandbox without asking its task.
@@ -89,12 +142,40 @@ pub(crate) struct View {
     pub(crate) vcpus: u32,
     pub(crate) memory_mb: u32,
     pub(crate) disk_mb: u32,
+    pub(crate) deadline: Deadline,
     /// The address at which this host reaches the guest.
     pub(crate) host_ip: Option<Ipv4Addr>,
     /// Why it stopped, where it did by itself.
     pub(crate) stop_reason: String,
-    /// The guest, where it runs.
-    pub(crate) guest: Option<GuestClient>,
+    /// Its machine and guest, where it runs.
+    pub(crate) running: Option<Running>,
+    /// Its pause, where it is paused.
+    pub(crate) pause: Option<PauseView>,
+}
+
+/// A machine that runs, as callers see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) process: ProcessIdentity,
+    pub(crate) guest: GuestClient,
+    pub(crate) door: Door,
+}
+
+/// Whether a guest serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Open,
+    /// It is being copied; it will serve again in a moment.
+    Sealed,
+}
+
+/// A pause, as callers see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PauseView {
+    pub(crate) at_unix_ms: i64,
+    /// Bytes of disk that nothing else shares.
+    pub(crate) bytes: u64,
+    pub(crate) reason: PauseReason,
 }
 
 /// A sandbox as the rest of the agent holds it.
@@ -103,10 +184,56 @@ pub(crate) struct Handle {
     pub(crate) id: Id<Sandbox>,
     pub(crate) template_id: Id<Template>,
     pub(crate) created_at_unix_ms: i64,
-    pub(crate) timeout_sec: u32,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) figures: Arc<Figures>,
     view: watch::Receiver<View>,
-    requests: mpsc::Sender<Destroy>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// Where the outcome of an order goes. Whoever gave it may have given up waiting.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What a sandbox's task is told to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// End it; answered when nothing of it is left.
+    Destroy(Reply<()>),
+    /// Pause it; answered when it is files.
+    Pause(PauseReason, Reply<()>),
+    /// Let it go on; answered when its guest serves.
+    Resume(DeadlineChange, Reply<()>),
+    /// Copy it; answered when the copy is made and it goes on.
+    Capture(Target, Reply<Captured>),
+    /// Change when it ends by itself; answered when the journal says so.
+    SetDeadline(DeadlineChange, Reply<()>),
+}
+
+/// What a copy is made into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// A snapshot template.
+    Snapshot(Id<Template>),
+    /// The disk alone, for a base template.
+    Disk(Id<Template>),
+    /// A machine image for children.
+    Children,
+}
+
+/// A copy of a sandbox, neither durable nor published.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) draft: Draft,
+    /// The machine that was copied.
+    pub(crate) spec: TemplateSpec,
+    /// For how long the guest stood still.
+    pub(crate) stall: std::time::Duration,
+}
+
+/// Where a copy is. Dropped, it is deleted.
+#[derive(Debug)]
+pub(crate) enum Draft {
+    Template(TemplateDraft),
+    Image(ImageDraft),
 }
 
 /// A use of a sandbox's guest, from its beginning to its drop.
@@ -119,36 +246,62 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Completes when the sandbox has ended. A connection into a network that is gone says nothing: whoever waits for a guest waits
-    /// for this too.
+    /// Completes when the sandbox does not run any more. A connection into a network that is gone says nothing: whoever waits for a
+    /// guest waits for this too. A pause that is under way may still fail, and everything goes on.
     pub(crate) async fn ended(&mut self) -> Error {
-        if self.view.wait_for(|view| view.state != State::Running).await.is_err() {
+        let gone = |view: &View| !matches!(view.state, State::Running | State::Pausing);
+        let Ok(state) = self.view.wait_for(gone).await.map(|view| view.state) else {
             // The agent shuts down; the sandbox runs on.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
+        };
+        match admit(state, Request::Use) {
+            Verdict::Refuse(refusal) if state == State::Paused => {
+                Error::InvalidState { id: self.id, state, refusal }
+            }
+            _ => Error::GuestUnreachable(format!("sandbox {} has ended", self.id)),
         }
-        Error::GuestUnreachable(format!("sandbox {} has ended", self.id))
+    }
+
+    /// Whether the guest serves, for those who ask later.
+    pub(crate) fn door(&self) -> DoorWatch {
+        DoorWatch(self.view.clone())
     }
 }
 
-/// A request to end a sandbox; answered when nothing of it is left.
+/// Sees whether a guest serves.
 #[derive(Debug)]
-pub(crate) struct Destroy(oneshot::Sender<Result<(), Error>>);
+pub(crate) struct DoorWatch(watch::Receiver<View>);
+
+impl DoorWatch {
+    /// Completes when the guest serves, or will not any more.
+    pub(crate) async fn open(&mut self) {
+        let _gone = self.0.wait_for(|view| !is_sealed(view)).await;
+    }
+}
+
+/// Whether a sandbox is being copied, and will serve again in a moment.
+fn is_sealed(view: &View) -> bool {
+    view.state == State::Running && view.running.as_ref().is_some_and(|running| running.door == Door::Sealed)
+}
 
 impl Handle {
     pub(crate) fn view(&self) -> View {
         self.view.borrow().clone()
     }
 
-    /// Enters a running sandbox: its guest, which counts as in use for as long as the visit lives.
-    pub(crate) fn enter(&self) -> Result<Visit, Error> {
-        let view = self.view.borrow();
-        match (admit(view.state, Request::Use), &view.guest) {
-            (Verdict::Proceed, Some(guest)) => Ok(Visit {
-                guest: guest.clone(),
-                id: self.id,
-                view: self.view.clone(),
-                _in_use: self.activity.begin(),
-            }),
+    /// Enters a running sandbox: its guest, which counts as in use for as long as the visit lives. Waits while the sandbox is being
+    /// copied.
+    pub(crate) async fn enter(&self) -> Result<Visit, Error> {
+        let in_use = self.activity.begin();
+        let mut view = self.view.clone();
+        let view = match view.wait_for(|view| !is_sealed(view)).await {
+            Ok(view) => view.clone(),
+            Err(_) => return Err(Error::SandboxNotFound(self.id)),
+        };
+        match (admit(view.state, Request::Use), view.running) {
+            (Verdict::Proceed, Some(running)) => {
+                Ok(Visit { guest: running.guest, id: self.id, view: self.view.clone(), _in_use: in_use })
+            }
             (Verdict::Refuse(refusal), _) => {
                 Err(Error::InvalidState { id: self.id, state: view.state, refusal })
             }
@@ -173,13 +326,20 @@ impl Handle {
         }
     }
 
+    /// Gives an order and waits for its outcome. The order is carried out whether or not anybody waits.
+    pub(crate) async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, Error> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = || Error::SandboxNotFound(self.id);
+        self.orders.send(order(reply)).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+
     /// Ends the sandbox. Returns once nothing of it is left; a sandbox that is gone already is a success.
     pub(crate) async fn destroy(&self) -> Result<(), Error> {
-        let (reply, outcome) = oneshot::channel();
-        if self.requests.send(Destroy(reply)).await.is_err() {
-            return Ok(());
+        match self.ask(Order::Destroy).await {
+            // A task that ended without an answer ended because the sandbox did.
+            Err(Error::SandboxNotFound(_)) => Ok(()),
+            outcome => outcome,
         }
-        // A task that ended without an answer ended because the sandbox did.
-        outcome.await.unwrap_or(Ok(()))
     }
 }

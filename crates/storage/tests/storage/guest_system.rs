@@ -84,7 +84,7 @@ fn the_kernel_and_its_initramfs() {
     // The same again costs nothing; a new agent needs no package; what no template names goes.
     let (again, told) = prepare(b"the agent");
     assert_eq!((again, told), (first.clone(), vec![]));
-    let template = store.begin_template(Id::new()).unwrap();
+    let template = store.begin_template(Id::new(), 0).unwrap();
     fill(&template, 1);
     let of_first = TemplateSpec { kernel: first.hash.clone(), ..spec(TemplateKind::Base) };
     let template = template.commit(of_first).unwrap();

@@ -63,7 +63,7 @@ fn sandboxes_share_the_templates_blocks_and_nothing_else() {
     let store = place.open();
     let template = commit_one(&store, 7);
     let ids = [Id::new(), Id::new()];
-    let [a, b] = ids.map(|id| store.create_sandbox(id, &template).unwrap());
+    let [a, b] = ids.map(|id| store.create_sandbox(id, &template.image().unwrap()).unwrap());
     assert_eq!(store.sandboxes().unwrap(), ids);
 
     let write = |path: &std::path::Path, byte| {
@@ -76,7 +76,7 @@ fn sandboxes_share_the_templates_blocks_and_nothing_else() {
     template.verify().unwrap();
 
     assert!(
-        matches!(store.create_sandbox(ids[0], &template), Err(StoreError::SandboxExists { id }) if id == ids[0])
+        matches!(store.create_sandbox(ids[0], &template.image().unwrap()), Err(StoreError::SandboxExists { id }) if id == ids[0])
     );
     assert_eq!(first(&a.disk), 1, "the folder that was there is left alone");
 
@@ -93,7 +93,7 @@ fn sandboxes_share_the_templates_blocks_and_nothing_else() {
     store.delete_template(template.id()).unwrap();
     store.delete_template(template.id()).unwrap();
     assert_eq!(first(&b.disk), 2);
-    let error = store.create_sandbox(ids[0], &template).unwrap_err();
+    let error = store.create_sandbox(ids[0], &template.image().unwrap()).unwrap_err();
     assert!(
         matches!(error, StoreError::File(ref error) if error.source.kind() == ErrorKind::NotFound),
         "{error:?}"
@@ -118,7 +118,7 @@ fn clones_are_by_reference_on_the_image_and_by_content_elsewhere() {
 fn a_dropped_draft_leaves_nothing_and_a_committed_one_only_its_files() {
     let place = Place::new();
     let store = place.open();
-    let draft = store.begin_template(Id::new()).unwrap();
+    let draft = store.begin_template(Id::new(), 0).unwrap();
     fill(&draft, 1);
     let dir = draft.dir().to_owned();
     drop(draft);
@@ -126,8 +126,8 @@ fn a_dropped_draft_leaves_nothing_and_a_committed_one_only_its_files() {
     assert!(store.templates().unwrap().is_empty());
 
     let id = Id::new();
-    let draft = store.begin_template(id).unwrap();
-    let rival = store.begin_template(id).unwrap();
+    let draft = store.begin_template(id, 0).unwrap();
+    let rival = store.begin_template(id, 0).unwrap();
     for draft in [&draft, &rival] {
         fill(draft, 1);
         fs::write(draft.dir().join("qmp.sock"), "").unwrap();
@@ -136,7 +136,7 @@ fn a_dropped_draft_leaves_nothing_and_a_committed_one_only_its_files() {
     assert!(
         matches!(rival.commit(spec(TemplateKind::Snapshot)), Err(StoreError::TemplateExists { id: named }) if named == id)
     );
-    assert!(matches!(store.begin_template(id), Err(StoreError::TemplateExists { .. })));
+    assert!(matches!(store.begin_template(id, 0), Err(StoreError::TemplateExists { .. })));
 
     let dir = place.store_dir().join("templates").join(id.to_string());
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -147,13 +147,13 @@ fn a_dropped_draft_leaves_nothing_and_a_committed_one_only_its_files() {
     read.verify().unwrap();
 
     // Of a base template, the disk is all there is.
-    let draft = store.begin_template(Id::new()).unwrap();
+    let draft = store.begin_template(Id::new(), 0).unwrap();
     fill(&draft, 2);
     let base = draft.commit(spec(TemplateKind::Base)).unwrap();
     assert!(base.path(TemplateFile::Disk).exists() && !base.path(TemplateFile::Memory).exists());
 
     // A draft without its files is refused.
-    let draft = store.begin_template(Id::new()).unwrap();
+    let draft = store.begin_template(Id::new(), 0).unwrap();
     assert!(matches!(draft.commit(spec(TemplateKind::Base)), Err(StoreError::File(_))));
     assert_eq!(store.templates().unwrap().len(), 2);
     let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
@@ -203,7 +203,7 @@ fn too_little_space_is_refused_with_figures() {
     drop(place.open());
     let store =
         Store::open(&place.store_dir(), &StoreOptions { reserve: Some(1 << 40), ..options() }).unwrap();
-    let error = store.begin_template(Id::new()).unwrap_err();
+    let error = store.begin_template(Id::new(), 0).unwrap_err();
     let StoreError::NoSpace { available, needed, .. } = error else { panic!("{error:?}") };
     assert_eq!((available, needed), (store.space().unwrap().free, 1 << 40));
 
@@ -211,7 +211,10 @@ fn too_little_space_is_refused_with_figures() {
     let template = commit_one(&store, 1);
     let strict =
         Store::open(&place.store_dir(), &StoreOptions { reserve: Some(u64::MAX), ..options() }).unwrap();
-    assert!(matches!(strict.create_sandbox(Id::new(), &template), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(
+        strict.create_sandbox(Id::new(), &template.image().unwrap()),
+        Err(StoreError::NoSpace { .. })
+    ));
     assert!(strict.sandboxes().unwrap().is_empty());
 
     // A filesystem too small to hold a store worth having.
@@ -227,7 +230,7 @@ fn full_copies_where_nothing_else_is_wanted_or_would_hide_a_store() {
     let store = Store::open(&place.store_dir(), &native).unwrap();
     assert!(matches!(store.kind(), StoreKind::FullCopy { .. }));
     let template = commit_one(&store, 3);
-    let sandbox = store.create_sandbox(Id::new(), &template).unwrap();
+    let sandbox = store.create_sandbox(Id::new(), &template.image().unwrap()).unwrap();
     assert_eq!(fs::metadata(&sandbox.disk).unwrap().len(), 64 << 20);
     drop(store);
 
@@ -250,7 +253,7 @@ fn another_versions_layout_is_left_alone() {
 fn who_opens_the_store_sweeps_the_dead_and_spares_the_living() {
     let place = Place::new();
     let living = place.open();
-    let draft = living.begin_template(Id::new()).unwrap();
+    let draft = living.begin_template(Id::new(), 0).unwrap();
     fill(&draft, 4);
     let dead = place.store_dir().join("tmp/dead");
     fs::create_dir_all(dead.join("deep/root/proc")).unwrap();

@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, OnTimeout, SandboxStatus};
+use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::StoreError;
 use crate::convert::{unsigned, word};
 
-pub use read::{Activity, ListFilter};
+pub use read::{Activity, Deadline, ListFilter};
 pub use write::{NewSandboxRow, RunningOn, Transition};
 
 /// One sandbox, with the name of its template and the address of its host.
@@ -35,7 +36,7 @@ pub struct SandboxRow {
     pub memory_mb: u32,
     pub disk_mb: u32,
     pub timeout_sec: u32,
-    pub on_timeout: String,
+    pub on_timeout: OnTimeout,
     pub metadata: BTreeMap<String, String>,
     pub guest_ip: Option<String>,
     pub host_ip: Option<String>,
@@ -45,6 +46,8 @@ pub struct SandboxRow {
     pub expires_at: Option<DateTime<Utc>>,
     pub transition_started_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// Who began the last change that took time. An object, in the audit trail's words.
+    pub operation: Option<Value>,
 }
 
 struct Raw {
@@ -71,6 +74,7 @@ struct Raw {
     expires_at: Option<DateTime<Utc>>,
     transition_started_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    operation: Option<Value>,
 }
 
 impl TryFrom<Raw> for SandboxRow {
@@ -91,7 +95,7 @@ impl TryFrom<Raw> for SandboxRow {
             memory_mb: unsigned("sandboxes.memory_mb", raw.memory_mb)?,
             disk_mb: unsigned("sandboxes.disk_mb", raw.disk_mb)?,
             timeout_sec: unsigned("sandboxes.timeout_sec", raw.timeout_sec)?,
-            on_timeout: raw.on_timeout,
+            on_timeout: word("sandboxes.on_timeout", &raw.on_timeout)?,
             metadata: raw.metadata.0,
             guest_ip: raw.guest_ip,
             host_ip: raw.host_ip,
@@ -101,6 +105,7 @@ impl TryFrom<Raw> for SandboxRow {
             expires_at: raw.expires_at,
             transition_started_at: raw.transition_started_at,
             updated_at: raw.updated_at,
+            operation: raw.operation,
         })
     }
 }
@@ -121,7 +126,7 @@ macro_rules! sandboxes {
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",
-                       s.updated_at AS "updated_at!" "#
+                       s.updated_at AS "updated_at!", s.operation AS "operation?" "#
                 + $from
             $(, $arg)*
         )

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, OnTimeout, SandboxStatus};
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Raw, SandboxRow, sandboxes, words};
-use crate::convert::word;
+use crate::convert::{integer, word};
 use crate::{Position, Store, StoreError};
 
 /// When a sandbox was last used, and when it ends if it is not.
@@ -19,6 +19,18 @@ pub struct Activity {
     pub id: Id<Sandbox>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
+    /// None where the host does not say.
+    pub deadline: Option<Deadline>,
+    /// Only if the row was not changed since it was read; none = whatever it was.
+    pub generation: Option<i64>,
+}
+
+/// When a sandbox ends by itself, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the schema says what each column is")]
+pub struct Deadline {
+    pub timeout_sec: u32,
+    pub on_timeout: OnTimeout,
 }
 
 /// Which sandboxes to list.
@@ -152,19 +164,34 @@ impl Store {
         .collect()
     }
 
-    /// Writes down when sandboxes were last used, as their host says. Rows that say so already are not written.
+    /// Writes down when sandboxes were last used and when they end, as their host says. Rows that say so already are not written.
     pub async fn sandbox_activity(&self, activity: &[Activity]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = activity.iter().map(|seen| seen.id.uuid()).collect();
         let active: Vec<Option<DateTime<Utc>>> = activity.iter().map(|seen| seen.last_active_at).collect();
         let expires: Vec<Option<DateTime<Utc>>> = activity.iter().map(|seen| seen.expires_at).collect();
+        let timeouts: Vec<Option<i32>> =
+            activity.iter().map(|seen| seen.deadline.map(|deadline| integer(deadline.timeout_sec))).collect();
+        let on_timeouts: Vec<Option<String>> = activity
+            .iter()
+            .map(|seen| seen.deadline.map(|deadline| deadline.on_timeout.to_string()))
+            .collect();
+        let generations: Vec<Option<i64>> = activity.iter().map(|seen| seen.generation).collect();
         sqlx::query!(
-            "UPDATE sandboxes s SET last_active_at = u.last_active_at, expires_at = u.expires_at
-             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS u (id, last_active_at, expires_at)
-             WHERE s.id = u.id AND s.status = 'running'
-               AND (s.last_active_at, s.expires_at) IS DISTINCT FROM (u.last_active_at, u.expires_at)",
+            "UPDATE sandboxes s SET last_active_at = u.last_active_at, expires_at = u.expires_at,
+                    timeout_sec = COALESCE(u.timeout_sec, s.timeout_sec),
+                    on_timeout = COALESCE(u.on_timeout, s.on_timeout)
+             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[], $6::bigint[])
+                  AS u (id, last_active_at, expires_at, timeout_sec, on_timeout, generation)
+             WHERE s.id = u.id AND s.status = 'running' AND s.generation = COALESCE(u.generation, s.generation)
+               AND (s.last_active_at, s.expires_at, s.timeout_sec, s.on_timeout) IS DISTINCT FROM
+                   (u.last_active_at, u.expires_at, COALESCE(u.timeout_sec, s.timeout_sec),
+                    COALESCE(u.on_timeout, s.on_timeout))",
             &ids,
             &active as _,
             &expires as _,
+            &timeouts as _,
+            &on_timeouts as _,
+            &generations as _,
         )
         .execute(&self.pool)
         .await?;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, OnTimeout, SandboxStatus};
+use serde_json::Value;
 use sqlx::types::Json;
 
-use super::{Raw, SandboxRow, sandboxes, words};
+use super::{Activity, Deadline, Raw, SandboxRow, sandboxes, words};
 use crate::convert::integer;
 use crate::{StoreError, Tx};
 
@@ -22,10 +23,12 @@ pub struct NewSandboxRow<'a> {
     pub memory_mb: u32,
     pub disk_mb: u32,
     pub timeout_sec: u32,
-    pub on_timeout: &'a str,
+    pub on_timeout: OnTimeout,
     pub metadata: &'a BTreeMap<String, String>,
     /// Who made it, as the audit trail calls them.
     pub created_by: &'a str,
+    /// The sandbox that it is a fork of.
+    pub parent_id: Option<Id<Sandbox>>,
 }
 
 /// A change of state: compare-and-set. What it may come from is the transition table's to say, and can only be narrowed.
@@ -36,13 +39,14 @@ pub struct Transition<'a> {
     from: Vec<SandboxStatus>,
     generation: Option<i64>,
     reason: Option<&'a str>,
+    operation: Option<&'a Value>,
 }
 
 impl<'a> Transition<'a> {
     /// To a state, from any that may become it.
     #[must_use]
     pub fn new(id: Id<Sandbox>, to: SandboxStatus) -> Self {
-        Self { id, to, from: SandboxStatus::sources_of(to), generation: None, reason: None }
+        Self { id, to, from: SandboxStatus::sources_of(to), generation: None, reason: None, operation: None }
     }
 
     /// Only from these states.
@@ -65,6 +69,13 @@ impl<'a> Transition<'a> {
         self.reason = Some(reason);
         self
     }
+
+    /// Who began it, in the audit trail's words: kept for whoever finishes it.
+    #[must_use]
+    pub const fn begun_by(mut self, operation: &'a Value) -> Self {
+        self.operation = Some(operation);
+        self
+    }
 }
 
 /// What a host says of a sandbox that it runs.
@@ -75,6 +86,8 @@ pub struct RunningOn {
     pub host_ip: Option<String>,
     pub last_active_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
+    /// None where the host does not say.
+    pub deadline: Option<Deadline>,
 }
 
 impl Tx {
@@ -82,8 +95,8 @@ impl Tx {
     pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                                    metadata, created_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                                    metadata, created_by, parent_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.template_id.uuid(),
@@ -91,9 +104,10 @@ impl Tx {
             integer(new.memory_mb),
             integer(new.disk_mb),
             integer(new.timeout_sec),
-            new.on_timeout,
+            new.on_timeout.as_str(),
             Json(new.metadata) as _,
             new.created_by,
+            new.parent_id.map(Id::uuid),
         )
         .execute(self.connection())
         .await?;
@@ -121,7 +135,8 @@ impl Tx {
         .transpose()
     }
 
-    /// Changes a sandbox's state. None when it is in none of the states that it may come from: another change came first.
+    /// Changes a sandbox's state. None when it is in none of the states that it may come from: another change came first. A paused
+    /// one has no address and does not end by itself.
     pub async fn sandbox_transition(
         &mut self,
         transition: &Transition<'_>,
@@ -129,7 +144,9 @@ impl Tx {
         sandboxes!(
             "WITH s AS (
                  UPDATE sandboxes SET status = $2, status_reason = $5, generation = generation + 1,
-                        transition_started_at = now(), updated_at = now()
+                        host_ip = CASE WHEN $2 = 'paused' THEN NULL ELSE host_ip END,
+                        expires_at = CASE WHEN $2 = 'paused' THEN NULL ELSE expires_at END,
+                        operation = COALESCE($6, operation), transition_started_at = now(), updated_at = now()
                  WHERE id = $1 AND status = ANY($3) AND ($4::bigint IS NULL OR generation = $4) RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
             transition.id.uuid(),
@@ -137,6 +154,7 @@ impl Tx {
             &words(&transition.from),
             transition.generation,
             transition.reason,
+            transition.operation,
         )
         .fetch_optional(self.connection())
         .await?
@@ -155,6 +173,7 @@ impl Tx {
             "WITH s AS (
                  UPDATE sandboxes SET status = 'running', status_reason = NULL, generation = generation + 1,
                         guest_ip = $4, host_ip = $5, last_active_at = $6, expires_at = $7,
+                        timeout_sec = COALESCE($8, timeout_sec), on_timeout = COALESCE($9, on_timeout),
                         started_at = COALESCE(started_at, now()), transition_started_at = now(), updated_at = now()
                  WHERE id = $1 AND status = ANY($2) AND ($3::bigint IS NULL OR generation = $3) RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
@@ -165,6 +184,34 @@ impl Tx {
             on.host_ip,
             on.last_active_at,
             on.expires_at,
+            on.deadline.map(|deadline| integer(deadline.timeout_sec)),
+            on.deadline.map(|deadline| deadline.on_timeout.as_str()),
+        )
+        .fetch_optional(self.connection())
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
+    /// Writes down a deadline that the host has taken. Grows the generation: what was read of the row before is old. None when the
+    /// sandbox has ended.
+    pub async fn sandbox_deadline(
+        &mut self,
+        seen: &Activity,
+        deadline: Deadline,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        sandboxes!(
+            "WITH s AS (
+                 UPDATE sandboxes SET timeout_sec = $2, on_timeout = $3, last_active_at = $4,
+                        expires_at = CASE WHEN status IN ('running', 'snapshotting') THEN $5 ELSE expires_at END,
+                        generation = generation + 1, updated_at = now()
+                 WHERE id = $1 AND status NOT IN ('stopped', 'error') RETURNING *)",
+            "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
+            seen.id.uuid(),
+            integer(deadline.timeout_sec),
+            deadline.on_timeout.as_str(),
+            seen.last_active_at,
+            seen.expires_at,
         )
         .fetch_optional(self.connection())
         .await?

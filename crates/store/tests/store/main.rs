@@ -7,4 +7,5 @@ mod hosts;
 mod people;
 mod sandboxes;
 mod schema;
+mod snapshots;
 mod support;

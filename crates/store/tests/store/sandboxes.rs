@@ -173,7 +173,8 @@ async fn use_is_noted_for_running_sandboxes_only_and_is_no_change_of_state() {
     world.transition(&Transition::new(stopped, SandboxStatus::Stopped)).await.unwrap().unwrap();
     let before = world.row(running).await;
     let at = world.store.now().await.unwrap();
-    let seen = |id| Activity { id, last_active_at: Some(at), expires_at: None };
+    let seen =
+        |id| Activity { id, last_active_at: Some(at), expires_at: None, deadline: None, generation: None };
     world.store.sandbox_activity(&[seen(running), seen(stopped)]).await.unwrap();
     let after = world.row(running).await;
     assert_eq!((after.last_active_at, after.generation), (Some(at), before.generation));

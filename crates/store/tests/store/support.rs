@@ -10,7 +10,7 @@ use sandbar_store::users::NewUserRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
 use sandbar_types::id::{Host, Sandbox, Team, Template, User};
-use sandbar_types::{Arch, Id, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{Arch, Id, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
@@ -97,9 +97,10 @@ impl World {
             memory_mb: 512,
             disk_mb: 1024,
             timeout_sec: 300,
-            on_timeout: "kill",
+            on_timeout: OnTimeout::Kill,
             metadata,
             created_by: "",
+            parent_id: None,
         }
     }
 
@@ -156,5 +157,6 @@ pub(crate) fn on() -> RunningOn {
         host_ip: Some("10.0.0.2".to_owned()),
         last_active_at: None,
         expires_at: None,
+        deadline: None,
     }
 }

@@ -27,6 +27,18 @@ pub enum Rpc {
     ReadFile,
     CreateTemplate,
     ListTemplates,
+    PauseSandbox,
+    ResumeSandbox,
+    SnapshotSandbox,
+    ForkSandbox,
+    FlattenRootfs,
+    DeleteTemplate,
+    VerifyTemplate,
+    VerifySandbox,
+    SetDeadline,
+    PauseAll,
+    GetSandboxMetrics,
+    FlushSandboxMetrics,
 }
 
 /// How a call goes wrong.
@@ -160,7 +172,11 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
         | Reason::REASON_TEMPLATE_NOT_FOUND
         | Reason::REASON_COMMAND_NOT_FOUND
         | Reason::REASON_FILE_NOT_FOUND => ConnectError::not_found(message),
-        Reason::REASON_INVALID_STATE => ConnectError::failed_precondition(message),
+        Reason::REASON_INVALID_STATE | Reason::REASON_INCOMPATIBLE => {
+            ConnectError::failed_precondition(message)
+        }
+        Reason::REASON_SNAPSHOT_DAMAGED => ConnectError::data_loss(message),
+        Reason::REASON_TEMPLATE_IN_USE | Reason::REASON_BUSY => ConnectError::aborted(message),
         Reason::REASON_NO_CAPACITY | Reason::REASON_GUEST_DISK_FULL => {
             ConnectError::resource_exhausted(message)
         }

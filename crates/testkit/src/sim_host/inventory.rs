@@ -9,6 +9,7 @@ use sandbar_types::guest::GUEST_IP;
 use tokio::sync::watch;
 
 use super::faults::refusal;
+use super::life;
 use super::{Reason, SandboxState};
 
 /// MiB of disk of every template.
@@ -21,14 +22,24 @@ pub(super) struct Inventory {
     pub(super) generation: u64,
     /// How many sandboxes there are, for those who wait.
     count: watch::Sender<usize>,
-    sandboxes: BTreeMap<String, Vm>,
-    templates: BTreeMap<String, rpc::Template>,
+    pub(super) sandboxes: BTreeMap<String, Vm>,
+    pub(super) templates: BTreeMap<String, Stored>,
+    /// What becomes of the children of coming forks: that many fail.
+    pub(super) failing_children: usize,
 }
 
-struct Vm {
-    record: rpc::Sandbox,
-    creation: Option<rpc::CreateSandboxRequest>,
-    files: HashMap<String, Vec<u8>>,
+/// The files of a guest, by their path: all that a simulated memory and disk hold.
+pub(super) type Files = HashMap<String, Vec<u8>>;
+
+pub(super) struct Vm {
+    pub(super) record: rpc::Sandbox,
+    pub(super) creation: Option<rpc::CreateSandboxRequest>,
+    pub(super) files: Files,
+}
+
+pub(super) struct Stored {
+    pub(super) record: rpc::Template,
+    pub(super) files: Files,
 }
 
 impl Inventory {
@@ -46,7 +57,7 @@ impl Inventory {
     }
 
     pub(super) fn list_templates(&self) -> Vec<rpc::Template> {
-        self.templates.values().cloned().collect()
+        self.templates.values().map(|stored| stored.record.clone()).collect()
     }
 
     pub(super) fn creation_of(&self, id: &str) -> Option<rpc::CreateSandboxRequest> {
@@ -65,10 +76,13 @@ impl Inventory {
             .templates
             .get(&request.template_id)
             .ok_or_else(|| refusal(Reason::REASON_TEMPLATE_NOT_FOUND))?;
-        let (vcpus, memory_mb, disk_mb) = (template.vcpus, template.memory_mb, template.disk_mb);
+        if template.record.kind == rpc::TemplateKind::TEMPLATE_KIND_BASE {
+            return Err(refusal(Reason::REASON_TEMPLATE_NOT_FOUND));
+        }
+        let (vcpus, memory_mb, disk_mb) =
+            (template.record.vcpus, template.record.memory_mb, template.record.disk_mb);
+        let files = template.files.clone();
         let created_at = unix_ms(SystemTime::now());
-        let expires_at =
-            if request.timeout_sec == 0 { 0 } else { created_at + i64::from(request.timeout_sec) * 1_000 };
         let record = rpc::Sandbox {
             id: request.id.clone(),
             state: SandboxState::SANDBOX_STATE_RUNNING.into(),
@@ -80,11 +94,13 @@ impl Inventory {
             host_ip: self.next_address(),
             created_at_unix_ms: created_at,
             last_active_at_unix_ms: created_at,
-            expires_at_unix_ms: expires_at,
+            expires_at_unix_ms: life::expiry(created_at, request.timeout_sec),
+            timeout_sec: request.timeout_sec,
+            on_timeout: life::or_kill(request.on_timeout),
             generation: 1,
             ..Default::default()
         };
-        self.insert(record.clone(), Some(request));
+        self.insert(record.clone(), Some(request), files);
         Ok(record)
     }
 
@@ -103,16 +119,21 @@ impl Inventory {
             generation: 1,
             ..Default::default()
         };
-        self.insert(record, None);
+        self.insert(record, None, Files::new());
     }
 
-    fn insert(&mut self, record: rpc::Sandbox, creation: Option<rpc::CreateSandboxRequest>) {
-        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files: HashMap::new() });
+    pub(super) fn insert(
+        &mut self,
+        record: rpc::Sandbox,
+        creation: Option<rpc::CreateSandboxRequest>,
+        files: Files,
+    ) {
+        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files });
         self.changed();
     }
 
     /// A new address in 10.64.0.0/16 for each sandbox.
-    fn next_address(&self) -> String {
+    pub(super) fn next_address(&self) -> String {
         let [.., high, low] = (self.generation + 1).to_be_bytes();
         format!("10.64.{high}.{low}")
     }
@@ -141,7 +162,7 @@ impl Inventory {
         Ok(vm.record.clone())
     }
 
-    fn running(&mut self, id: &str) -> Result<&mut Vm, ConnectError> {
+    pub(super) fn running(&mut self, id: &str) -> Result<&mut Vm, ConnectError> {
         let vm = self.sandboxes.get_mut(id).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))?;
         if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {
             Ok(vm)
@@ -182,13 +203,15 @@ impl Inventory {
             arch: "x86_64".to_owned(),
             vmm: "qemu".to_owned(),
             compatibility: "simulated".to_owned(),
+            kind: rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT.into(),
             ..Default::default()
         };
-        Ok(self.templates.entry(request.id).or_insert(template).clone())
+        let stored = Stored { record: template, files: Files::new() };
+        Ok(self.templates.entry(request.id).or_insert(stored).record.clone())
     }
 }
 
-fn unix_ms(at: SystemTime) -> i64 {
+pub(super) fn unix_ms(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,21 +1,20 @@
 //! The RPCs of a simulated host.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use connectrpc::{
     ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::StreamExt as _;
-use rpc::exec_stream_request::{Request as Input, Start};
-use rpc::exec_stream_response::{Exit, Response as Output};
+use rpc::exec_stream_request::Request as Input;
 use rpc::write_file_request::Request as Upload;
 use sandbar_proto::host as rpc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::exec::stream;
 use super::faults::{Reply, refusal};
-use super::guest::{Piece, Program, Running};
+use super::guest::Program;
 use super::inventory::Inventory;
 use super::{Agent, Reason, Rpc};
 
@@ -123,7 +122,7 @@ impl rpc::HostService for Service {
     ) -> ServiceResult<rpc::ExecResponse> {
         let request = request.to_owned_message();
         let reply = self.agent.faults.arrive(Rpc::Exec).await?;
-        let result = self.run(request).await;
+        let result = self.agent.run(request).await;
         reply.send(result).await.map(Response::new)
     }
 
@@ -212,107 +211,148 @@ impl rpc::HostService for Service {
         })
         .await
     }
-}
 
-impl Service {
-    /// A command run to its end.
-    async fn run(&self, request: rpc::ExecRequest) -> Result<rpc::ExecResponse, ConnectError> {
-        self.agent.inventory().active(&request.id)?;
-        let command = request.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
-        let (pieces, exit_code) = match Program::find(command)? {
-            Program::Print { pieces, exit_code } => (pieces, exit_code),
-            // There is no input, so it ends at once.
-            Program::Cat => (Vec::new(), 0),
-            Program::Sleep => {
-                let _running = self.agent.processes.start();
-                tokio::time::sleep(Duration::from_secs(u64::from(request.timeout_sec))).await;
-                return Err(refusal(Reason::REASON_TIMEOUT));
-            }
-        };
-        let limit = usize::try_from(request.max_output_bytes).unwrap_or(usize::MAX);
-        let mut response = rpc::ExecResponse { exit_code, duration_ms: 1, ..Default::default() };
-        for piece in pieces {
-            let (kept, more) = match &piece {
-                Piece::Stdout(data) => (&mut response.stdout, data),
-                Piece::Stderr(data) => (&mut response.stderr, data),
-            };
-            kept.extend_from_slice(more);
-            response.truncated |= kept.len() > limit;
-            kept.truncate(limit);
-        }
-        Ok(response)
+    async fn pause_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::PauseSandboxRequest>,
+    ) -> ServiceResult<rpc::PauseSandboxResponse> {
+        self.answer(Rpc::PauseSandbox, |inventory| {
+            let sandbox = inventory.pause(request.id, "requested")?;
+            Ok(rpc::PauseSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+        })
+        .await
     }
-}
 
-/// Runs a streamed command. It dies with its stream unless it was detached.
-async fn stream(
-    start: Start,
-    program: Program,
-    mut requests: InboundStream<rpc::ExecStreamRequest>,
-    out: mpsc::Sender<Result<rpc::ExecStreamResponse, ConnectError>>,
-    running: Running,
-    reply: Reply,
-) {
-    let say = |output| {
-        let response = rpc::ExecStreamResponse { response: Some(output), ..Default::default() };
-        out.send(Ok(response))
-    };
-    let exited = |exit_code| {
-        Output::from(Exit { exit_code, status: format!("exit status {exit_code}"), ..Default::default() })
-    };
-    // A reader that has gone is noticed below, by `closed`.
-    let _ = say(Output::Started(1_000)).await;
-    let exit_code = match program {
-        Program::Print { pieces, exit_code } => {
-            for piece in pieces {
-                let output = match piece {
-                    Piece::Stdout(data) => Output::Stdout(data),
-                    Piece::Stderr(data) => Output::Stderr(data),
-                };
-                let _ = say(output).await;
-            }
-            exit_code
-        }
-        Program::Cat | Program::Sleep => loop {
-            let input = tokio::select! {
-                () = out.closed() => {
-                    if start.detach {
-                        running.detach();
-                    }
-                    return;
-                }
-                input = requests.next() => input,
-            };
-            match input {
-                Some(Ok(message)) => match message.to_owned_message().request {
-                    Some(Input::Stdin(data)) => {
-                        if let Program::Cat = program {
-                            let _ = say(Output::Stdout(data)).await;
-                        }
-                    }
-                    Some(Input::CloseStdin(_)) if matches!(program, Program::Cat) => break 0,
-                    Some(Input::Stop(_)) => break -1,
-                    Some(Input::CloseStdin(_) | Input::Start(_)) | None => {}
-                },
-                // The input's end is not the stream's: the command goes on for as long as somebody listens.
-                Some(Err(_)) | None => {
-                    out.closed().await;
-                    if start.detach {
-                        running.detach();
-                    }
-                    return;
-                }
-            }
-        },
-    };
-    match reply {
-        Reply::Deliver => {
-            let _ = say(exited(exit_code)).await;
-        }
-        Reply::Lose => {
-            let _ = out.send(Err(ConnectError::unavailable("the connection broke"))).await;
-        }
-        Reply::Never => out.closed().await,
+    async fn resume_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
+    ) -> ServiceResult<rpc::ResumeSandboxResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::ResumeSandbox, |inventory| {
+            let sandbox = inventory.resume(&request)?;
+            Ok(rpc::ResumeSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::SnapshotSandboxRequest>,
+    ) -> ServiceResult<rpc::SnapshotSandboxResponse> {
+        self.answer(Rpc::SnapshotSandbox, |inventory| {
+            let kind = rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT;
+            let (template, stall_ms) = inventory.snapshot(request.id, request.template_id, kind)?;
+            Ok(rpc::SnapshotSandboxResponse { template: template.into(), stall_ms, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ForkSandboxRequest>,
+    ) -> ServiceResult<rpc::ForkSandboxResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::ForkSandbox, |inventory| inventory.fork(request)).await
+    }
+
+    async fn flatten_rootfs(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::FlattenRootfsRequest>,
+    ) -> ServiceResult<rpc::FlattenRootfsResponse> {
+        self.answer(Rpc::FlattenRootfs, |inventory| {
+            let kind = rpc::TemplateKind::TEMPLATE_KIND_BASE;
+            let (template, _) = inventory.snapshot(request.id, request.template_id, kind)?;
+            Ok(rpc::FlattenRootfsResponse { template: template.into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn delete_template(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::DeleteTemplateRequest>,
+    ) -> ServiceResult<rpc::DeleteTemplateResponse> {
+        self.answer(Rpc::DeleteTemplate, |inventory| {
+            let existed = inventory.delete_template(request.id);
+            Ok(rpc::DeleteTemplateResponse { existed, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn verify_template(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::VerifyTemplateRequest>,
+    ) -> ServiceResult<rpc::VerifyTemplateResponse> {
+        self.answer(Rpc::VerifyTemplate, |inventory| {
+            let bytes = inventory.verify_template(request.id)?;
+            Ok(rpc::VerifyTemplateResponse { bytes, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn verify_sandbox(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::VerifySandboxRequest>,
+    ) -> ServiceResult<rpc::VerifySandboxResponse> {
+        self.answer(Rpc::VerifySandbox, |inventory| {
+            let bytes = inventory.verify_sandbox(request.id)?;
+            Ok(rpc::VerifySandboxResponse { bytes, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn set_deadline(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::SetDeadlineRequest>,
+    ) -> ServiceResult<rpc::SetDeadlineResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::SetDeadline, |inventory| {
+            let sandbox = inventory.set_deadline(&request)?;
+            Ok(rpc::SetDeadlineResponse { sandbox: sandbox.into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn pause_all(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, rpc::PauseAllRequest>,
+    ) -> ServiceResult<rpc::PauseAllResponse> {
+        self.answer(Rpc::PauseAll, |inventory| Ok(inventory.pause_all())).await
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<rpc::GetSandboxMetricsResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::GetSandboxMetrics, |inventory| {
+            let range = request.range.as_known().unwrap_or_default();
+            let points = inventory.metrics(&request.id, range)?;
+            Ok(rpc::GetSandboxMetricsResponse { points, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn flush_sandbox_metrics(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::FlushSandboxMetricsRequest>,
+    ) -> ServiceResult<rpc::FlushSandboxMetricsResponse> {
+        self.answer(Rpc::FlushSandboxMetrics, |inventory| {
+            let tiers = inventory.all_metrics(request.id)?;
+            Ok(rpc::FlushSandboxMetricsResponse { tiers, ..Default::default() })
+        })
+        .await
     }
 }
 

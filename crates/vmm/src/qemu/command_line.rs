@@ -10,11 +10,12 @@ use sandbar_types::guest::GUEST_MAC;
 use crate::{Accelerator, MachineSpec, VmmError, spawn::option_value};
 
 /// Version of the list of devices. Snapshots of another version are refused.
-pub(super) const DEVICES: u32 = 1;
+pub(super) const DEVICES: u32 = 2;
 
 /// The machine type. Minimal, and restored in a millisecond: virtio over MMIO, no PCI, no option ROMs. ACPI tells the kernel where
 /// the devices are. Without the clock chip (`rtc`) the kernel boots three times slower.
-pub(super) const MACHINE: &str = "microvm,acpi=on,x-option-roms=off,rtc=on";
+/// Without the description of the state's form (`suppress-vmdesc`), which is written for people and looked for at every load.
+pub(super) const MACHINE: &str = "microvm,acpi=on,x-option-roms=off,rtc=on,suppress-vmdesc=on";
 
 /// The firmware that can start a kernel without option ROMs. The default for `acpi=on` cannot, and differs among distributions.
 pub(super) const FIRMWARE: &str = "qboot.rom";
@@ -39,6 +40,10 @@ pub(super) const fn accelerator_option(accelerator: Accelerator) -> &'static str
 /// needs any more.
 pub(super) const CONFINEMENT: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The memory's name among QEMU's objects, and its path there.
+const MEMORY_ID: &str = "mem";
+pub(super) const MEMORY_OBJECT: &str = "/objects/mem";
 
 /// The guest's memory: a file, mapped so that writes reach it or so that they do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +70,7 @@ pub(super) fn machine(
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
     let arguments = [
         "-M",
-        &format!("{MACHINE},memory-backend=mem"),
+        &format!("{MACHINE},memory-backend={MEMORY_ID}"),
         "-bios",
         FIRMWARE,
         "-accel",
@@ -77,7 +82,7 @@ pub(super) fn machine(
         "-m",
         &format!("{memory_mb}M"),
         "-object",
-        &format!("memory-backend-file,id=mem,size={memory_mb}M,mem-path={file},share={share}"),
+        &format!("memory-backend-file,id={MEMORY_ID},size={memory_mb}M,mem-path={file},share={share}"),
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -110,6 +115,9 @@ pub(super) fn machine(
         // A saved state does not say that the machine was stopped: a restored one runs as soon as it is loaded.
         "-global",
         "migration.store-global-state=off",
+        // Nor does it say which machine it is of: the snapshot's manifest does.
+        "-global",
+        "migration.send-configuration=off",
     ];
     Ok(arguments.into_iter().map(OsString::from).collect())
 }
@@ -155,7 +163,7 @@ mod tests {
     fn the_line_says_what_was_measured() {
         let line = line(Memory::Shared(Path::new("/s/memory")));
         for part in [
-            "-M microvm,acpi=on,x-option-roms=off,rtc=on,memory-backend=mem -bios qboot.rom",
+            "-M microvm,acpi=on,x-option-roms=off,rtc=on,suppress-vmdesc=on,memory-backend=mem -bios qboot.rom",
             "-accel tcg,thread=multi,tb-size=128 -cpu max,la57=off -smp 2 -m 512M",
             "memory-backend-file,id=mem,size=512M,mem-path=/s/memory,share=on",
             "file=/s/a,,b/disk.ext4,format=raw,",

@@ -17,7 +17,7 @@ use tokio::{process::Command, task};
 use super::{
     command_line::{self, Memory},
     kernel_arguments,
-    machine::{MemoryMapping, QemuMachine},
+    machine::{GuestMemory, MemoryMapping, QemuMachine},
 };
 use crate::{
     Accelerator, BootSource, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles, Vmm,
@@ -125,13 +125,16 @@ impl Vmm for QemuVmm {
             starting.qmp.call(&qmp::Negotiate {}, START_DEADLINE).await?;
             match starting.qmp.call(&qmp::QueryStatus {}, START_DEADLINE).await?.status {
                 RunState::Running => Ok(()),
-                RunState::Stopped | RunState::FinishMigrate => {
+                RunState::Stopped => {
                     Err(QmpError::Refused { command: "boot", reason: "the machine does not run".to_owned() })
                 }
             }
         };
         match runs.await {
-            Ok(()) => Ok(starting.complete(MemoryMapping::Shared)),
+            Ok(()) => {
+                let (file, mapping) = (memory.clone(), MemoryMapping::Shared);
+                Ok(starting.complete(GuestMemory { file, bytes: size, mapping }))
+            }
             Err(error) => Err(starting.failed("booting", error).await),
         }
     }
@@ -153,8 +156,7 @@ impl Vmm for QemuVmm {
         let runs = async {
             let qmp = &starting.qmp;
             let mut events = qmp.events();
-            let features =
-                qmp::SetTransferFeatures { capabilities: vec![Feature::IGNORE_SHARED, Feature::EVENTS] };
+            let features = qmp::SetTransferFeatures { capabilities: vec![Feature::EVENTS] };
             let load = qmp::Load { uri };
             // Sent at once; QEMU takes them in order when it is up.
             tokio::try_join!(
@@ -171,7 +173,10 @@ impl Vmm for QemuVmm {
             outcome.await?
         };
         match runs.await {
-            Ok(()) => Ok(starting.complete(MemoryMapping::Private)),
+            Ok(()) => {
+                let (file, mapping) = (memory.clone(), MemoryMapping::Private);
+                Ok(starting.complete(GuestMemory { file, bytes: size, mapping }))
+            }
             Err(error) => Err(starting.failed("loading the snapshot", error).await),
         }
     }
@@ -186,9 +191,8 @@ impl Vmm for QemuVmm {
         let taken_over = async {
             let qmp = Qmp::new(spawn::connect(work_dir).await?);
             qmp.call(&qmp::Negotiate {}, ADOPT_DEADLINE).await?;
-            let memory = qmp.call(&qmp::QueryMemory {}, ADOPT_DEADLINE).await?;
-            let shared = !memory.is_empty() && memory.iter().all(|device| device.share);
-            Ok((qmp, if shared { MemoryMapping::Shared } else { MemoryMapping::Private }))
+            let memory = GuestMemory::of(&qmp, ADOPT_DEADLINE).await?;
+            Ok((qmp, memory))
         };
         match taken_over.await {
             Ok((qmp, memory)) => Ok(Box::new(QemuMachine::new(found, output, qmp, memory))),
@@ -218,14 +222,14 @@ impl Starting {
         }
     }
 
-    fn complete(self, memory: MemoryMapping) -> Box<dyn Machine> {
+    fn complete(self, memory: GuestMemory) -> Box<dyn Machine> {
         let Self { process, output, qmp } = self;
         Box::new(QemuMachine::new(process.claim(), output, qmp, memory))
     }
 }
 
 /// The address of a state file, for a request.
-pub(super) fn state_uri(state: &Path) -> Result<String, VmmError> {
+fn state_uri(state: &Path) -> Result<String, VmmError> {
     match state.to_str() {
         // QEMU would read the rest as a position in the file.
         Some(text) if state.is_absolute() && !text.contains(",offset=") => Ok(format!("file:{text}")),

@@ -1,30 +1,37 @@
 //! One QEMU process, spoken to.
 
 use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    fs::OpenOptions,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Mutex, task, time::Instant};
+use tokio::{sync::Mutex, task};
 
-use super::driver::{file, state_uri};
+use super::{command_line::MEMORY_OBJECT, driver::file};
 use crate::{
-    Machine, ProcessIdentity, VmmError,
+    Machine, ProcessIdentity, Saved, SnapshotFiles, VmmError,
+    pages::PrivateMapping,
     process::Process,
-    qmp::{self, Event, Feature, Qmp, QmpError, RunState},
+    qmp::{self, Qmp, QmpError, RunState},
     spawn::Output,
 };
 
 /// For a request that QEMU answers at once, on a host under load.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// For writing the device state: some 80 KB, into the page cache.
+/// For writing the device state: some 20 KB, into the page cache.
 const SAVE_DEADLINE: Duration = Duration::from_secs(60);
-/// Bytes a second of a state transfer. The default is a network's.
-const UNLIMITED: u64 = 1 << 40;
+
+/// The guest's memory: a file, and how it is mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GuestMemory {
+    pub(super) file: PathBuf,
+    pub(super) bytes: u64,
+    pub(super) mapping: MemoryMapping,
+}
 
 /// How the guest's memory is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +42,30 @@ pub(super) enum MemoryMapping {
     Private,
 }
 
+impl GuestMemory {
+    /// Asks a QEMU that an earlier agent started.
+    pub(super) async fn of(qmp: &Qmp, limit: Duration) -> Result<Self, QmpError> {
+        let path = MEMORY_OBJECT;
+        let file = qmp.call(&qmp::GetText { path, property: "mem-path" }, limit).await?;
+        let bytes = qmp.call(&qmp::GetNumber { path, property: "size" }, limit).await?;
+        let shared = qmp.call(&qmp::GetSwitch { path, property: "share" }, limit).await?;
+        let mapping = if shared { MemoryMapping::Shared } else { MemoryMapping::Private };
+        Ok(Self { file: file.into(), bytes, mapping })
+    }
+}
+
 /// A running or paused machine.
 #[derive(Debug)]
 pub(super) struct QemuMachine {
     process: Arc<Process>,
     output: Output,
-    memory: MemoryMapping,
-    /// Held through each operation, since a save is several requests.
+    memory: GuestMemory,
+    /// Held through each operation: nothing comes between a save's steps.
     control: Mutex<Qmp>,
 }
 
 impl QemuMachine {
-    pub(super) fn new(process: Arc<Process>, output: Output, qmp: Qmp, memory: MemoryMapping) -> Self {
+    pub(super) fn new(process: Arc<Process>, output: Output, qmp: Qmp, memory: GuestMemory) -> Self {
         Self { process, output, memory, control: Mutex::new(qmp) }
     }
 
@@ -76,17 +95,35 @@ impl Machine for QemuMachine {
         Ok(())
     }
 
-    async fn save_state(&self, state_file: &Path) -> Result<(), VmmError> {
-        if self.memory == MemoryMapping::Private {
-            return Err(VmmError::PrivateMemory { process: self.process() });
-        }
+    async fn save(&self, into: &SnapshotFiles) -> Result<Saved, VmmError> {
         let control = self.control.lock().await;
-        let saved = self.save(&control, state_file).await;
+        let status = control.call(&qmp::QueryStatus {}, REQUEST_DEADLINE).await;
+        if status.map_err(self.failed("saving"))?.status == RunState::Running {
+            return Err(VmmError::NotPaused { process: self.process() });
+        }
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&into.state);
+        drop(made.map_err(file("make the state file", &into.state))?);
+        let saved = async {
+            self.save_devices(&control, &into.state).await?;
+            self.save_memory(&into.memory).await
+        };
+        let saved = saved.await;
         if saved.is_err() {
             // Half a state is of no use, and its name must be free for the next try.
-            let _ = tokio::fs::remove_file(state_file).await;
+            let _ = tokio::fs::remove_file(&into.state).await;
         }
         saved
+    }
+
+    async fn changed_memory(&self) -> Result<u64, VmmError> {
+        match self.memory.mapping {
+            MemoryMapping::Shared => Ok(0),
+            MemoryMapping::Private => self.with_mapping(|mapping| mapping.changed()).await,
+        }
+    }
+
+    fn memory_image(&self) -> &Path {
+        &self.memory.file
     }
 
     async fn exited(&self) {
@@ -103,54 +140,55 @@ impl Machine for QemuMachine {
 }
 
 impl QemuMachine {
-    async fn save(&self, control: &Qmp, state_file: &Path) -> Result<(), VmmError> {
-        let uri = state_uri(state_file)?;
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(state_file)
-            .map_err(file("make the state file", state_file))?;
-        transfer(control, uri).await.map_err(self.failed("saving its state"))?;
-        let path = state_file.to_owned();
-        let synced = task::spawn_blocking(move || {
-            made.sync_all().map_err(file("sync", &path))?;
-            // The name is as much needed as the content.
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(file("sync", folder))
-        });
-        synced.await.map_err(|panic| file("sync", state_file)(panic.into()))?
+    async fn save_devices(&self, control: &Qmp, state: &Path) -> Result<(), VmmError> {
+        let filename = state.to_str().filter(|_| state.is_absolute());
+        let filename = filename.ok_or_else(|| VmmError::UnusablePath(state.to_owned()))?.to_owned();
+        // Not live: the disk stays the machine's, which may go on.
+        let save = qmp::SaveDevices { filename, live: false };
+        control.call(&save, SAVE_DEADLINE).await.map_err(self.failed("saving its devices"))?;
+        Ok(())
     }
-}
 
-/// Writes the device state and returns when the machine could be continued.
-async fn transfer(control: &Qmp, uri: String) -> Result<(), QmpError> {
-    let mut events = control.events();
-    let features = qmp::SetTransferFeatures { capabilities: vec![Feature::IGNORE_SHARED, Feature::EVENTS] };
-    let rate = qmp::SetTransferRate { max_bandwidth: UNLIMITED };
-    let save = qmp::Save { uri };
-    tokio::try_join!(
-        control.call(&features, REQUEST_DEADLINE),
-        control.call(&rate, REQUEST_DEADLINE),
-        control.call(&save, REQUEST_DEADLINE),
-    )?;
-    let ended = events.wait("saving", SAVE_DEADLINE, |event| match event {
-        Event::Migration(status) if matches!(status.as_str(), "completed" | "failed" | "cancelled") => {
-            Some(status)
+    async fn save_memory(&self, image: &Path) -> Result<Saved, VmmError> {
+        let found = std::fs::metadata(image).map_err(file("read the memory image", image))?;
+        if found.len() != self.memory.bytes {
+            return Err(VmmError::MemorySize {
+                path: image.to_owned(),
+                found: found.len(),
+                needed: self.memory.bytes,
+            });
         }
-        _ => None,
-    });
-    let status = ended.await?;
-    if status != "completed" {
-        return Err(QmpError::Transfer(status));
-    }
-    // The event comes a moment before QEMU leaves the transfer's state, in which it refuses to continue. There is no event for
-    // that moment; every answer takes the lock that it is waiting for, so this ends after one or two.
-    let deadline = Instant::now() + REQUEST_DEADLINE;
-    while control.call(&qmp::QueryStatus {}, REQUEST_DEADLINE).await?.status == RunState::FinishMigrate {
-        if Instant::now() > deadline {
-            return Err(QmpError::Deadline { what: "the end of saving", limit: REQUEST_DEADLINE });
+        match self.memory.mapping {
+            MemoryMapping::Shared => {
+                let own = &self.memory.file;
+                let mapped = std::fs::metadata(own).map_err(file("read the memory image", own))?;
+                if (mapped.dev(), mapped.ino()) != (found.dev(), found.ino()) {
+                    let (found, wanted) = (own.clone(), image.to_owned());
+                    return Err(VmmError::OtherMemory { process: self.process(), found, wanted });
+                }
+                Ok(Saved { changed_bytes: 0, zeroed_bytes: 0 })
+            }
+            MemoryMapping::Private => {
+                let opened = OpenOptions::new().write(true).open(image);
+                let target = opened.map_err(file("open the memory image", image))?;
+                let copied = self.with_mapping(move |mapping| mapping.copy_changed(&target)).await?;
+                Ok(Saved { changed_bytes: copied.changed, zeroed_bytes: copied.zeroed })
+            }
         }
     }
-    Ok(())
+
+    /// Looks at the process's pages, off the runtime's threads.
+    async fn with_mapping<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&PrivateMapping) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, VmmError> {
+        let process = self.process();
+        let GuestMemory { file, bytes, .. } = self.memory.clone();
+        let looked = task::spawn_blocking(move || look(&PrivateMapping::open(process, &file, bytes)?));
+        looked
+            .await
+            .map_err(std::io::Error::from)
+            .and_then(|looked| looked)
+            .map_err(|source| VmmError::Process { action: "copy the memory of", process, source })
+    }
 }

@@ -60,8 +60,8 @@ pub enum QmpError {
         /// How long.
         limit: Duration,
     },
-    /// A state was not saved or loaded.
-    #[error("the state transfer ended as {0:?}")]
+    /// A state was not loaded.
+    #[error("loading the state ended as {0:?}")]
     Transfer(String),
 }
 
@@ -336,7 +336,7 @@ mod tests {
         let calls = {
             let qmp = Arc::clone(&qmp);
             tokio::spawn(async move {
-                let save = Save { uri: "file:/x".to_owned() };
+                let save = SaveDevices { filename: "/x".to_owned(), live: false };
                 tokio::join!(
                     qmp.call(&Negotiate {}, LIMIT),
                     qmp.call(&save, LIMIT),
@@ -345,7 +345,11 @@ mod tests {
             })
         };
         expect(&mut reader, r#"{"execute":"qmp_capabilities"}"#).await;
-        expect(&mut reader, r#"{"execute":"migrate","arguments":{"uri":"file:/x"}}"#).await;
+        expect(
+            &mut reader,
+            r#"{"execute":"xen-save-devices-state","arguments":{"filename":"/x","live":false}}"#,
+        )
+        .await;
         expect(&mut reader, r#"{"execute":"query-status"}"#).await;
         let script = [
             r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#,
@@ -359,7 +363,7 @@ mod tests {
         writer.write_all((script.join("\r\n") + "\r\n").as_bytes()).await.unwrap();
         let (negotiated, saved, status) = calls.await.unwrap();
         negotiated.unwrap();
-        assert_eq!(saved.unwrap_err().to_string(), "migrate was refused: no such file");
+        assert_eq!(saved.unwrap_err().to_string(), "xen-save-devices-state was refused: no such file");
         assert_eq!(status.unwrap().status, RunState::Stopped);
         let seen = events.wait("setup", LIMIT, |event| match event {
             Event::Migration(status) => Some(status),

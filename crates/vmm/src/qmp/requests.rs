@@ -33,10 +33,9 @@ requests! {
     Negotiate = "qmp_capabilities" {} -> Done;
     /// Switches features of state transfers.
     SetTransferFeatures = "migrate-set-capabilities" { capabilities: Vec<Feature> } -> Done;
-    /// Sets parameters of state transfers.
-    SetTransferRate = "migrate-set-parameters" { max_bandwidth: u64 } -> Done;
-    /// Saves the state.
-    Save = "migrate" { uri: String } -> Done;
+    /// Writes the state of all devices, and nothing of memory and disks, to a file. `live`: whether the disks are given up. Made for
+    /// Xen, which keeps a guest's memory elsewhere too; it is part of every build.
+    SaveDevices = "xen-save-devices-state" { filename: String, live: bool } -> Done;
     /// Loads a state.
     Load = "migrate-incoming" { uri: String } -> Done;
     /// Stops the processors.
@@ -45,8 +44,12 @@ requests! {
     Continue = "cont" {} -> Done;
     /// Asks what the machine is doing.
     QueryStatus = "query-status" {} -> Status;
-    /// Asks how the memory is mapped.
-    QueryMemory = "query-memdev" {} -> Vec<MemoryDevice>;
+    /// Asks for an object's property that is a text.
+    GetText = "qom-get" { path: &'static str, property: &'static str } -> String;
+    /// Asks for an object's property that is a number.
+    GetNumber = "qom-get" { path: &'static str, property: &'static str } -> u64;
+    /// Asks for an object's property that is a switch.
+    GetSwitch = "qom-get" { path: &'static str, property: &'static str } -> bool;
 }
 
 /// A feature of state transfers, on.
@@ -57,8 +60,6 @@ pub(crate) struct Feature {
 }
 
 impl Feature {
-    /// Memory in a shared file is not part of the transfer.
-    pub(crate) const IGNORE_SHARED: Self = Self { capability: "x-ignore-shared", state: true };
     /// Changes of status are told as events.
     pub(crate) const EVENTS: Self = Self { capability: "events", state: true };
 }
@@ -75,16 +76,7 @@ pub(crate) struct Status {
 pub(crate) enum RunState {
     /// The processors run.
     Running,
-    /// A state is being written: the machine cannot be continued yet.
-    FinishMigrate,
     /// Stopped, for whatever reason.
     #[serde(other)]
     Stopped,
-}
-
-/// A block of the guest's memory.
-#[derive(Debug, Deserialize)]
-pub(crate) struct MemoryDevice {
-    /// Whether what the guest writes reaches the file.
-    pub(crate) share: bool,
 }

@@ -105,6 +105,7 @@ pub(crate) struct Line {
 pub(crate) fn line(machine: &dyn Machine) -> Option<Line> {
     let output = machine.output();
     let console = output.rsplit_once("console: ")?.1;
+    assert!(!console.contains("BAD"), "the guest's memory is not as it left it: {console}");
     let complete = console.lines().rev().find(|line| line.len() == 17)?;
     let (nonce, counter) = complete.split_once(' ')?;
     Some(Line { nonce: nonce.to_owned(), counter: u32::from_str_radix(counter, 16).ok()? })

@@ -34,7 +34,8 @@ pub(crate) struct CreateSandbox {
     /// Seconds without activity after which it ends; 0 = never.
     #[schema(minimum = 0, maximum = 2_592_000, default = 0)]
     timeout_sec: Option<u32>,
-    /// `pause` is not supported yet.
+    /// What happens then: it is destroyed (`kill`), or paused.
+    #[schema(default = "kill")]
     on_timeout: Option<OnTimeout>,
     /// Your own words about it; `GET /v1/sandboxes` can filter by them.
     #[serde(default)]
@@ -86,7 +87,7 @@ pub(crate) async fn create_sandbox(
     Ok((StatusCode::CREATED, Json(sandbox.into())))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().map_err(|_| SandboxError::from(InvalidSandbox::IdempotencyKey))?;
     let key = text.parse().map_err(SandboxError::from)?;

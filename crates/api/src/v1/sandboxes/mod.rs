@@ -5,9 +5,12 @@ mod delete;
 mod exec;
 mod exec_stream;
 mod files;
+mod fork;
 mod get;
+mod life;
 mod list;
 mod liveness;
+mod metrics;
 mod ping;
 mod utf8_stream;
 
@@ -39,6 +42,11 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(files::write_sandbox_file).layer(DefaultBodyLimit::disable()))
         .routes(routes!(files::read_sandbox_file))
         .routes(routes!(ping::ping_sandbox))
+        .routes(routes!(life::pause_sandbox))
+        .routes(routes!(life::resume_sandbox))
+        .routes(routes!(life::set_sandbox_timeout))
+        .routes(routes!(fork::fork_sandbox))
+        .routes(routes!(metrics::get_sandbox_metrics))
 }
 
 /// One microVM and its disk.
@@ -50,7 +58,7 @@ pub(crate) struct Sandbox {
     team_id: Id<Team>,
     #[schema(schema_with = crate::schema::sandbox_status)]
     status: SandboxStatus,
-    /// Why it ended, where it did not end by request.
+    /// Why it ended or paused, where that was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     status_reason: Option<String>,
     /// The name of the template that it started from.
@@ -59,10 +67,10 @@ pub(crate) struct Sandbox {
     vcpus: u32,
     memory_mb: u32,
     disk_mb: u32,
-    /// Seconds without activity after which it ends; 0 = never.
+    /// Seconds without activity after which it ends or pauses; 0 = never.
     timeout_sec: u32,
     on_timeout: OnTimeout,
-    /// When it ends unless something happens in it before.
+    /// When it ends or pauses unless something happens in it before. Not there while it is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
@@ -72,7 +80,7 @@ pub(crate) struct Sandbox {
     /// Its own address, as it sees it. The same in every sandbox.
     #[schema(value_type = Option<String>, format = Ipv4)]
     guest_ip: Option<Ipv4Addr>,
-    /// The address at which its host reaches it.
+    /// The address at which its host reaches it. Null while it is paused.
     #[schema(value_type = Option<String>, format = Ipv4)]
     host_ip: Option<Ipv4Addr>,
     created_at: Timestamp,

@@ -4,6 +4,8 @@ mod delete;
 mod exec;
 mod exec_stream;
 mod files;
+mod fork;
 mod idempotency;
+mod life;
 mod list;
 mod ping;

@@ -1,0 +1,103 @@
+//! `POST /v1/sandboxes/{id}/pause`, `/resume`, `/timeout`.
+
+use axum::Json;
+use axum::extract::State;
+use sandbar_control::sandboxes::Resume;
+use sandbar_types::id;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{OnTimeout, Sandbox};
+use crate::AppState;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::{JsonBody, PathId};
+use crate::schema::ActRefusals;
+
+/// Keeps a sandbox's memory and disk, and gives back its processor, memory and network.
+///
+/// Its processes stand still and go on with `resume`, days later if need be. A pause that fails leaves it running. Takes as long as
+/// writing what the sandbox wrote to its memory since it began or was last resumed.
+#[utoipa::path(
+    post,
+    path = "/{id}/pause",
+    operation_id = "pause_sandbox",
+    tag = "sandboxes",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    responses((status = 200, description = "It is paused", body = Sandbox), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn pause_sandbox(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+) -> Result<Json<Sandbox>, ApiError> {
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    Ok(Json(app.control.sandbox_pause(&ctx, &sandbox).await?.into()))
+}
+
+/// How it goes on. What is left out stays as it was.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ResumeSandbox {
+    /// Seconds without activity after which it ends; 0 = never.
+    #[schema(minimum = 0, maximum = 2_592_000)]
+    timeout_sec: Option<u32>,
+    on_timeout: Option<OnTimeout>,
+}
+
+/// Lets a paused sandbox go on where it was: the same processes, the same files, the clock put right. Its time-out starts anew.
+#[utoipa::path(
+    post,
+    path = "/{id}/resume",
+    operation_id = "resume_sandbox",
+    tag = "sandboxes",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body(content = ResumeSandbox, description = "May be left out"),
+    responses((status = 200, description = "It runs", body = Sandbox), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn resume_sandbox(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    JsonBody(body): JsonBody<ResumeSandbox>,
+) -> Result<Json<Sandbox>, ApiError> {
+    let ResumeSandbox { timeout_sec, on_timeout } = body;
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let resume = Resume { timeout_sec, on_timeout: on_timeout.map(Into::into) };
+    Ok(Json(app.control.sandbox_resume(&ctx, &sandbox, resume).await?.into()))
+}
+
+/// When it ends.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct SetTimeout {
+    /// Seconds without activity, from now on, after which it ends; 0 = never.
+    #[schema(minimum = 0, maximum = 2_592_000)]
+    timeout_sec: u32,
+    /// As it was, where it is left out.
+    on_timeout: Option<OnTimeout>,
+}
+
+/// Changes when a running sandbox ends by itself, and how. Counts as activity.
+#[utoipa::path(
+    post,
+    path = "/{id}/timeout",
+    operation_id = "set_sandbox_timeout",
+    tag = "sandboxes",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body = SetTimeout,
+    responses((status = 200, description = "Its time-out starts now", body = Sandbox), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn set_sandbox_timeout(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    JsonBody(body): JsonBody<SetTimeout>,
+) -> Result<Json<Sandbox>, ApiError> {
+    let SetTimeout { timeout_sec, on_timeout } = body;
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let changed =
+        app.control.sandbox_set_timeout(&ctx, &sandbox, timeout_sec, on_timeout.map(Into::into)).await?;
+    Ok(Json(changed.into()))
+}

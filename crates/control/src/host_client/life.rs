@@ -1,0 +1,159 @@
+//! Calls about a sandbox's life after its creation, and about the templates that are made of it.
+
+use std::time::Duration;
+
+use sandbar_proto::host;
+use sandbar_types::id::{Sandbox, Template};
+use sandbar_types::{Id, MetricsRange, OnTimeout};
+
+use super::client::{HostClient, within};
+use super::{HostError, Reason};
+
+const NO_SANDBOX: HostError = HostError::Protocol("no sandbox in the answer");
+const NO_TEMPLATE: HostError = HostError::Protocol("no template in the answer");
+
+impl HostClient {
+    /// Pauses a sandbox. A paused one is a success.
+    pub async fn pause_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<host::Sandbox, HostError> {
+        let request = host::PauseSandboxRequest { id: id.to_string(), ..Default::default() };
+        let answer = self.rpc().pause_sandbox_with_options(request, within(limit)).await?.into_owned();
+        answer.sandbox.into_option().ok_or(NO_SANDBOX)
+    }
+
+    /// Lets a paused sandbox go on. A running one is a success. None = as before.
+    pub async fn resume_sandbox(
+        &self,
+        id: Id<Sandbox>,
+        timeout_sec: Option<u32>,
+        on_timeout: Option<OnTimeout>,
+        limit: Duration,
+    ) -> Result<host::Sandbox, HostError> {
+        let request = host::ResumeSandboxRequest {
+            id: id.to_string(),
+            timeout_sec,
+            on_timeout: on_timeout_word(on_timeout).into(),
+            ..Default::default()
+        };
+        let answer = self.rpc().resume_sandbox_with_options(request, within(limit)).await?.into_owned();
+        answer.sandbox.into_option().ok_or(NO_SANDBOX)
+    }
+
+    /// Keeps a sandbox as a snapshot template: the template, and for how many milliseconds the guest stood still.
+    pub async fn snapshot_sandbox(
+        &self,
+        id: Id<Sandbox>,
+        template: Id<Template>,
+        limit: Duration,
+    ) -> Result<(host::Template, u64), HostError> {
+        let request = host::SnapshotSandboxRequest {
+            id: id.to_string(),
+            template_id: template.to_string(),
+            ..Default::default()
+        };
+        let answer = self.rpc().snapshot_sandbox_with_options(request, within(limit)).await?.into_owned();
+        Ok((answer.template.into_option().ok_or(NO_TEMPLATE)?, answer.stall_ms))
+    }
+
+    /// Keeps a sandbox's disk alone, as a base template.
+    pub async fn flatten_rootfs(
+        &self,
+        id: Id<Sandbox>,
+        template: Id<Template>,
+        limit: Duration,
+    ) -> Result<host::Template, HostError> {
+        let request = host::FlattenRootfsRequest {
+            id: id.to_string(),
+            template_id: template.to_string(),
+            ..Default::default()
+        };
+        let answer = self.rpc().flatten_rootfs_with_options(request, within(limit)).await?.into_owned();
+        answer.template.into_option().ok_or(NO_TEMPLATE)
+    }
+
+    /// Makes children of a running sandbox.
+    pub async fn fork_sandbox(
+        &self,
+        request: host::ForkSandboxRequest,
+        limit: Duration,
+    ) -> Result<host::ForkSandboxResponse, HostError> {
+        Ok(self.rpc().fork_sandbox_with_options(request, within(limit)).await?.into_owned())
+    }
+
+    /// Removes a template's files. An unknown one is a success.
+    pub async fn delete_template(&self, id: Id<Template>, limit: Duration) -> Result<(), HostError> {
+        let request = host::DeleteTemplateRequest { id: id.to_string(), ..Default::default() };
+        let answer =
+            self.rpc().delete_template_with_options(request, within(limit)).await.map_err(HostError::from);
+        match answer {
+            // A host may also put it as a refusal.
+            Err(error) if error.reason() != Some(Reason::REASON_TEMPLATE_NOT_FOUND) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads all of a template's files and holds them against their manifest; how many bytes that were.
+    pub async fn verify_template(&self, id: Id<Template>, limit: Duration) -> Result<u64, HostError> {
+        let request = host::VerifyTemplateRequest { id: id.to_string(), ..Default::default() };
+        Ok(self.rpc().verify_template_with_options(request, within(limit)).await?.into_owned().bytes)
+    }
+
+    /// The templates whose files are complete on the host.
+    pub async fn list_templates(&self, limit: Duration) -> Result<Vec<host::Template>, HostError> {
+        let request = host::ListTemplatesRequest::default();
+        Ok(self.rpc().list_templates_with_options(request, within(limit)).await?.into_owned().templates)
+    }
+
+    /// Changes when a sandbox ends by itself, and how. None = as before.
+    pub async fn set_deadline(
+        &self,
+        id: Id<Sandbox>,
+        timeout_sec: u32,
+        on_timeout: Option<OnTimeout>,
+        limit: Duration,
+    ) -> Result<host::Sandbox, HostError> {
+        let request = host::SetDeadlineRequest {
+            id: id.to_string(),
+            timeout_sec,
+            on_timeout: on_timeout_word(on_timeout).into(),
+            ..Default::default()
+        };
+        let answer = self.rpc().set_deadline_with_options(request, within(limit)).await?.into_owned();
+        answer.sandbox.into_option().ok_or(NO_SANDBOX)
+    }
+
+    /// What a sandbox used, from one ring.
+    pub async fn sandbox_metrics(
+        &self,
+        id: Id<Sandbox>,
+        range: MetricsRange,
+        limit: Duration,
+    ) -> Result<Vec<host::MetricsPoint>, HostError> {
+        let range = match range {
+            MetricsRange::TenMinutes => host::MetricsRange::METRICS_RANGE_10M,
+            MetricsRange::TwoHours => host::MetricsRange::METRICS_RANGE_2H,
+            MetricsRange::Day => host::MetricsRange::METRICS_RANGE_24H,
+        };
+        let request =
+            host::GetSandboxMetricsRequest { id: id.to_string(), range: range.into(), ..Default::default() };
+        Ok(self.rpc().get_sandbox_metrics_with_options(request, within(limit)).await?.into_owned().points)
+    }
+
+    /// What a sandbox used, from all rings.
+    pub async fn flush_sandbox_metrics(
+        &self,
+        id: Id<Sandbox>,
+        limit: Duration,
+    ) -> Result<Vec<host::MetricsTier>, HostError> {
+        let request = host::FlushSandboxMetricsRequest { id: id.to_string(), ..Default::default() };
+        Ok(self.rpc().flush_sandbox_metrics_with_options(request, within(limit)).await?.into_owned().tiers)
+    }
+}
+
+/// The contract's word.
+pub(crate) const fn on_timeout_word(on_timeout: Option<OnTimeout>) -> host::OnTimeout {
+    match on_timeout {
+        None => host::OnTimeout::ON_TIMEOUT_UNSPECIFIED,
+        Some(OnTimeout::Kill) => host::OnTimeout::ON_TIMEOUT_KILL,
+        Some(OnTimeout::Pause) => host::OnTimeout::ON_TIMEOUT_PAUSE,
+    }
+}

@@ -1,0 +1,75 @@
+//! Resuming a paused sandbox on its host.
+
+use sandbar_store::audit::Outcome;
+use sandbar_store::sandboxes::{RunningOn, SandboxRow, Transition};
+use sandbar_types::{OnTimeout, SandboxStatus, limits};
+
+use super::change::{Begun, Change};
+use super::validate::within;
+use super::{Sandbox, SandboxError};
+use crate::operation::Action;
+use crate::{Control, OpContext, reported};
+
+const RESUME: Change = Change {
+    action: Action::Resume,
+    through: SandboxStatus::Resuming,
+    from: &[SandboxStatus::Paused],
+    named: ("resuming", "paused"),
+};
+
+/// How a sandbox goes on. None = as before.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resume {
+    /// Seconds without activity after which it ends; 0 = never.
+    pub timeout_sec: Option<u32>,
+    /// How it ends then.
+    pub on_timeout: Option<OnTimeout>,
+}
+
+impl Control {
+    /// Lets a paused sandbox go on. A resume that fails leaves it paused. The work goes on when the caller goes away.
+    pub async fn sandbox_resume(
+        &self,
+        ctx: &OpContext,
+        sandbox: &Sandbox,
+        resume: Resume,
+    ) -> Result<Sandbox, SandboxError> {
+        if let Some(timeout_sec) = resume.timeout_sec {
+            within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
+        }
+        let (control, ctx, sandbox) = (self.clone(), ctx.clone(), sandbox.clone());
+        self.finish(async move { control.resume_in_steps(&ctx, &sandbox, resume).await }).await
+    }
+
+    async fn resume_in_steps(
+        &self,
+        ctx: &OpContext,
+        sandbox: &Sandbox,
+        resume: Resume,
+    ) -> Result<Sandbox, SandboxError> {
+        let begun = self.begin_change(ctx, sandbox, RESUME).await?;
+        let (client, limit) = (self.client_of(&begun.row)?, self.config().resume_deadline);
+        let Resume { timeout_sec, on_timeout } = resume;
+        match client.resume_sandbox(begun.row.id, timeout_sec, on_timeout, limit).await {
+            Ok(running) => match self.mark_resumed(&begun, &reported::running_on(&running)).await? {
+                Some(row) => Ok(row.try_into()?),
+                None => self.change_overtaken(ctx, sandbox.id, SandboxStatus::Running).await,
+            },
+            Err(error) => {
+                let goal = SandboxStatus::Running;
+                self.change_failed(ctx, &begun.row, goal, ("the resume", limit), error).await
+            }
+        }
+    }
+
+    async fn mark_resumed(&self, begun: &Begun, on: &RunningOn) -> Result<Option<SandboxRow>, SandboxError> {
+        let Begun { row, operation } = begun;
+        let transition = Transition::new(row.id, SandboxStatus::Running)
+            .only_from(&[SandboxStatus::Resuming, SandboxStatus::Missing]);
+        let mut tx = self.store().begin().await?;
+        let Some(running) = tx.sandbox_run(&transition, on).await? else { return Ok(None) };
+        tx.audit(&operation.sandbox_event(&running, Outcome::Success)).await?;
+        tx.commit().await?;
+        Ok(Some(running))
+    }
+}

@@ -1,0 +1,407 @@
+//! What a sandbox's task does between its start and its end: pause, resume, copies, deadlines.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sandbar_storage::{ImageDraft, MOST_PIECES, MachineImage, Paused, Store};
+use sandbar_types::TemplateKind;
+use sandbar_types::id::{Id, Sandbox};
+use sandbar_vmm::Compatibility;
+use tokio::task::JoinHandle;
+
+use super::actor::Actor;
+use super::admission::{Request, Verdict, admit};
+use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
+use super::{Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
+use crate::error::{Error, chain};
+use crate::journal::{PauseReason, Phase, Record};
+use crate::resources::{Resources, blocking};
+
+impl Order {
+    /// Answers with a failure.
+    pub(super) fn refuse(self, error: Error) {
+        // A caller that has given up needs no answer.
+        match self {
+            Self::Destroy(reply)
+            | Self::Pause(_, reply)
+            | Self::Resume(_, reply)
+            | Self::SetDeadline(_, reply) => {
+                let _gone = reply.send(Err(error));
+            }
+            Self::Capture(_, reply) => {
+                let _gone = reply.send(Err(error));
+            }
+        }
+    }
+}
+
+impl Actor {
+    /// Carries out an order that leaves the sandbox there.
+    pub(super) async fn carry_out(&mut self, order: Order) {
+        // A caller that has given up needs no answer.
+        match order {
+            Order::Pause(reason, reply) => {
+                let _gone = reply.send(self.pause(reason).await);
+            }
+            Order::Resume(change, reply) => {
+                let _gone = reply.send(self.resume(change).await);
+            }
+            Order::Capture(target, reply) => {
+                let _gone = reply.send(self.capture(target).await);
+            }
+            Order::SetDeadline(change, reply) => {
+                let _gone = reply.send(self.set_deadline(change).await);
+            }
+            Order::Destroy(reply) => {
+                let _gone = reply.send(Err(Error::Busy("it is asked for twice".into())));
+            }
+        }
+    }
+
+    /// Whether a request is to be carried out (`true`) or has been already.
+    fn admitted(&self, request: Request) -> Result<bool, Error> {
+        let state = self.state();
+        match admit(state, request) {
+            Verdict::Proceed => Ok(true),
+            Verdict::Join => Ok(false),
+            Verdict::Refuse(refusal) => Err(Error::InvalidState { id: self.id, state, refusal }),
+        }
+    }
+
+    /// Makes the sandbox files. Whatever fails before they are published, it goes on as it was; after that it is paused.
+    pub(super) async fn pause(&mut self, reason: PauseReason) -> Result<(), Error> {
+        if !self.admitted(Request::Pause)? {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let Running { process, guest, .. } = self.running().ok_or(Error::SandboxNotFound(self.id))?;
+        // What a former pause left must not pass for this one's files.
+        self.forget_pause().await;
+        let draft = self.begin_image().await?;
+        self.record_phase(Phase::Pausing { process, reason }).await?;
+        self.show(|view| view.state = State::Pausing);
+        self.resources.inventory.changed();
+        match self.publish(draft).await {
+            Ok(paused) => {
+                self.paused(&paused, reason).await;
+                self.retry.clear();
+                tracing::info!(sandbox = %self.id, took = ?begun.elapsed(), "paused");
+                Ok(())
+            }
+            Err(error) => {
+                // Where it failed after the rename, the files must not outlive what is written from now on.
+                self.forget_pause().await;
+                if let Some(machine) = &self.holdings.machine {
+                    go_on(&**machine, &guest).await;
+                }
+                self.show(|view| view.state = State::Running);
+                if let Err(unwritten) = self.record_phase(Phase::Running { process }).await {
+                    // The next agent finds no files of a pause, and takes the machine over all the same.
+                    tracing::error!(sandbox = %self.id, error = chain(&unwritten), "that it goes on is not in the journal");
+                }
+                self.resources.inventory.changed();
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies the running machine into `draft` and puts it in place as the sandbox's pause.
+    async fn publish(&self, draft: ImageDraft) -> Result<Paused, Error> {
+        let (machine, running, record) = self.machine()?;
+        let image = draft.image();
+        lay_out(machine, &image).await?;
+        stand_still(&self.resources, machine, &running.guest).await?;
+        let disk = self.resources.store.sandbox_files(self.id).disk;
+        let saved = copy(machine, &disk, &image).await?;
+        tracing::debug!(sandbox = %self.id, bytes = saved.changed_bytes, "memory saved");
+        let (id, spec) = (self.id, record.snapshot_spec());
+        let metrics = self.figures.to_json();
+        blocking("publish the pause", move || Ok(draft.publish_paused(id, spec, &metrics)?)).await
+    }
+
+    /// The files are in place: the sandbox is paused, and gives back what it held.
+    async fn paused(&mut self, paused: &Paused, reason: PauseReason) {
+        self.show(|view| {
+            view.state = State::Paused;
+            view.running = None;
+            view.host_ip = None;
+            view.pause = Some(PauseView {
+                at_unix_ms: paused.manifest.paused_at.timestamp_millis(),
+                bytes: 0,
+                reason,
+            });
+        });
+        if let Some(record) = &self.record {
+            let record = record.advance(Phase::Paused { reason }).on_slot(None);
+            if let Err(error) = self.write(record.clone()).await {
+                // The next agent finds the files in place.
+                tracing::error!(sandbox = %self.id, error = chain(&error), "its pause is not in the journal");
+                self.keep(record);
+            }
+        }
+        if let Err(error) = self.holdings.rest(&self.resources).await {
+            // Still held: the next resume or the destruction tries again.
+            tracing::error!(sandbox = %self.id, error = chain(&error), "not all that a paused sandbox held is freed");
+        }
+        let paused = paused.clone();
+        match blocking("measure the pause", move || Ok(paused.own_bytes()?)).await {
+            Ok(bytes) => self.settled(Some(bytes)),
+            Err(error) => tracing::warn!(sandbox = %self.id, error = chain(&error), "its size is not known"),
+        }
+        self.settling = Some(Settling::begin(Arc::clone(&self.resources), self.id));
+        self.resources.inventory.changed();
+    }
+
+    /// Restores the sandbox from its files, which are there until the journal says that it runs.
+    async fn resume(&mut self, change: DeadlineChange) -> Result<(), Error> {
+        if !self.admitted(Request::Resume)? {
+            return if change.is_none() { Ok(()) } else { self.set_deadline(change).await };
+        }
+        let begun = Instant::now();
+        let (store, id) = (self.resources.store.clone(), self.id);
+        let paused = blocking("read the pause", move || Ok(store.paused(id)?)).await?;
+        check(&self.resources, &paused)?;
+        let (Some(record), Some(pause)) = (self.record.clone(), self.pause_view()) else {
+            return Err(Error::SandboxNotFound(self.id));
+        };
+        self.end_settling().await;
+        self.holdings.rest(&self.resources).await?;
+        self.show(|view| view.state = State::Resuming);
+        let phase = Phase::Resuming { reason: pause.reason };
+        let resuming = record.advance(phase.clone()).with_deadline(change.apply(record.deadline));
+        match self.holdings.wake(&self.resources, &resuming, &paused).await {
+            Ok((record, process, guest)) => {
+                // In use from now on, before anybody can see it run.
+                drop(self.activity.begin());
+                self.retry.clear();
+                self.runs(record, process, guest);
+                self.forget_pause().await;
+                self.resources.inventory.changed();
+                tracing::info!(sandbox = %self.id, took = ?begun.elapsed(), "resumed");
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(left) = self.holdings.rest(&self.resources).await {
+                    tracing::error!(sandbox = %self.id, error = chain(&left), "not all that a resume took is freed");
+                }
+                // One further: that it runs may have been written, if not durably.
+                let paused = Phase::Paused { reason: pause.reason };
+                let paused = resuming.advance(phase).advance(paused).with_deadline(record.deadline);
+                if let Err(unwritten) = self.write(paused.clone()).await {
+                    // The next agent finds the files in place, and no machine.
+                    tracing::error!(sandbox = %self.id, error = chain(&unwritten), "that it is paused is not in the journal");
+                    self.keep(paused);
+                }
+                self.show(|view| view.state = State::Paused);
+                self.settling = Some(Settling::begin(Arc::clone(&self.resources), self.id));
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies the sandbox. A running one stands still for as long as copying its memory takes, a paused one stays as it is.
+    async fn capture(&mut self, target: Target) -> Result<Captured, Error> {
+        self.admitted(Request::Capture)?;
+        let _in_use = self.activity.begin();
+        if self.state() == State::Paused {
+            return self.capture_paused(target).await;
+        }
+        self.show_door(Door::Sealed);
+        let captured = self.capture_running(target).await;
+        self.show_door(Door::Open);
+        captured
+    }
+
+    async fn capture_running(&self, target: Target) -> Result<Captured, Error> {
+        let (machine, running, record) = self.machine()?;
+        let bytes = match target {
+            Target::Snapshot(_) | Target::Children => self.cost_of_copy().await?,
+            Target::Disk(_) => 0,
+        };
+        let draft = self.begin_draft(target, bytes).await?;
+        let image = draft.image();
+        let disk = self.resources.store.sandbox_files(self.id).disk;
+        if !matches!(target, Target::Disk(_)) {
+            lay_out(machine, &image).await?;
+        }
+        let mut stopped = None;
+        let copied = async {
+            stopped = Some(stand_still(&self.resources, machine, &running.guest).await?);
+            match target {
+                Target::Snapshot(_) | Target::Children => copy(machine, &disk, &image).await.map(|_| ()),
+                Target::Disk(_) => copy_disk(&disk, &image.disk).await,
+            }
+        };
+        let copied = copied.await;
+        let ran_on = go_on(machine, &running.guest).await;
+        let stall = stopped.map_or(Duration::ZERO, |stopped| ran_on.saturating_duration_since(stopped));
+        copied?;
+        tracing::info!(sandbox = %self.id, ?stall, "copied");
+        Ok(self.captured(target, draft, record, stall))
+    }
+
+    async fn capture_paused(&self, target: Target) -> Result<Captured, Error> {
+        let record = self.record.as_ref().ok_or(Error::SandboxNotFound(self.id))?;
+        let draft = self.begin_draft(target, 0).await?;
+        let (store, id, image) = (self.resources.store.clone(), self.id, draft.image());
+        blocking("copy the pause", move || {
+            let paused = store.paused(id)?;
+            match target {
+                Target::Snapshot(_) | Target::Children => paused.copy(&image)?,
+                Target::Disk(_) => paused.copy_disk(&image.disk)?,
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(self.captured(target, draft, record, Duration::ZERO))
+    }
+
+    fn captured(&self, target: Target, draft: Draft, record: &Record, stall: Duration) -> Captured {
+        let mut spec = record.snapshot_spec();
+        if matches!(target, Target::Disk(_)) {
+            (spec.kind, spec.guest_token) = (TemplateKind::Base, None);
+        }
+        Captured { draft, spec, stall }
+    }
+
+    async fn begin_draft(&self, target: Target, bytes: u64) -> Result<Draft, Error> {
+        let store = self.resources.store.clone();
+        blocking("make room for a copy", move || {
+            Ok(match target {
+                Target::Snapshot(id) | Target::Disk(id) => Draft::Template(store.begin_template(id, bytes)?),
+                Target::Children => Draft::Image(store.begin_image(bytes)?),
+            })
+        })
+        .await
+    }
+
+    async fn begin_image(&self) -> Result<ImageDraft, Error> {
+        let bytes = self.cost_of_copy().await?;
+        let store = self.resources.store.clone();
+        blocking("make room for a pause", move || Ok(store.begin_image(bytes)?)).await
+    }
+
+    /// How much disk a copy of the machine takes: the memory that it changed, and clones where they are no mere references.
+    async fn cost_of_copy(&self) -> Result<u64, Error> {
+        let (machine, ..) = self.machine()?;
+        let changed = machine.changed_memory().await.map_err(Error::internal("measure the memory"))?;
+        let disk = self.resources.store.sandbox_files(self.id).disk;
+        Ok(changed + self.resources.store.cost_of_clones([machine.memory_image(), &*disk]))
+    }
+
+    /// The machine, its guest and its record, of a sandbox that runs.
+    fn machine(&self) -> Result<(&dyn sandbar_vmm::Machine, Running, &Record), Error> {
+        match (&self.holdings.machine, self.running(), &self.record) {
+            (Some(machine), Some(running), Some(record)) => Ok((&**machine, running, record)),
+            _ => Err(Error::SandboxNotFound(self.id)),
+        }
+    }
+
+    /// Changes when the sandbox ends by itself, counted from now.
+    async fn set_deadline(&mut self, change: DeadlineChange) -> Result<(), Error> {
+        self.admitted(Request::SetDeadline)?;
+        let record = self.record.as_ref().ok_or(Error::SandboxNotFound(self.id))?;
+        let deadline = change.apply(record.deadline);
+        let record = record.advance(record.phase.clone()).with_deadline(deadline);
+        self.write(record).await?;
+        drop(self.activity.begin());
+        self.retry.clear();
+        self.resources.inventory.changed();
+        Ok(())
+    }
+
+    /// How much disk the pause takes, where that is known.
+    pub(super) fn settled(&mut self, bytes: Option<u64>) {
+        if let Some(bytes) = bytes {
+            self.show(|view| {
+                if let Some(pause) = &mut view.pause {
+                    pause.bytes = bytes;
+                }
+            });
+        }
+    }
+
+    /// Ends the work on the files of a pause, which may be left half done.
+    pub(super) async fn end_settling(&mut self) {
+        if let Some(settling) = &self.settling {
+            settling.stop.store(true, Ordering::SeqCst);
+        }
+        if self.settling.is_some() {
+            let bytes = Settling::done(&mut self.settling).await;
+            self.settled(bytes);
+        }
+    }
+
+    fn pause_view(&self) -> Option<PauseView> {
+        self.view().pause
+    }
+}
+
+/// Whether this host can restore the machine.
+fn check(resources: &Resources, paused: &Paused) -> Result<(), Error> {
+    let needed: Compatibility = serde_json::from_value(paused.manifest.spec.compatibility.clone())
+        .map_err(|error| Error::Incompatible(error.to_string()))?;
+    let host = resources.vmm.compatibility();
+    needed.check(host).map_err(|mismatch| Error::Incompatible(mismatch.to_string()))
+}
+
+/// Work on the files of a pause that nobody waits for.
+pub(super) struct Settling {
+    stop: Arc<AtomicBool>,
+    work: JoinHandle<Option<u64>>,
+}
+
+impl Settling {
+    /// Begins it. One sandbox's files at a time: it has all the time there is, and the disk is everybody's.
+    pub(super) fn begin(resources: Arc<Resources>, id: Id<Sandbox>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = tokio::spawn(async move {
+            let turn = resources.settling.acquire().await;
+            let store = resources.store.clone();
+            let go_on = move || !stopped.load(Ordering::SeqCst);
+            let settled = blocking("settle the pause", move || settle(&store, id, &go_on)).await;
+            drop(turn);
+            settled.unwrap_or_else(|error| {
+                tracing::warn!(sandbox = %id, error = chain(&error), "the files of a pause are not settled");
+                None
+            })
+        });
+        Self { stop, work }
+    }
+
+    /// Completes when the work is done, with how much disk the pause then takes. For ever, where there is none.
+    pub(super) async fn done(settling: &mut Option<Self>) -> Option<u64> {
+        let Some(under_way) = settling else { return std::future::pending().await };
+        let bytes = (&mut under_way.work).await.unwrap_or_default();
+        *settling = None;
+        bytes
+    }
+}
+
+fn settle(store: &Store, id: Id<Sandbox>, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Option<u64>, Error> {
+    if !go_on() {
+        return Ok(None);
+    }
+    let Some(settled) = store.settle_paused(id, MOST_PIECES, go_on)? else { return Ok(None) };
+    if !settled.rewritten.is_empty() {
+        tracing::info!(sandbox = %id, files = ?settled.rewritten, "files in many pieces rewritten");
+    }
+    Ok(Some(store.paused(id)?.own_bytes()?))
+}
+
+impl Draft {
+    fn image(&self) -> MachineImage {
+        match self {
+            Self::Template(draft) => draft.image(),
+            Self::Image(draft) => draft.image(),
+        }
+    }
+}
+
+impl DeadlineChange {
+    fn is_none(self) -> bool {
+        self.timeout_sec.is_none() && self.on_timeout.is_none()
+    }
+}

@@ -1,0 +1,128 @@
+//! What is done to a paused sandbox's files after the pause: slow, given up at any moment without harm, needed by nobody.
+//!
+//! - A file that has fallen into too many pieces is rewritten as one: the time of a clone grows with the pieces, and a sandbox that is
+//!   paused again and again gathers thousands.
+//! - Memory and disk are read through, and their checksums go into the manifest.
+//!
+//! Each result replaces a file by a rename into the folder that was opened at the start. A resume may take the folder away, and
+//! another pause put a new one in its place, at any moment: the rename then fails, or changes a folder that is being deleted.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{CWD, FallocateFlags, fallocate, renameat};
+use rustix::io::Errno;
+use sandbar_types::Id;
+use sandbar_types::id::Sandbox;
+
+use crate::checksum::Checksum;
+use crate::clone::copy_while;
+use crate::extents;
+use crate::files::{self, FileError, OnFile};
+use crate::paused::{MANIFEST, Paused};
+use crate::store::{Store, StoreError};
+use crate::template::TemplateFile;
+
+/// In how many pieces a file may lie. XFS needs 40 microseconds a piece for a clone, so this bounds it to less than a tenth of a second.
+pub const MOST_PIECES: u64 = 2_000;
+
+/// What settling did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// The files that were rewritten.
+    pub rewritten: Vec<TemplateFile>,
+}
+
+impl Store {
+    /// Settles a paused sandbox's files; those in more than `most_pieces` are rewritten. Asks `go_on` between pieces of work; `None` if it said no, or if the sandbox is not paused
+    /// any more.
+    pub fn settle_paused(
+        &self,
+        id: Id<Sandbox>,
+        most_pieces: u64,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Settled>, StoreError> {
+        let dir = self.paused_dir(id);
+        let folder = match File::open(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.on("open", &dir)?,
+        };
+        let paused = match self.paused(id) {
+            Err(StoreError::UnknownPause { .. }) => return Ok(None),
+            read => read?,
+        };
+        match self.settle(&folder, paused, most_pieces, go_on) {
+            Err(StoreError::File(error)) if given_up(&error) => Ok(None),
+            settled => settled.map(Some),
+        }
+    }
+
+    fn settle(
+        &self,
+        folder: &File,
+        mut paused: Paused,
+        most_pieces: u64,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Settled, StoreError> {
+        let mut settled = Settled::default();
+        for file in [TemplateFile::Memory, TemplateFile::Disk] {
+            let path = paused.path(file);
+            if extents::count(&path)? > most_pieces {
+                let size = path.metadata().on("look at", &path)?.len();
+                self.require_space(size)?;
+                let whole = self.session().path(file.name());
+                let replaced =
+                    rewrite(&path, &whole, go_on).and_then(|()| replace(folder, &whole, file.name()));
+                if let Err(error) = replaced {
+                    files::remove_all(&whole)?;
+                    return Err(error.into());
+                }
+                settled.rewritten.push(file);
+            }
+            let checksum = Checksum::of_file_while(&path, go_on)?;
+            if let Some(record) = paused.manifest.files.get_mut(&file) {
+                record.checksum = Some(checksum);
+            }
+        }
+        let manifest = self.session().path(MANIFEST);
+        files::write_new_json(&manifest, &paused.manifest)?;
+        if let Err(error) = replace(folder, &manifest, MANIFEST) {
+            files::remove_all(&manifest)?;
+            return Err(error.into());
+        }
+        Ok(settled)
+    }
+}
+
+/// Whether work ended because it was told to, or because the sandbox was resumed meanwhile.
+fn given_up(error: &FileError) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::NotFound)
+}
+
+/// Copies a file's data, without its holes, into as few pieces as the filesystem has room for.
+fn rewrite(from: &Path, to: &Path, go_on: &(dyn Fn() -> bool + Sync)) -> Result<(), FileError> {
+    let source = File::open(from).on("open", from)?;
+    let target = File::create_new(to).on("create", to)?;
+    let length = source.metadata().on("look at", from)?.len();
+    target.set_len(length).on("grow", to)?;
+    copy_while(&source, &target, |start, end| {
+        if !go_on() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        // Room for the whole range at once; a filesystem that cannot promise that finds it as it writes.
+        match fallocate(&target, FallocateFlags::KEEP_SIZE, start, end - start) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .on("rewrite to", to)?;
+    target.sync_all().on("fsync", to)
+}
+
+/// Puts a file in the place of the one that has this name in an open folder.
+fn replace(folder: &File, from: &Path, name: &str) -> Result<(), FileError> {
+    renameat(CWD, from, folder.as_fd(), name).on("publish", from)?;
+    folder.sync_all().on("fsync the folder of", from)
+}

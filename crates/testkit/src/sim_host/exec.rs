@@ -1,0 +1,116 @@
+//! Commands in a simulated guest: run to their end, or streamed.
+
+use std::time::Duration;
+
+use connectrpc::{ConnectError, InboundStream};
+use futures::StreamExt as _;
+use rpc::exec_stream_request::{Request as Input, Start};
+use rpc::exec_stream_response::{Exit, Response as Output};
+use sandbar_proto::host as rpc;
+use tokio::sync::mpsc;
+
+use super::faults::{Reply, refusal};
+use super::guest::{Piece, Program, Running};
+use super::{Agent, Reason};
+
+impl Agent {
+    /// A command run to its end.
+    pub(super) async fn run(&self, request: rpc::ExecRequest) -> Result<rpc::ExecResponse, ConnectError> {
+        self.inventory().active(&request.id)?;
+        let command = request.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+        let (pieces, exit_code) = match Program::find(command)? {
+            Program::Print { pieces, exit_code } => (pieces, exit_code),
+            // There is no input, so it ends at once.
+            Program::Cat => (Vec::new(), 0),
+            Program::Sleep => {
+                let _running = self.processes.start();
+                tokio::time::sleep(Duration::from_secs(u64::from(request.timeout_sec))).await;
+                return Err(refusal(Reason::REASON_TIMEOUT));
+            }
+        };
+        let limit = usize::try_from(request.max_output_bytes).unwrap_or(usize::MAX);
+        let mut response = rpc::ExecResponse { exit_code, duration_ms: 1, ..Default::default() };
+        for piece in pieces {
+            let (kept, more) = match &piece {
+                Piece::Stdout(data) => (&mut response.stdout, data),
+                Piece::Stderr(data) => (&mut response.stderr, data),
+            };
+            kept.extend_from_slice(more);
+            response.truncated |= kept.len() > limit;
+            kept.truncate(limit);
+        }
+        Ok(response)
+    }
+}
+
+/// Runs a streamed command. It dies with its stream unless it was detached.
+pub(super) async fn stream(
+    start: Start,
+    program: Program,
+    mut requests: InboundStream<rpc::ExecStreamRequest>,
+    out: mpsc::Sender<Result<rpc::ExecStreamResponse, ConnectError>>,
+    running: Running,
+    reply: Reply,
+) {
+    let say = |output| {
+        let response = rpc::ExecStreamResponse { response: Some(output), ..Default::default() };
+        out.send(Ok(response))
+    };
+    let exited = |exit_code| {
+        Output::from(Exit { exit_code, status: format!("exit status {exit_code}"), ..Default::default() })
+    };
+    // A reader that has gone is noticed below, by `closed`.
+    let _ = say(Output::Started(1_000)).await;
+    let exit_code = match program {
+        Program::Print { pieces, exit_code } => {
+            for piece in pieces {
+                let output = match piece {
+                    Piece::Stdout(data) => Output::Stdout(data),
+                    Piece::Stderr(data) => Output::Stderr(data),
+                };
+                let _ = say(output).await;
+            }
+            exit_code
+        }
+        Program::Cat | Program::Sleep => loop {
+            let input = tokio::select! {
+                () = out.closed() => {
+                    if start.detach {
+                        running.detach();
+                    }
+                    return;
+                }
+                input = requests.next() => input,
+            };
+            match input {
+                Some(Ok(message)) => match message.to_owned_message().request {
+                    Some(Input::Stdin(data)) => {
+                        if let Program::Cat = program {
+                            let _ = say(Output::Stdout(data)).await;
+                        }
+                    }
+                    Some(Input::CloseStdin(_)) if matches!(program, Program::Cat) => break 0,
+                    Some(Input::Stop(_)) => break -1,
+                    Some(Input::CloseStdin(_) | Input::Start(_)) | None => {}
+                },
+                // The input's end is not the stream's: the command goes on for as long as somebody listens.
+                Some(Err(_)) | None => {
+                    out.closed().await;
+                    if start.detach {
+                        running.detach();
+                    }
+                    return;
+                }
+            }
+        },
+    };
+    match reply {
+        Reply::Deliver => {
+            let _ = say(exited(exit_code)).await;
+        }
+        Reply::Lose => {
+            let _ = out.send(Err(ConnectError::unavailable("the connection broke"))).await;
+        }
+        Reply::Never => out.closed().await,
+    }
+}

@@ -1,0 +1,253 @@
+//! The life of a simulated sandbox after its creation: pause, resume, snapshots, forks, deadlines, figures.
+
+use std::time::SystemTime;
+
+use buffa::EnumValue;
+use connectrpc::ConnectError;
+use rpc::fork_sandbox_response::child_result::Outcome;
+use rpc::fork_sandbox_response::{ChildResult, Failure};
+use sandbar_proto::host as rpc;
+
+use super::faults::refusal;
+use super::inventory::{Inventory, Stored, Vm, unix_ms};
+use super::{Reason, SandboxState};
+
+/// For how long every simulated guest stands still while it is copied.
+const STALL_MS: u64 = 7;
+/// Points of every ring.
+const POINTS: i64 = 3;
+
+/// When a sandbox ends that was last used then.
+pub(super) fn expiry(last_active_ms: i64, timeout_sec: u32) -> i64 {
+    if timeout_sec == 0 { 0 } else { last_active_ms + i64::from(timeout_sec) * 1_000 }
+}
+
+/// What nobody said is KILL.
+pub(super) fn or_kill(given: EnumValue<rpc::OnTimeout>) -> EnumValue<rpc::OnTimeout> {
+    if given == rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED {
+        rpc::OnTimeout::ON_TIMEOUT_KILL.into()
+    } else {
+        given
+    }
+}
+
+impl Inventory {
+    /// A paused one is a success.
+    pub(super) fn pause(&mut self, id: &str, reason: &str) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.at_rest(id)?;
+        if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {
+            vm.record.state = SandboxState::SANDBOX_STATE_PAUSED.into();
+            vm.record.paused_at_unix_ms = unix_ms(SystemTime::now());
+            vm.record.expires_at_unix_ms = 0;
+            vm.record.snapshot_bytes = 40 << 20;
+            vm.record.host_ip.clear();
+            reason.clone_into(&mut vm.record.pause_reason);
+            vm.record.generation += 1;
+            self.changed();
+        }
+        self.record(id)
+    }
+
+    /// A running one is a success.
+    pub(super) fn resume(
+        &mut self,
+        request: &rpc::ResumeSandboxRequest,
+    ) -> Result<rpc::Sandbox, ConnectError> {
+        let address = self.next_address();
+        let vm = self.at_rest(&request.id)?;
+        if vm.record.state == SandboxState::SANDBOX_STATE_PAUSED {
+            let record = &mut vm.record;
+            record.state = SandboxState::SANDBOX_STATE_RUNNING.into();
+            record.paused_at_unix_ms = 0;
+            record.snapshot_bytes = 0;
+            record.pause_reason.clear();
+            record.host_ip = address;
+            record.generation += 1;
+            set_deadline(record, request.timeout_sec.unwrap_or(record.timeout_sec), request.on_timeout);
+            self.changed();
+        }
+        self.record(&request.id)
+    }
+
+    pub(super) fn set_deadline(
+        &mut self,
+        request: &rpc::SetDeadlineRequest,
+    ) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.running(&request.id)?;
+        set_deadline(&mut vm.record, request.timeout_sec, request.on_timeout);
+        vm.record.generation += 1;
+        self.changed();
+        self.record(&request.id)
+    }
+
+    pub(super) fn pause_all(&mut self) -> rpc::PauseAllResponse {
+        let running: Vec<String> = self
+            .sandboxes
+            .values()
+            .filter(|vm| vm.record.state == SandboxState::SANDBOX_STATE_RUNNING)
+            .map(|vm| vm.record.id.clone())
+            .collect();
+        let paused = running.iter().filter(|id| self.pause(id, "host_refused").is_ok()).count();
+        rpc::PauseAllResponse { paused: u32::try_from(paused).unwrap_or(u32::MAX), ..Default::default() }
+    }
+
+    /// The same template asked for again answers what is there.
+    pub(super) fn snapshot(
+        &mut self,
+        id: &str,
+        template: &str,
+        kind: rpc::TemplateKind,
+    ) -> Result<(rpc::Template, u64), ConnectError> {
+        if let Some(stored) = self.templates.get(template) {
+            return Ok((stored.record.clone(), 0));
+        }
+        let vm = self.at_rest(id)?;
+        let stall = if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING { STALL_MS } else { 0 };
+        let record = rpc::Template {
+            id: template.to_owned(),
+            vcpus: vm.record.vcpus,
+            memory_mb: vm.record.memory_mb,
+            disk_mb: vm.record.disk_mb,
+            size_bytes: 90 << 20,
+            arch: "x86_64".to_owned(),
+            vmm: "qemu".to_owned(),
+            compatibility: "simulated".to_owned(),
+            kind: kind.into(),
+            ..Default::default()
+        };
+        let stored = Stored { record: record.clone(), files: vm.files.clone() };
+        self.templates.insert(template.to_owned(), stored);
+        Ok((record, stall))
+    }
+
+    /// Each child by itself; one that exists already is a success.
+    pub(super) fn fork(
+        &mut self,
+        request: rpc::ForkSandboxRequest,
+    ) -> Result<rpc::ForkSandboxResponse, ConnectError> {
+        let source = self.running(&request.id)?;
+        let (parent, files) = (source.record.clone(), source.files.clone());
+        let mut response = rpc::ForkSandboxResponse { stall_ms: STALL_MS, ..Default::default() };
+        let made = request.children.len().saturating_sub(self.failing_children);
+        self.failing_children = self.failing_children.saturating_sub(request.children.len());
+        for (number, child) in request.children.into_iter().enumerate() {
+            let outcome = if number >= made {
+                Outcome::from(Failure {
+                    reason: Reason::REASON_NO_CAPACITY.into(),
+                    message: "no slot is left".to_owned(),
+                    ..Default::default()
+                })
+            } else if let Some(vm) = self.sandboxes.get(&child.id) {
+                Outcome::from(vm.record.clone())
+            } else {
+                let now = unix_ms(SystemTime::now());
+                let mut record = rpc::Sandbox {
+                    id: child.id.clone(),
+                    host_ip: self.next_address(),
+                    created_at_unix_ms: now,
+                    generation: 1,
+                    on_timeout: rpc::OnTimeout::ON_TIMEOUT_KILL.into(),
+                    ..parent.clone()
+                };
+                set_deadline(&mut record, child.timeout_sec, child.on_timeout);
+                let creation = rpc::CreateSandboxRequest {
+                    id: child.id.clone(),
+                    template_id: parent.template_id.clone(),
+                    access_token: child.access_token,
+                    env: child.env,
+                    timeout_sec: child.timeout_sec,
+                    hostname: child.hostname,
+                    on_timeout: child.on_timeout,
+                    ..Default::default()
+                };
+                self.insert(record.clone(), Some(creation), files.clone());
+                Outcome::from(record)
+            };
+            response.children.push(ChildResult {
+                id: child.id,
+                outcome: Some(outcome),
+                ..Default::default()
+            });
+        }
+        Ok(response)
+    }
+
+    pub(super) fn delete_template(&mut self, id: &str) -> bool {
+        self.templates.remove(id).is_some()
+    }
+
+    pub(super) fn verify_template(&self, id: &str) -> Result<u64, ConnectError> {
+        let stored = self.templates.get(id).ok_or_else(|| refusal(Reason::REASON_TEMPLATE_NOT_FOUND))?;
+        Ok(stored.record.size_bytes)
+    }
+
+    pub(super) fn verify_sandbox(&mut self, id: &str) -> Result<u64, ConnectError> {
+        let vm = self.at_rest(id)?;
+        if vm.record.state == SandboxState::SANDBOX_STATE_PAUSED {
+            Ok(vm.record.snapshot_bytes)
+        } else {
+            Err(refusal(Reason::REASON_INVALID_STATE))
+        }
+    }
+
+    /// Points that tell their ring by how far apart they are.
+    pub(super) fn metrics(
+        &mut self,
+        id: &str,
+        range: rpc::MetricsRange,
+    ) -> Result<Vec<rpc::MetricsPoint>, ConnectError> {
+        let step_ms = match range {
+            rpc::MetricsRange::METRICS_RANGE_UNSPECIFIED => return Err(refusal(Reason::REASON_BAD_INPUT)),
+            rpc::MetricsRange::METRICS_RANGE_10M => 500,
+            rpc::MetricsRange::METRICS_RANGE_2H => 30_000,
+            rpc::MetricsRange::METRICS_RANGE_24H => 300_000,
+        };
+        let vm = self.at_rest(id)?;
+        let last = vm.record.last_active_at_unix_ms;
+        let points = (0..POINTS).rev().map(|number| rpc::MetricsPoint {
+            timestamp_unix_ms: last - number * step_ms,
+            cpu_pct: 12.5,
+            mem_bytes: 100 << 20,
+            disk_bytes: 5 << 20,
+            ..Default::default()
+        });
+        Ok(points.collect())
+    }
+
+    pub(super) fn all_metrics(&mut self, id: &str) -> Result<Vec<rpc::MetricsTier>, ConnectError> {
+        [
+            rpc::MetricsRange::METRICS_RANGE_10M,
+            rpc::MetricsRange::METRICS_RANGE_2H,
+            rpc::MetricsRange::METRICS_RANGE_24H,
+        ]
+        .into_iter()
+        .map(|range| {
+            let points = self.metrics(id, range)?;
+            Ok(rpc::MetricsTier { range: range.into(), points, ..Default::default() })
+        })
+        .collect()
+    }
+
+    /// A sandbox that is running or paused.
+    fn at_rest(&mut self, id: &str) -> Result<&mut Vm, ConnectError> {
+        let vm = self.sandboxes.get_mut(id).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))?;
+        match vm.record.state.as_known() {
+            Some(SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED) => Ok(vm),
+            _ => Err(refusal(Reason::REASON_INVALID_STATE)),
+        }
+    }
+
+    fn record(&self, id: &str) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.sandboxes.get(id).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))?;
+        Ok(vm.record.clone())
+    }
+}
+
+fn set_deadline(record: &mut rpc::Sandbox, timeout_sec: u32, on_timeout: EnumValue<rpc::OnTimeout>) {
+    record.timeout_sec = timeout_sec;
+    if on_timeout != rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED {
+        record.on_timeout = on_timeout;
+    }
+    record.last_active_at_unix_ms = unix_ms(SystemTime::now());
+    record.expires_at_unix_ms = expiry(record.last_active_at_unix_ms, timeout_sec);
+}
