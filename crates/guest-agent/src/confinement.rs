@@ -4,7 +4,8 @@
 //!   /                 init, the agent, the kernel: no limits
 //!   /sandbox          all that was started through the agent: memory.max, and one share of the processor against the agent's
 //!   /sandbox/main     pids.max: where processes start
-//!   /sandbox/spare    a few more: where they start while `main` is full, so that a fork bomb can be put out from inside
+//!   /sandbox/spare    a few more, with as large a share of the processor as `main`: where they start while that is nearly
+//!                     full, so that a fork bomb can be put out from inside
 //! ```
 //!
 //! Children are born there (`CLONE_INTO_CGROUP`): to move a process later makes every CPU wait for every other. The kernel's
@@ -28,6 +29,8 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// What every process together may have beyond `main`'s share.
 const SPARE_PROCESSES: u64 = 64;
+/// What a process needs that does nothing but be there. More of them than fit would spend their time on each other's pages.
+const PROCESS_BYTES: u64 = 512 << 10;
 /// What is left to the kernel and the agent: a sixteenth of the memory, within these.
 const MEMORY_RESERVE: std::ops::RangeInclusive<u64> = 16 << 20..=64 << 20;
 
@@ -60,6 +63,8 @@ pub enum ConfinementError {
 pub struct Confinement {
     main: OwnedFd,
     spare: OwnedFd,
+    /// Where the kernel counts the processes in `main`, and how many of them are too many to start among.
+    crowd: Option<(File, u64)>,
 }
 
 /// What all processes together may have.
@@ -75,7 +80,7 @@ impl Limits {
         Self {
             memory_bytes: memory_bytes.saturating_sub(reserve).max(memory_bytes / 2),
             // Half, as the kernel itself limits every user but root.
-            processes: threads_max.min(pid_max) / 2,
+            processes: (threads_max.min(pid_max) / 2).min(memory_bytes / PROCESS_BYTES),
         }
     }
 
@@ -105,33 +110,42 @@ impl Confinement {
         }
         let limits = Limits::of_this_machine().ok_or(ConfinementError::Size)?;
         write(&root.join("cgroup.subtree_control"), "+memory +pids")?;
-        // A kernel without it still has the agent's niceness.
-        if offered("cpu") {
-            write(&root.join("cgroup.subtree_control"), "+cpu")?;
-        }
         let all = make(&root.join("sandbox"))?;
         write(&all.join("memory.max"), &limits.memory_bytes.to_string())?;
         write(&all.join("cgroup.subtree_control"), "+pids")?;
+        // A kernel without shares of the processor still has the agent's niceness.
+        if offered("cpu") {
+            write(&root.join("cgroup.subtree_control"), "+cpu")?;
+            write(&all.join("cgroup.subtree_control"), "+cpu")?;
+        }
         let main = make(&all.join("main"))?;
         write(&main.join("pids.max"), &limits.processes.to_string())?;
         let spare = make(&all.join("spare"))?;
         write(&spare.join("pids.max"), &SPARE_PROCESSES.to_string())?;
-        Self::of_groups(&main, &spare)
+        let count = main.join("pids.current");
+        let count = File::open(&count).map_err(|source| failed("open", &count, source))?;
+        Ok(Self { crowd: Some((count, limits.processes / 4 * 3)), ..Self::of_groups(&main, &spare)? })
     }
 
-    /// Confines to groups that are there.
+    /// Confines to groups that are there, whatever their limits.
     pub(crate) fn of_groups(main: &Path, spare: &Path) -> Result<Self, ConfinementError> {
-        Ok(Self { main: open(main)?, spare: open(spare)? })
+        Ok(Self { main: open(main)?, spare: open(spare)?, crowd: None })
     }
 
-    /// Where processes start.
-    pub(crate) fn main(&self) -> BorrowedFd<'_> {
-        self.main.as_fd()
+    /// Where the next process starts, and where if there is no room. One that started in a crowd would get a thousandth of
+    /// the processor, and be of no use against it.
+    pub(crate) fn groups(&self) -> [BorrowedFd<'_>; 2] {
+        let (main, spare) = (self.main.as_fd(), self.spare.as_fd());
+        if self.is_crowded() { [spare, main] } else { [main, spare] }
     }
 
-    /// Where they start while that is full.
-    pub(crate) fn spare(&self) -> BorrowedFd<'_> {
-        self.spare.as_fd()
+    fn is_crowded(&self) -> bool {
+        let Some((count, many)) = &self.crowd else { return false };
+        let mut text = [0; 24];
+        let count = rustix::io::pread(count, &mut text, 0)
+            .ok()
+            .and_then(|length| std::str::from_utf8(&text[..length]).ok()?.trim().parse::<u64>().ok());
+        count.is_some_and(|count| count >= *many)
     }
 }
 
@@ -167,11 +181,11 @@ mod tests {
     #[test]
     fn limits_leave_something_to_the_system() {
         let limits = |memory_mb: u64| Limits::of(memory_mb << 20, 4000, 32768);
-        assert_eq!(limits(512), Limits { memory_bytes: 480 << 20, processes: 2000 });
+        assert_eq!(limits(512), Limits { memory_bytes: 480 << 20, processes: 1024 });
         assert_eq!(limits(128).memory_bytes, 112 << 20);
         assert_eq!(limits(8192).memory_bytes, (8192 - 64) << 20);
         assert_eq!(limits(16).memory_bytes, 8 << 20);
-        assert_eq!(Limits::of(1 << 30, 100_000, 4000).processes, 2000);
+        assert_eq!(Limits::of(4 << 30, 100_000, 4000).processes, 2000);
         assert!(Limits::of_this_machine().is_some());
     }
 

@@ -266,9 +266,10 @@ fn start_confined(plan: &Plan<'_>) -> io::Result<(Pid, OwnedFd)> {
     // SAFETY: `run_child` keeps to what a child may do that shares memory.
     let start = |group: Option<BorrowedFd<'_>>| unsafe { clone::call_in_child(&|| plan.run_child(), group) };
     let Some(confinement) = plan.program.confinement else { return start(None) };
-    match start(Some(confinement.main())).map_err(|error| (error.raw_os_error(), error)) {
+    let [first, second] = confinement.groups();
+    match start(Some(first)).map_err(|error| (error.raw_os_error(), error)) {
         Ok(started) => Ok(started),
-        Err((Some(libc::EAGAIN), _)) => start(Some(confinement.spare())),
+        Err((Some(libc::EAGAIN), _)) => start(Some(second)),
         // Root in the sandbox may take the groups apart; it then does without them.
         Err((Some(libc::ENOENT | libc::ENODEV | libc::EBUSY | libc::EOPNOTSUPP), error)) => {
             tracing::warn!(%error, "a process is not confined: its control group was taken apart");
