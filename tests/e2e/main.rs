@@ -76,7 +76,10 @@ fn main() -> ExitCode {
             ]
             .concat(),
         ),
-        (Together::Alone, [life::tests(), crowd::tests(), host_faults::tests(), control_faults::tests()].concat()),
+        (
+            Together::Alone,
+            [life::tests(), crowd::tests(), host_faults::tests(), control_faults::tests()].concat(),
+        ),
         (Together::Alone, farewell::tests()),
     ];
     if arguments.list {
