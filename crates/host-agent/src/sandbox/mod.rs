@@ -35,6 +35,7 @@ pub(crate) mod admission;
 mod expiry;
 mod life;
 pub(crate) mod machine;
+mod settling;
 mod standstill;
 
 use std::fmt;
