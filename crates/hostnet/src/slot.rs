@@ -110,6 +110,8 @@ async fn outside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
 /// Kernel settings of the calling thread's namespace.
 fn settings_of_namespace() -> Result<(), NetError> {
     set("ipv4/ip_forward", "1")?;
+    // A refusal is always told: the one who hears it is the guest alone.
+    set("ipv4/icmp_ratelimit", "0")?;
     // Before there is a device, so that none ever gets an address of it.
     set("ipv6/conf/all/disable_ipv6", "1")?;
     set("ipv6/conf/default/disable_ipv6", "1")

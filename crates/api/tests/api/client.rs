@@ -64,6 +64,10 @@ impl Client {
         send(self.request(Method::POST, path).json(&body)).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        send(self.request(Method::PUT, path).json(&body)).await
+    }
+
     /// Makes a sandbox of which only the id matters.
     pub(crate) async fn sandbox(&self) -> String {
         let answer = self.post("/v1/sandboxes", serde_json::json!({})).await.expect(201);

@@ -3,6 +3,7 @@
 mod attach;
 mod cp;
 mod endpoint;
+mod network;
 mod pairs;
 mod run;
 mod sandbox;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use sandbar_types::{Id, SandboxStatus, id};
 
 use super::attach::{AttachError, CommandArgs, attach};
+use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
 use super::{EndpointArgs, table};
@@ -30,6 +31,7 @@ enum Action {
     List(ListArgs),
     Get(GetArgs),
     Exec(ExecArgs),
+    Network(NetworkArgs),
     #[command(visible_alias = "rm")]
     Kill(KillArgs),
 }
@@ -60,6 +62,9 @@ struct CreateArgs {
     /// Variable for the environment of all its commands; may be repeated
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+
+    #[command(flatten)]
+    rules: RulesArgs,
 
     /// Print all that is known of it, as JSON
     #[arg(long)]
@@ -133,13 +138,14 @@ impl SandboxArgs {
             Action::List(args) => list(&client, args).await,
             Action::Get(args) => get(&client, &args).await,
             Action::Exec(args) => exec(&client, args).await,
+            Action::Network(args) => network(&client, args).await,
             Action::Kill(args) => Ok(kill(&client, &args).await),
         }
     }
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let CreateArgs { template, vcpus, memory_mb, timeout, metadata, env, json } = args;
+    let CreateArgs { template, vcpus, memory_mb, timeout, metadata, env, rules, json } = args;
     let new = NewSandbox {
         template,
         vcpus,
@@ -147,6 +153,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
         timeout_sec: timeout,
         metadata: metadata.into_iter().collect(),
         env: env.into_iter().collect(),
+        network: rules.given(),
     };
     let sandbox = client.create_sandbox(&new).await?;
     if json {
@@ -217,7 +224,7 @@ async fn kill(client: &Client, args: &KillArgs) -> ExitCode {
     code
 }
 
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
-pub(crate) use sandboxes::{NewSandbox, Sandbox, SandboxFilter};
+pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

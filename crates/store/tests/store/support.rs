@@ -8,7 +8,7 @@ use sandbar_store::templates::{CompleteTemplate, NewTemplateRow};
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Arch, Id, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{Arch, Id, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
@@ -27,6 +27,9 @@ pub(crate) const REGISTRATION: RegistrationRow<'static> = RegistrationRow {
     disk_gb: 100,
     address: "127.0.0.1:1",
 };
+
+static OPEN: NetworkPolicy =
+    NetworkPolicy { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true };
 
 impl World {
     pub(crate) async fn new() -> Self {
@@ -87,6 +90,7 @@ impl World {
             disk_mb: 1024,
             timeout_sec: 300,
             on_timeout: OnTimeout::Kill,
+            network: &OPEN,
             metadata,
             created_by: "",
             parent_id: None,

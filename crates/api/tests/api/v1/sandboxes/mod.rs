@@ -6,4 +6,5 @@ mod exec_stream;
 mod files;
 mod idempotency;
 mod list;
+mod network;
 mod ping;
