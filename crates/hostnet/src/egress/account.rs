@@ -2,9 +2,11 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use sandbar_types::network::Destination;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
+use super::rules::{NAMES, NamedAddress};
 use crate::NetError;
 
 /// For how long the table remembers a refusal, as in [`rules`](super::rules).
@@ -69,6 +71,8 @@ pub struct DeniedName {
 pub(super) struct Account {
     pub(super) counts: Vec<(Reason, u64)>,
     pub(super) addresses: Vec<DeniedAddress>,
+    /// Addresses of names, as far as the names are known.
+    pub(super) names: Vec<NamedAddress>,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +115,7 @@ struct Inner<K> {
     #[serde(default)]
     expires: u64,
     counter: Option<Packets>,
+    comment: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -138,20 +143,25 @@ impl Account {
                     account.counts.extend(Reason::of_counter(&name).map(|reason| (reason, packets)));
                 }
                 Object::Set(set) if set.name == "denials" => {
-                    let refused =
-                        elements(set)?.into_iter().map(|Inner::<WithPort> { val, expires, counter }| {
+                    let refused = elements(set)?.into_iter().map(
+                        |Inner::<WithPort> { val, expires, counter, .. }| {
                             let (address, protocol, port) = val.concat;
                             denied(address, protocol, port, (expires, counter))
-                        });
+                        },
+                    );
                     account.addresses.extend(refused);
                 }
                 Object::Set(set) if set.name == "portless" => {
-                    let refused =
-                        elements(set)?.into_iter().map(|Inner::<Portless> { val, expires, counter }| {
+                    let refused = elements(set)?.into_iter().map(
+                        |Inner::<Portless> { val, expires, counter, .. }| {
                             let (address, protocol) = val.concat;
                             denied(address, protocol, 0, (expires, counter))
-                        });
+                        },
+                    );
                     account.addresses.extend(refused);
+                }
+                Object::Set(set) if set.name == NAMES => {
+                    account.names.extend(elements(set)?.into_iter().filter_map(named));
                 }
                 Object::Set(_) | Object::Other(_) => {}
             }
@@ -164,6 +174,15 @@ impl Account {
 fn elements<K: serde::de::DeserializeOwned>(set: Set) -> Result<Vec<Inner<K>>, NetError> {
     let element = |value| serde_json::from_value::<Element<K>>(value).map(|element| element.elem);
     set.elem.into_iter().map(element).collect::<Result<_, _>>().map_err(NetError::Account)
+}
+
+/// None for an address without a name that can be judged: it has to be resolved anew.
+fn named(element: Inner<Ipv4Addr>) -> Option<NamedAddress> {
+    let Inner { val: address, expires, comment, .. } = element;
+    let name = comment?;
+    // What is no domain could mean something else in a rule.
+    let is_one = matches!(name.parse(), Ok(Destination::Domain(_))) && !name.contains('*');
+    is_one.then(|| NamedAddress { address, name, left: Duration::from_secs(expires) })
 }
 
 fn denied(
@@ -207,6 +226,11 @@ mod tests {
             {"counter": {"family": "inet", "name": "of a later version", "table": "sandbar", "handle": 9, "packets": 1, "bytes": 1}},
             {"set": {"name": "denied", "elem": [{"prefix": {"addr": "0.0.0.0", "len": 0}}]}},
             {"set": {"name": "portless"}},
+            {"set": {"name": "names", "elem": [
+                {"elem": {"val": "93.184.0.9", "timeout": 60, "expires": 59, "comment": "a.com"}},
+                {"elem": {"val": "93.184.0.8", "timeout": 60, "expires": 59}},
+                {"elem": {"val": "93.184.0.7", "timeout": 60, "expires": 59, "comment": "*.com"}},
+                {"elem": {"val": "93.184.0.6", "timeout": 60, "expires": 59, "comment": "\\" }"}}]}},
             {"set": {"name": "denials", "elem": [
                 {"elem": {"val": {"concat": ["1.2.3.4", 6, 443]}, "expires": 3590, "counter": {"packets": 3, "bytes": 4}}},
                 {"elem": {"val": {"concat": ["1.2.3.5", 17, 53]}, "expires": 3599, "counter": {"packets": 4, "bytes": 4}}}]}},
@@ -215,6 +239,9 @@ mod tests {
         assert_eq!(account.counts, [(Reason::Policy, 7)]);
         let ago = |denied: &DeniedAddress| (denied.port, denied.packets, denied.ago.as_secs());
         assert_eq!(account.addresses.iter().map(ago).collect::<Vec<_>>(), [(53, 4, 1), (443, 3, 10)]);
+        let left = Duration::from_secs(59);
+        let name = NamedAddress { address: Ipv4Addr::new(93, 184, 0, 9), name: "a.com".into(), left };
+        assert_eq!(account.names, [name]);
         assert!(matches!(Account::read(b"{}"), Err(NetError::Account(_))));
         let strange = br#"{"nftables": [{"set": {"name": "denials", "elem": ["1.2.3.4"]}}]}"#;
         assert!(matches!(Account::read(strange), Err(NetError::Account(_))));

@@ -200,7 +200,15 @@ mod tests {
         reply[7] = 3;
         let record = |kind: u16, seconds: u32, data: &[u8]| {
             let length = u16::try_from(data.len()).unwrap();
-            [&[0xc0, 12][..], &kind.to_be_bytes(), &[0, 1], &seconds.to_be_bytes(), &length.to_be_bytes(), data].concat()
+            [
+                &[0xc0, 12][..],
+                &kind.to_be_bytes(),
+                &[0, 1],
+                &seconds.to_be_bytes(),
+                &length.to_be_bytes(),
+                data,
+            ]
+            .concat()
         };
         reply.extend(record(5, 300, b"\x01b\xc0\x0e"));
         reply.extend(record(A, 60, &[93, 184, 0, 9]));

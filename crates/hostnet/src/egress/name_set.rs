@@ -40,8 +40,12 @@ pub(super) struct NameSet(Mutex<OwnedFd>);
 impl NameSet {
     /// In the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(netlink::NETFILTER),
+        )?;
         Ok(Self(Mutex::new(socket)))
     }
 
@@ -146,7 +150,8 @@ fn element(address: Ipv4Addr, left: Option<Duration>, comment: Option<&str>) -> 
     }
     if let Some(comment) = comment {
         let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
-        content.extend(attribute(ELEMENT_USER_DATA, &[&[COMMENT, length], comment.as_bytes(), &[0]].concat()));
+        content
+            .extend(attribute(ELEMENT_USER_DATA, &[&[COMMENT, length], comment.as_bytes(), &[0]].concat()));
     }
     attribute(ELEMENT | NESTED, &content)
 }

@@ -4,5 +4,6 @@
 #![expect(clippy::cast_possible_truncation, reason = "a tag has room for a part of the process's number")]
 
 mod egress;
+mod names;
 mod slots;
 mod world;

@@ -1,0 +1,70 @@
+//! The names that a guest was not told: how many, and the last of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::DeniedName;
+
+/// Names that are listed. A guest can think of more than that.
+const LISTED: usize = 256;
+
+/// A slot's denied names.
+#[derive(Debug, Default)]
+pub(super) struct DeniedNames(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    queries: u64,
+    by_name: HashMap<String, (u64, Instant)>,
+}
+
+impl DeniedNames {
+    /// One more.
+    pub(super) fn note(&self, name: &str) {
+        // Every change is complete before anything can panic.
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.queries += 1;
+        if state.by_name.len() >= LISTED && !state.by_name.contains_key(name) {
+            let oldest =
+                state.by_name.iter().min_by_key(|(_, (_, last))| *last).map(|(name, _)| name.clone());
+            oldest.map(|oldest| state.by_name.remove(&oldest));
+        }
+        let (queries, last) = state.by_name.entry(name.to_owned()).or_insert((0, Instant::now()));
+        *queries += 1;
+        *last = Instant::now();
+    }
+
+    /// How many queries there were, and for what, the last first.
+    pub(super) fn told(&self) -> (u64, Vec<DeniedName>) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = state.by_name.iter().map(|(name, (queries, last))| DeniedName {
+            name: name.clone(),
+            queries: *queries,
+            ago: last.elapsed(),
+        });
+        let mut listed: Vec<_> = listed.collect();
+        listed.sort_by(|a, b| (a.ago, &a.name).cmp(&(b.ago, &b.name)));
+        (state.queries, listed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_counted_and_the_last_are_listed() {
+        let names = DeniedNames::default();
+        for number in 0..=LISTED {
+            names.note(&format!("{number}.example"));
+        }
+        names.note("7.example");
+        let (queries, listed) = names.told();
+        assert_eq!((queries, listed.len()), (258, LISTED));
+        assert_eq!((listed[0].name.as_str(), listed[0].queries), ("7.example", 2));
+        assert!(listed.iter().all(|denied| denied.name != "0.example"), "the oldest has made room");
+    }
+}
