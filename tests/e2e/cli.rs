@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_carries_input_as_it_comes,
         run_ends_with_its_sandbox_when_it_is_interrupted,
         a_sandbox_from_its_making_to_its_end,
+        a_sandbox_is_paused_forked_and_kept_by_command,
         files_are_copied_both_ways,
         doctor_names_the_driver_and_the_reason,
         where_the_platform_is_can_be_said_in_three_ways,
@@ -192,4 +193,57 @@ async fn mistakes_are_explained(platform: &Platform) -> Result<()> {
     // Nobody listens there: it says what to do about it.
     let nowhere = Cli::new(platform.binary(), ["sandbox", "list"]).env("SANDBAR_URL", "http://127.0.0.1:1");
     fails(nowhere.env("SANDBAR_API_KEY", "e2b_x"), "sandbar up").await
+}
+
+async fn a_sandbox_is_paused_forked_and_kept_by_command(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let sandbox = async |words: &[&str]| platform.cli(&[&["sandbox"], words].concat()).run().await;
+    let snapshot = async |words: &[&str]| platform.cli(&[&["snapshot"], words].concat()).run().await;
+    let made = sandbox(&["create", "--timeout", "600", "--on-timeout", "pause"]).await?.expect(0)?;
+    let id = made.text().trim().to_owned();
+    sandbox(&["exec", &id, "--", "bash", "-c", "echo kept > /tmp/mark"]).await?.expect(0)?;
+    let mark = async |id: &str| -> Result<String> {
+        Ok(sandbox(&["exec", id, "--", "cat", "/tmp/mark"]).await?.expect(0)?.text())
+    };
+
+    sandbox(&["pause", &id]).await?.expect(0)?;
+    let paused = sandbox(&["list", "--status", "paused"]).await?.expect(0)?;
+    ensure!(paused.text().contains(&id), "{}", paused.text());
+    let again = sandbox(&["pause", &id]).await?.expect(1)?;
+    ensure!(again.stderr.contains("invalid_state"), "{}", again.stderr);
+    let kept = sandbox(&["metrics", &id, "--json"]).await?.expect(0)?;
+    let kept: Value = serde_json::from_slice(&kept.stdout)?;
+    ensure!(kept["points"].is_array(), "{kept}");
+    sandbox(&["resume", &id, "--timeout", "900"]).await?.expect(0)?;
+    assert_eq!(mark(&id).await?, "kept\n");
+    let told = sandbox(&["timeout", &id, "0"]).await?.expect(0)?;
+    ensure!(told.text().contains("does not end by itself"), "{}", told.text());
+
+    let children = sandbox(&["fork", &id, "--count", "2", "--timeout", "900"]).await?.expect(0)?;
+    let children: Vec<String> = children.text().lines().map(str::to_owned).collect();
+    assert_eq!(children.len(), 2);
+    for child in &children {
+        assert_eq!(mark(child).await?, "kept\n");
+    }
+
+    let name = "cli-work";
+    assert_eq!(snapshot(&["create", &id, name]).await?.expect(0)?.text(), format!("{name}\n"));
+    let taken = snapshot(&["create", &id, name]).await?;
+    ensure!(taken.code == Some(1) && taken.stderr.contains("already_exists"), "{taken:?}");
+    snapshot(&["create", &id, name, "--overwrite"]).await?.expect(0)?;
+    let listed = snapshot(&["list"]).await?.expect(0)?;
+    ensure!(listed.text().contains(name) && listed.text().contains("base"), "{}", listed.text());
+    ensure!(snapshot(&["verify", name]).await?.expect(0)?.text().contains("sound"), "not checked");
+    let from = sandbox(&["create", "--template", name]).await?.expect(0)?.text().trim().to_owned();
+    assert_eq!(mark(&from).await?, "kept\n");
+    snapshot(&["delete", name]).await?.expect(0)?;
+    snapshot(&["delete", name]).await?.expect(1)?;
+    ensure!(
+        snapshot(&["delete", "base"]).await?.expect(1)?.stderr.contains("forbidden"),
+        "the base is everybody's"
+    );
+    let all: Vec<&str> =
+        [id.as_str(), from.as_str()].into_iter().chain(children.iter().map(String::as_str)).collect();
+    sandbox(&[&["kill"], all.as_slice()].concat()).await?.expect(0)?;
+    Ok(())
 }

@@ -5,7 +5,7 @@
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
 //! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`isolation`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
-//! 3. [`crowd`], [`host_faults`], [`control_faults`] break it, or want it for themselves;
+//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -22,6 +22,7 @@ mod files;
 mod first_start;
 mod host_faults;
 mod isolation;
+mod life;
 mod sandbox_faults;
 mod stream;
 
@@ -75,7 +76,10 @@ fn main() -> ExitCode {
             ]
             .concat(),
         ),
-        (Together::Alone, [crowd::tests(), host_faults::tests(), control_faults::tests()].concat()),
+        (
+            Together::Alone,
+            [life::tests(), crowd::tests(), host_faults::tests(), control_faults::tests()].concat(),
+        ),
         (Together::Alone, farewell::tests()),
     ];
     if arguments.list {

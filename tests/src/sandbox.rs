@@ -41,6 +41,12 @@ impl Sandbox {
         Ok(Self { id, made, client: client.clone() })
     }
 
+    /// One that was made by other means, a child of a fork for example.
+    #[must_use]
+    pub fn of(client: &Client, id: &str, made: Value) -> Self {
+        Self { id: id.to_owned(), made, client: client.clone() }
+    }
+
     /// The client that made it.
     #[must_use]
     pub fn client(&self) -> &Client {

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, RunArgs, SandboxArgs};
+use cli::{CpArgs, RunArgs, SandboxArgs, SnapshotArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -47,6 +47,7 @@ enum Command {
     Run(RunArgs),
     #[command(visible_alias = "sb")]
     Sandbox(SandboxArgs),
+    Snapshot(SnapshotArgs),
     Cp(CpArgs),
     HostAgent(Box<HostAgentArgs>),
     /// Print the OpenAPI document of the REST API, as JSON
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
             }
             Command::Run(args) => args.run().await,
             Command::Sandbox(args) => args.run().await,
+            Command::Snapshot(args) => args.run().await,
             Command::Cp(args) => args.run().await,
         }
     });
@@ -121,6 +123,17 @@ mod tests {
             "sb ls --all",
             &format!("sandbox exec {id} --user root -- id"),
             &format!("sandbox kill {id} {id}"),
+            "sandbox create --timeout 60 --on-timeout pause",
+            &format!("sandbox pause {id} {id}"),
+            &format!("sandbox resume {id} --timeout 0 --on-timeout kill"),
+            &format!("sandbox fork {id} -n 3 --json"),
+            &format!("sandbox timeout {id} 300 --on-timeout pause"),
+            &format!("sandbox metrics {id} --range 24h --json"),
+            &format!("snapshot create {id} work-1.0 --overwrite"),
+            &format!("snapshot create {id}"),
+            "snapshot ls --type base --json",
+            "snapshot delete a b",
+            "snapshot verify work",
             &format!("cp - {id}:/tmp/x"),
             "--log-format json sandbox list --url http://x --api-key k",
             "up --data-dir /tmp/x --listen 127.0.0.1:0 --network 10.9.0.0/16 --detach",
@@ -143,6 +156,14 @@ mod tests {
             "sandbox list --status sleeping",
             "sandbox list --all --status running",
             "sandbox kill",
+            "sandbox pause",
+            "sandbox create --on-timeout sleep",
+            &format!("sandbox timeout {id}"),
+            &format!("sandbox metrics {id} --range 1h"),
+            &format!("snapshot create {id} --overwrite"),
+            "snapshot create work",
+            "snapshot verify ../etc",
+            "snapshot list --type other",
             "up --listen 8080",
             "up --network 10.9.0.0",
             "host-agent",

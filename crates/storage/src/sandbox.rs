@@ -28,7 +28,7 @@ impl Store {
     /// Makes the folder of a new sandbox with a clone of the image's disk. On the hot path: nothing is fsynced, since a sandbox
     /// that never ran is worth nothing after a power cut.
     pub fn create_sandbox(&self, id: Id<Sandbox>, image: &MachineImage) -> Result<SandboxFiles, StoreError> {
-        self.require_space(0)?;
+        self.require_space(self.cost_of_clones([&*image.disk]))?;
         let files = self.sandbox_files(id);
         match fs::create_dir(&files.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

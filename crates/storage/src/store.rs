@@ -1,7 +1,7 @@
 //! A host's store of disks: opening it, its folders, its space.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -192,6 +192,18 @@ impl Store {
             }
             StoreKind::Reflink | StoreKind::FullCopy { .. } => own,
         })
+    }
+
+    /// Bytes that clones of these files take: none where they share their blocks, else what they hold.
+    #[must_use]
+    pub fn cost_of_clones<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> u64 {
+        match self.kind() {
+            StoreKind::Reflink | StoreKind::LoopXfs { .. } => 0,
+            StoreKind::FullCopy { .. } => {
+                let held = |file: &Path| file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+                files.into_iter().map(held).sum()
+            }
+        }
     }
 
     /// Refuses where writing `bytes` would leave less than the reserve.

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use fixture::{Place, commit_one, fill, in_tmp};
+use fixture::{Place, commit_one, fill, in_tmp, pause};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sandbar_storage::{BaseImageOptions, DebianSource, build_base_image};
 use sandbar_types::Id;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("a_killed_draft_is_swept_with_its_mounts", a_killed_draft_is_swept_with_its_mounts),
         trial("commits_are_whole_or_not_at_all", commits_are_whole_or_not_at_all),
+        trial("pauses_are_whole_or_not_at_all", pauses_are_whole_or_not_at_all),
         trial("a_killed_build_leaves_no_process_and_no_mount", a_killed_build_leaves_no_process_and_no_mount),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -60,6 +61,20 @@ fn play(role: &str, dir: &Path) {
         "commit" => {
             for byte in 1..=u8::MAX {
                 say(&commit_one(&store, byte).id().to_string());
+            }
+        }
+        "pause" => {
+            let template = commit_one(&store, 0);
+            let id = Id::new();
+            store.create_sandbox(id, &template.image().unwrap()).unwrap();
+            say(&id.to_string());
+            for byte in 1..=u8::MAX {
+                pause(&store, id, byte);
+                say(&byte.to_string());
+                // Everything is rewritten, and may be cut as well.
+                store.settle_paused(id, 0, &|| true).unwrap();
+                store.wake_sandbox(id, &store.paused(id).unwrap().image()).unwrap();
+                store.rest_sandbox(id).unwrap();
             }
         }
         "build" => {
@@ -128,6 +143,35 @@ fn commits_are_whole_or_not_at_all() {
         }
         assert_eq!(in_tmp(&place).len(), 2);
         templates.iter().for_each(|template| store.delete_template(template.id()).unwrap());
+    }
+}
+
+fn pauses_are_whole_or_not_at_all() {
+    let place = Place::new();
+    let _mounted = place.open();
+    for acknowledged_before_the_kill in [0, 1, 2, 5, 9] {
+        let mut child = start("pause", &place, None);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let id = lines.next().unwrap().parse().unwrap();
+        let acknowledged: Vec<u8> =
+            lines.take(acknowledged_before_the_kill).map(|line| line.parse().unwrap()).collect();
+        // It is now somewhere within the next one, or in what follows the last.
+        kill(child);
+
+        let store = place.open();
+        match (store.paused(id), acknowledged.last()) {
+            (Ok(paused), last) => {
+                store.verify_paused(id).unwrap();
+                let image = paused.image();
+                let bytes = [image.disk, image.state, image.memory].map(|path| fs::read(path).unwrap()[0]);
+                assert!(bytes.iter().all(|&byte| byte == bytes[0]), "files of two pauses: {bytes:?}");
+                assert!(last.is_none_or(|&last| bytes[0] >= last), "an older one than was acknowledged");
+            }
+            (Err(sandbar_storage::StoreError::UnknownPause { .. }), None) => {}
+            (Err(error), last) => panic!("{error} after {last:?}"),
+        }
+        store.remove_sandbox(id).unwrap();
+        assert_eq!(in_tmp(&place).len(), 2);
     }
 }
 

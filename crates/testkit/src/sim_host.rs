@@ -255,6 +255,14 @@ impl SimHost {
         self.agent.inventory().list_templates()
     }
 
+    /// Files of a template that nobody waits for: of a request that was carried out late.
+    pub fn plant_template(&self, id: &str) {
+        let request =
+            rpc::CreateTemplateRequest { id: id.to_owned(), image: "base".to_owned(), ..Default::default() };
+        // The image is known, so it cannot be refused.
+        let _ = self.agent.inventory().create_template(request);
+    }
+
     /// That many of the children of the coming forks fail by themselves.
     pub fn fail_children(&self, count: usize) {
         self.agent.inventory().failing_children = count;

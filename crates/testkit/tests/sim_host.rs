@@ -14,7 +14,7 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sandbar_proto::host as rpc;
-use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SimHost, Times};
+use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, SimHost, Times};
 
 /// An authority as the control plane's: it signs what a host sends, for serving only.
 struct Authority {
@@ -188,4 +188,86 @@ async fn a_crash_breaks_calls_and_keeps_sandboxes() {
     let list = client.list_sandboxes(rpc::ListSandboxesRequest::default()).await.unwrap().into_owned();
     assert_eq!(list.sandboxes.len(), 1);
     assert!(list.inventory_generation > generation);
+}
+
+#[tokio::test]
+async fn a_paused_sandbox_goes_on_and_what_was_made_of_it_is_its_own() {
+    let (host, client) = served().await;
+    client.create_sandbox(create("sb-1")).await.unwrap();
+    let pause = || rpc::PauseSandboxRequest { id: "sb-1".to_owned(), ..Default::default() };
+    let generation = host.inventory_generation();
+    let paused = client.pause_sandbox(pause()).await.unwrap().into_owned();
+    assert_eq!(client.pause_sandbox(pause()).await.unwrap().into_owned(), paused, "idempotent");
+    assert_eq!(paused.sandbox.state, SandboxState::SANDBOX_STATE_PAUSED);
+    assert_eq!((paused.sandbox.pause_reason.as_str(), paused.sandbox.host_ip.as_str()), ("requested", ""));
+    assert!(paused.sandbox.paused_at_unix_ms > 0 && host.inventory_generation() > generation);
+    let ping = rpc::PingSandboxRequest { id: "sb-1".to_owned(), ..Default::default() };
+    let refused = client.ping_sandbox(ping).await.unwrap_err();
+    assert_eq!(reason(&refused), Reason::REASON_INVALID_STATE);
+
+    // A paused one can be kept and tells its figures; it cannot be forked.
+    let keep = || rpc::SnapshotSandboxRequest {
+        id: "sb-1".to_owned(),
+        template_id: "tpl-2".to_owned(),
+        ..Default::default()
+    };
+    let kept = client.snapshot_sandbox(keep()).await.unwrap().into_owned();
+    assert_eq!((kept.template.memory_mb, kept.stall_ms), (256, 0));
+    let metrics = rpc::FlushSandboxMetricsRequest { id: "sb-1".to_owned(), ..Default::default() };
+    assert_eq!(client.flush_sandbox_metrics(metrics).await.unwrap().into_owned().tiers.len(), 3);
+    let fork = |children: &[&str]| rpc::ForkSandboxRequest {
+        id: "sb-1".to_owned(),
+        children: children
+            .iter()
+            .map(|id| rpc::fork_sandbox_request::Child { id: (*id).to_owned(), ..Default::default() })
+            .collect(),
+        ..Default::default()
+    };
+    let refused = client.fork_sandbox(fork(&["sb-2"])).await.unwrap_err();
+    assert_eq!(reason(&refused), Reason::REASON_INVALID_STATE);
+
+    let resume = rpc::ResumeSandboxRequest {
+        id: "sb-1".to_owned(),
+        timeout_sec: Some(60),
+        on_timeout: rpc::OnTimeout::ON_TIMEOUT_PAUSE.into(),
+        ..Default::default()
+    };
+    let resumed = client.resume_sandbox(resume).await.unwrap().into_owned();
+    assert_eq!(resumed.sandbox.state, SandboxState::SANDBOX_STATE_RUNNING);
+    assert!(resumed.sandbox.expires_at_unix_ms > 0 && resumed.sandbox.pause_reason.is_empty());
+    assert_eq!(resumed.sandbox.on_timeout, rpc::OnTimeout::ON_TIMEOUT_PAUSE);
+
+    // Each child for itself: the last fails, one that exists is a success.
+    host.fail_children(1);
+    let forked = client.fork_sandbox(fork(&["sb-2", "sb-3"])).await.unwrap().into_owned();
+    assert_eq!(
+        forked
+            .children
+            .iter()
+            .filter(|child| matches!(
+                child.outcome,
+                Some(rpc::fork_sandbox_response::child_result::Outcome::Sandbox(_))
+            ))
+            .count(),
+        1
+    );
+    let again = client.fork_sandbox(fork(&["sb-2", "sb-3"])).await.unwrap().into_owned();
+    assert_eq!(
+        again
+            .children
+            .iter()
+            .filter(|child| matches!(
+                child.outcome,
+                Some(rpc::fork_sandbox_response::child_result::Outcome::Sandbox(_))
+            ))
+            .count(),
+        2
+    );
+    assert_eq!(host.sandboxes().len(), 3);
+
+    let delete = || rpc::DeleteTemplateRequest { id: "tpl-2".to_owned(), ..Default::default() };
+    assert!(client.delete_template(delete()).await.unwrap().into_owned().existed);
+    assert!(!client.delete_template(delete()).await.unwrap().into_owned().existed);
+    let all = client.pause_all(rpc::PauseAllRequest::default()).await.unwrap().into_owned();
+    assert_eq!((all.paused, all.failed), (3, 0));
 }

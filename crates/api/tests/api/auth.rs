@@ -18,7 +18,15 @@ fn routes(id: &str) -> Vec<(Method, String)> {
         (Method::POST, format!("{sandbox}/files/write")),
         (Method::POST, format!("{sandbox}/files/read")),
         (Method::POST, format!("{sandbox}/ping")),
+        (Method::POST, format!("{sandbox}/pause")),
+        (Method::POST, format!("{sandbox}/resume")),
+        (Method::POST, format!("{sandbox}/timeout")),
+        (Method::POST, format!("{sandbox}/fork")),
+        (Method::GET, format!("{sandbox}/metrics")),
         (Method::GET, "/v1/snapshots".to_owned()),
+        (Method::POST, "/v1/snapshots".to_owned()),
+        (Method::DELETE, "/v1/snapshots/base".to_owned()),
+        (Method::POST, "/v1/snapshots/base/verify".to_owned()),
     ]
 }
 
@@ -74,6 +82,12 @@ async fn another_teams_sandbox_does_not_exist() {
         crate::client::send(write).await,
         stranger.post(&format!("{sandbox}/files/read"), read).await,
         stranger.post(&format!("{sandbox}/ping"), json!({})).await,
+        stranger.post(&format!("{sandbox}/pause"), json!({})).await,
+        stranger.post(&format!("{sandbox}/resume"), json!({})).await,
+        stranger.post(&format!("{sandbox}/timeout"), json!({"timeout_sec": 1})).await,
+        stranger.post(&format!("{sandbox}/fork"), json!({})).await,
+        stranger.get(&format!("{sandbox}/metrics")).await,
+        stranger.post("/v1/snapshots", json!({"sandbox_id": id})).await,
     ] {
         answer.refused(404, "not_found");
     }

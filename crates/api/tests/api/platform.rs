@@ -48,6 +48,10 @@ pub(crate) fn config() -> Config {
     Config {
         create_deadline: Duration::from_secs(2),
         destroy_deadline: Duration::from_secs(2),
+        pause_deadline: Duration::from_secs(2),
+        resume_deadline: Duration::from_secs(2),
+        snapshot_deadline: Duration::from_secs(2),
+        fork_deadline: Duration::from_secs(2),
         call_deadline: Duration::from_secs(2),
         operation_deadline: Duration::from_secs(3),
         monitor: MonitorConfig { interval: Duration::from_millis(200), ..MonitorConfig::default() },
@@ -101,6 +105,24 @@ impl Platform {
     /// A create by a control plane in a process of its own, as it were: ending the runtime ends all of it at once, as SIGKILL
     /// would.
     pub(crate) fn doomed_create(&self) -> Runtime {
+        self.doomed(|control, ctx| async move {
+            drop(control.sandbox_create(&ctx, &NewSandbox::default(), None).await);
+        })
+    }
+
+    /// The same for a pause.
+    pub(crate) fn doomed_pause(&self, id: &str) -> Runtime {
+        let id = id.parse().unwrap();
+        self.doomed(move |control, ctx| async move {
+            let sandbox = control.sandbox_get(&ctx, id).await.unwrap();
+            drop(control.sandbox_pause(&ctx, &sandbox).await);
+        })
+    }
+
+    fn doomed<F: Future<Output = ()> + Send>(
+        &self,
+        work: impl FnOnce(Control, OpContext) -> F + Send + 'static,
+    ) -> Runtime {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (url, key, config) = (self.database.url(), self.key.clone(), self.config.clone());
@@ -109,14 +131,22 @@ impl Platform {
             let store = Store::connect(&url).await.unwrap();
             let control = Control::start(store, &master_key, config).await.unwrap();
             let actor = control.authenticate_api_key(key.expose_secret()).await.unwrap();
-            let ctx = OpContext::new(Uuid::now_v7(), actor);
-            control.sandbox_create(&ctx, &NewSandbox::default(), None).await
+            work(control, OpContext::new(Uuid::now_v7(), actor)).await;
         });
         runtime
     }
 
     /// Waits until `count` sandboxes have come to their end, woken by the database.
     pub(crate) async fn settled(&self, count: i64) {
+        self.rows_reach(&["stopped", "error"], count).await;
+    }
+
+    /// Waits until `count` sandboxes are of this status, woken by the database.
+    pub(crate) async fn rows_are(&self, status: &str, count: i64) {
+        self.rows_reach(&[status], count).await;
+    }
+
+    async fn rows_reach(&self, statuses: &[&str], count: i64) {
         let pool = self.database.pool();
         let trigger = "CREATE OR REPLACE FUNCTION tell() RETURNS trigger AS $$
                 BEGIN PERFORM pg_notify('sandboxes', ''); RETURN NULL; END $$ LANGUAGE plpgsql;
@@ -126,8 +156,8 @@ impl Platform {
         listener.listen("sandboxes").await.unwrap();
         let wait = async {
             loop {
-                let ended = "SELECT count(*) FROM sandboxes WHERE status IN ('stopped', 'error')";
-                let now: i64 = sqlx::query_scalar(ended).fetch_one(pool).await.unwrap();
+                let reached = sqlx::query_scalar("SELECT count(*) FROM sandboxes WHERE status = ANY($1)");
+                let now: i64 = reached.bind(statuses).fetch_one(pool).await.unwrap();
                 if now >= count {
                     break;
                 }
@@ -135,7 +165,7 @@ impl Platform {
             }
         };
         let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
-        assert!(waited.is_ok(), "{count} sandboxes did not come to their end");
+        assert!(waited.is_ok(), "{count} sandboxes did not become {statuses:?}");
     }
 
     /// A client with the key of another team.

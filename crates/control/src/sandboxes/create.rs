@@ -19,7 +19,7 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -55,6 +55,9 @@ impl Control {
         let template = self.store().template_by_name(team, &checked.template).await?;
         let template =
             template.ok_or_else(|| SandboxError::TemplateNotFound { name: checked.template.to_string() })?;
+        if template.kind == TemplateKind::Base {
+            return Err(InvalidSandbox::NoMemory { name: template.name }.into());
+        }
         if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }

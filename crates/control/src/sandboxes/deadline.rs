@@ -23,9 +23,11 @@ impl Control {
             .set_deadline(sandbox.id, timeout_sec, on_timeout, limit)
             .await
             .map_err(|error| self.host_failed(CallSite::of(sandbox, "the change", limit), error))?;
-        let deadline = Deadline { timeout_sec, on_timeout: on_timeout.unwrap_or(sandbox.on_timeout) };
+        let seen = reported::activity(sandbox.id, None, &seen);
+        // The host's word, where it says: what the caller did not ask to change may have changed since the row was read.
+        let asked = Deadline { timeout_sec, on_timeout: on_timeout.unwrap_or(sandbox.on_timeout) };
         let mut tx = self.store().begin().await?;
-        let row = tx.sandbox_deadline(&reported::activity(sandbox.id, None, &seen), deadline).await?;
+        let row = tx.sandbox_deadline(&seen, seen.deadline.unwrap_or(asked)).await?;
         tx.commit().await?;
         Ok(row.ok_or(SandboxError::Gone { id: sandbox.id })?.try_into()?)
     }

@@ -53,6 +53,12 @@ pub enum InvalidSandbox {
     /// A network policy cannot be one.
     #[error("network: {0}")]
     Network(#[from] InvalidPolicy),
+    /// A template without memory.
+    #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
+    NoMemory {
+        /// Its name.
+        name: TemplateName,
+    },
     /// Another disk size than the template's.
     #[error("disk_mb must be the template's own ({template_mb}) or left out")]
     DiskSize {

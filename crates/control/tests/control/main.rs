@@ -5,7 +5,11 @@
 
 mod bootstrap;
 mod create;
+mod fork;
 mod hosts;
+mod life;
 mod operations;
 mod reconcile;
+mod simulation;
+mod snapshots;
 mod support;

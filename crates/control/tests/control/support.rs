@@ -5,6 +5,7 @@ use std::time::Duration;
 use sandbar_control::bootstrap::FirstRunSecrets;
 use sandbar_control::config::MonitorConfig;
 use sandbar_control::hosts::{Heartbeat, NewHost, Registered, Registration};
+use sandbar_control::reconcile::ReconcileReport;
 use sandbar_control::sandboxes::{NewSandbox, SandboxError};
 use sandbar_control::secrets::MasterKey;
 use sandbar_control::{Config, Control, OpContext, Sandbox};
@@ -34,6 +35,11 @@ pub(crate) fn config() -> Config {
     Config {
         create_deadline: Duration::from_millis(1500),
         destroy_deadline: Duration::from_millis(1500),
+        pause_deadline: Duration::from_millis(1500),
+        resume_deadline: Duration::from_millis(1500),
+        snapshot_deadline: Duration::from_millis(1500),
+        fork_deadline: Duration::from_millis(1500),
+        verify_deadline: Duration::from_millis(1500),
         call_deadline: Duration::from_millis(1500),
         // Not to be waited for: tests make rows older.
         operation_deadline: Duration::from_secs(60),
@@ -107,12 +113,27 @@ impl World {
         .unwrap()
     }
 
+    /// Who is told of what since its sandboxes were made: actor's type, resource's type, action, status; oldest first.
+    pub(crate) async fn told(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT concat_ws(' ', actor_type, resource_type, action, status) FROM audit_logs
+             WHERE resource_type IN ('sandbox', 'snapshot') AND NOT (resource_type = 'sandbox' AND action = 'create')
+             ORDER BY created_at, id",
+        )
+        .fetch_all(self.database.pool())
+        .await
+        .unwrap()
+    }
+
+    /// A look at the host, as the background work takes one.
+    pub(crate) async fn look(&self) -> ReconcileReport {
+        self.control.reconcile_host(self.host_id, None).await.unwrap()
+    }
+
     /// Makes rows in transition as old as if somebody had begun and died an hour ago.
     pub(crate) async fn age_rows(&self) {
-        sqlx::query("UPDATE sandboxes SET transition_started_at = now() - interval '1 hour'")
-            .execute(self.database.pool())
-            .await
-            .unwrap();
+        self.execute("UPDATE sandboxes SET transition_started_at = now() - interval '1 hour'").await;
+        self.execute("UPDATE template_locations SET updated_at = now() - interval '1 hour'").await;
     }
 
     pub(crate) async fn execute(&self, statement: &'static str) {
@@ -151,4 +172,41 @@ pub(crate) async fn register(control: &Control, host: &SimHost, token: SecretStr
 pub(crate) async fn host_context(control: &Control, registered: &Registered) -> OpContext {
     let actor = control.authenticate_host(registered.token.expose_secret()).await.unwrap();
     OpContext::new(Uuid::now_v7(), actor)
+}
+
+/// A control plane in a process of its own, as it were: ending it ends all of its work at once, as SIGKILL would.
+pub(crate) struct Doomed {
+    runtime: tokio::runtime::Runtime,
+    work: tokio::sync::watch::Receiver<()>,
+}
+
+impl World {
+    /// Lets a control plane of its own do something, until it is killed.
+    pub(crate) fn doomed<F>(&self, work: impl FnOnce(Control, OpContext) -> F + Send + 'static) -> Doomed
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (url, config, ctx) = (self.database.url(), self.config.clone(), self.ctx.clone());
+        let (ending, ended) = tokio::sync::watch::channel(());
+        runtime.spawn(async move {
+            let _ending = ending;
+            let store = Store::connect(&url).await.unwrap();
+            work(Control::start(store, &master_key(), config).await.unwrap(), ctx).await;
+        });
+        Doomed { runtime, work: ended }
+    }
+}
+
+impl Doomed {
+    /// Waits until its work ended by itself.
+    pub(crate) async fn ended(&self) {
+        // The sender says nothing; it is dropped with the work.
+        while self.work.clone().changed().await.is_ok() {}
+    }
+
+    pub(crate) fn kill(self) {
+        self.runtime.shutdown_background();
+    }
 }

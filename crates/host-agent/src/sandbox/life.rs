@@ -225,7 +225,11 @@ impl Actor {
 
     async fn capture_running(&self, target: Target) -> Result<Captured, Error> {
         let (machine, running, record) = self.machine()?;
-        let draft = self.begin_draft(target, machine.changed_memory().await.unwrap_or_default()).await?;
+        let bytes = match target {
+            Target::Snapshot(_) | Target::Children => self.cost_of_copy().await?,
+            Target::Disk(_) => 0,
+        };
+        let draft = self.begin_draft(target, bytes).await?;
         let image = draft.image();
         let disk = self.resources.store.sandbox_files(self.id).disk;
         if !matches!(target, Target::Disk(_)) {
@@ -283,10 +287,17 @@ impl Actor {
     }
 
     async fn begin_image(&self) -> Result<ImageDraft, Error> {
+        let bytes = self.cost_of_copy().await?;
+        let store = self.resources.store.clone();
+        blocking("make room for a pause", move || Ok(store.begin_image(bytes)?)).await
+    }
+
+    /// How much disk a copy of the machine takes: the memory that it changed, and clones where they are no mere references.
+    async fn cost_of_copy(&self) -> Result<u64, Error> {
         let (machine, ..) = self.machine()?;
         let changed = machine.changed_memory().await.map_err(Error::internal("measure the memory"))?;
-        let store = self.resources.store.clone();
-        blocking("make room for a pause", move || Ok(store.begin_image(changed)?)).await
+        let disk = self.resources.store.sandbox_files(self.id).disk;
+        Ok(changed + self.resources.store.cost_of_clones([machine.memory_image(), &*disk]))
     }
 
     /// The machine, its guest and its record, of a sandbox that runs.

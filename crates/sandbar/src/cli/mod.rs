@@ -3,16 +3,19 @@
 mod attach;
 mod cp;
 mod endpoint;
+mod life;
 mod network;
 mod pairs;
 mod run;
 mod sandbox;
+mod snapshot;
 mod table;
 
 pub(crate) use cp::CpArgs;
 pub(crate) use endpoint::EndpointArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::SandboxArgs;
+pub(crate) use snapshot::SnapshotArgs;
 
 /// How `run`, `exec` end where it is not the command's own code that counts. As `timeout` and container tools have it.
 pub(crate) mod exit {

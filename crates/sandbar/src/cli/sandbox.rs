@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use sandbar_types::{Id, SandboxStatus, id};
+use sandbar_types::{Id, OnTimeout, SandboxStatus, id};
 
 use super::attach::{AttachError, CommandArgs, attach};
+use super::life;
 use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
@@ -14,7 +15,7 @@ use super::{EndpointArgs, table};
 use crate::client::{Client, NewSandbox, Sandbox, SandboxFilter};
 use crate::shutdown::Signals;
 
-/// Create, list, look at, use and destroy sandboxes
+/// Create, list, use, pause, fork and destroy sandboxes
 #[derive(Debug, Args)]
 pub(crate) struct SandboxArgs {
     #[command(subcommand)]
@@ -32,6 +33,11 @@ enum Action {
     Get(GetArgs),
     Exec(ExecArgs),
     Network(NetworkArgs),
+    Pause(life::PauseArgs),
+    Resume(life::ResumeArgs),
+    Fork(life::ForkArgs),
+    Timeout(life::TimeoutArgs),
+    Metrics(life::MetricsArgs),
     #[command(visible_alias = "rm")]
     Kill(KillArgs),
 }
@@ -51,9 +57,13 @@ struct CreateArgs {
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u32>,
 
-    /// Destroy it once it has been idle for this many seconds [default: never]
+    /// End it once it has been idle for this many seconds [default: never]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
+
+    /// How it ends then: `kill` or `pause` [default: kill]
+    #[arg(long, value_name = "WORD")]
+    on_timeout: Option<OnTimeout>,
 
     /// Entry for its metadata, by which it can be listed; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
@@ -139,18 +149,24 @@ impl SandboxArgs {
             Action::Get(args) => get(&client, &args).await,
             Action::Exec(args) => exec(&client, args).await,
             Action::Network(args) => network(&client, args).await,
+            Action::Pause(args) => Ok(life::pause(&client, args).await),
+            Action::Resume(args) => Ok(life::resume(&client, args).await),
+            Action::Fork(args) => life::fork(&client, args).await,
+            Action::Timeout(args) => life::timeout(&client, args).await,
+            Action::Metrics(args) => life::metrics(&client, args).await,
             Action::Kill(args) => Ok(kill(&client, &args).await),
         }
     }
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let CreateArgs { template, vcpus, memory_mb, timeout, metadata, env, rules, json } = args;
+    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, rules, json } = args;
     let new = NewSandbox {
         template,
         vcpus,
         memory_mb,
         timeout_sec: timeout,
+        on_timeout,
         metadata: metadata.into_iter().collect(),
         env: env.into_iter().collect(),
         network: rules.given(),

@@ -34,6 +34,11 @@ pub(super) fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
+/// An amount of memory or disk.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +48,13 @@ mod tests {
         let rows = [["1".to_owned(), "longer".to_owned()], ["22222".to_owned(), "b".to_owned()]];
         assert_eq!(render(["ID", "B"], &rows), "ID     B\n1      longer\n22222  b\n");
         assert_eq!(render(["ID", "B"], &[]), "ID  B\n");
+    }
+
+    #[test]
+    fn what_is_there_is_never_nothing() {
+        for (bytes, text) in [(0, "0 MiB"), (1, "1 MiB"), (1 << 20, "1 MiB"), (300 << 20, "300 MiB")] {
+            assert_eq!(mebibytes(bytes), text);
+        }
     }
 
     #[test]

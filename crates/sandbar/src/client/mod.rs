@@ -5,7 +5,9 @@
 mod error;
 mod exec;
 mod files;
+mod life;
 mod sandboxes;
+mod snapshots;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -16,7 +18,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
+pub(crate) use life::{Child, NewFork, Timeout};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
+pub(crate) use snapshots::{Existing, Snapshot};
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -66,8 +70,41 @@ impl Client {
         Err(ClientError::refused(&self.url, response).await)
     }
 
+    /// All items of a list, page by page.
+    async fn pages<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<T>, ClientError> {
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let limit = std::iter::once(("limit", "200".to_owned()));
+            let cursor_pair = cursor.iter().map(|cursor| ("cursor", cursor.clone()));
+            let pairs = limit.chain(query.iter().cloned()).chain(cursor_pair);
+            let request = self.request(Method::GET, &format!("{path}?{}", encode_query(pairs)));
+            let response = self.call(request).await?;
+            let next = response.headers().get("x-next-cursor").and_then(|value| value.to_str().ok());
+            let next = next.map(str::to_owned);
+            let mut page: Vec<T> = response.json().await.map_err(self.broken())?;
+            all.append(&mut page);
+            if next.is_none() || next == cursor {
+                return Ok(all);
+            }
+            cursor = next;
+        }
+    }
+
     fn broken(&self) -> impl FnOnce(reqwest::Error) -> ClientError {
         let url = self.url.clone();
         move |source| ClientError::Broken { url, source: source.into() }
     }
+}
+
+/// `a=b&c=d`, percent-encoded.
+fn encode_query<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+    // A URL type does this, but only as a part of a whole URL.
+    let mut url = reqwest::Url::parse("http://localhost/").expect("a constant that is a URL");
+    url.query_pairs_mut().extend_pairs(pairs);
+    url.query().unwrap_or_default().to_owned()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use reqwest::Method;
-use sandbar_types::{Id, SandboxStatus, id};
+use sandbar_types::{Id, OnTimeout, SandboxStatus, id};
 use serde::{Deserialize, Serialize};
 
 use super::{Client, ClientError};
@@ -38,6 +38,8 @@ pub(crate) struct NewSandbox {
     pub(crate) memory_mb: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_sec: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on_timeout: Option<OnTimeout>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) metadata: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -130,37 +132,13 @@ impl Client {
 
     /// All that match, newest first, page by page.
     pub(crate) async fn sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>, ClientError> {
-        let mut query: Vec<(&str, String)> = vec![("limit", "200".to_owned())];
+        let mut query: Vec<(&str, String)> = Vec::new();
         if !filter.status.is_empty() {
             let words: Vec<&str> = filter.status.iter().map(|status| status.as_str()).collect();
             query.push(("status", words.join(",")));
         }
         query.extend(filter.template.iter().map(|name| ("template", name.clone())));
         query.extend(filter.metadata.iter().map(|(key, value)| ("metadata", format!("{key}={value}"))));
-
-        let mut all = Vec::new();
-        let mut cursor: Option<String> = None;
-        loop {
-            let cursor_pair = cursor.iter().map(|cursor| ("cursor", cursor.clone()));
-            let pairs = query.iter().cloned().chain(cursor_pair);
-            let request = self.request(Method::GET, &format!("/v1/sandboxes?{}", encode_query(pairs)));
-            let response = self.call(request).await?;
-            let next = response.headers().get("x-next-cursor").and_then(|value| value.to_str().ok());
-            let next = next.map(str::to_owned);
-            let mut page: Vec<Sandbox> = response.json().await.map_err(self.broken())?;
-            all.append(&mut page);
-            if next.is_none() || next == cursor {
-                return Ok(all);
-            }
-            cursor = next;
-        }
+        self.pages("/v1/sandboxes", &query).await
     }
-}
-
-/// `a=b&c=d`, percent-encoded.
-fn encode_query<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
-    // A URL type does this, but only as a part of a whole URL.
-    let mut url = reqwest::Url::parse("http://localhost/").expect("a constant that is a URL");
-    url.query_pairs_mut().extend_pairs(pairs);
-    url.query().unwrap_or_default().to_owned()
 }

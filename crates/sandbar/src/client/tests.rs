@@ -179,3 +179,49 @@ pub(crate) async fn serve_half_a_file() -> String {
     };
     serve(Router::new().route("/v1/sandboxes/{id}/files/read", post(half))).await
 }
+
+#[tokio::test]
+async fn a_fork_tells_of_each_child_and_a_time_out_says_only_what_was_said() {
+    async fn fork(axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
+        assert_eq!(body, json!({"count": 2, "timeout_sec": 60}));
+        axum::Json(json!([
+            {"sandbox": sandbox_json(Id::new())},
+            {"error": {"code": "no_hosts_available", "message": "full"}},
+        ]))
+    }
+    async fn resume(Path(id): Path<String>, axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
+        assert_eq!(body, json!({"on_timeout": "pause"}));
+        axum::Json(sandbox_json(id.parse().unwrap()))
+    }
+    let router = Router::new()
+        .route("/v1/sandboxes/{id}/fork", post(fork))
+        .route("/v1/sandboxes/{id}/resume", post(resume));
+    let client = client(&serve(router).await);
+    let timeout = Timeout { timeout_sec: Some(60), on_timeout: None };
+    let children = client.fork_sandbox(Id::new(), NewFork { count: 2, timeout }).await.unwrap();
+    let [Child::Sandbox(_), Child::Error(error)] = children.as_slice() else { panic!("{children:?}") };
+    assert_eq!(error.code, "no_hosts_available");
+    let id = Id::new();
+    let timeout = Timeout { timeout_sec: None, on_timeout: Some(sandbar_types::OnTimeout::Pause) };
+    assert_eq!(client.resume_sandbox(id, timeout).await.unwrap().id, id);
+}
+
+#[tokio::test]
+async fn a_snapshot_replaces_only_where_that_is_said() {
+    async fn create(
+        Query(query): Query<HashMap<String, String>>,
+        axum::Json(body): axum::Json<Value>,
+    ) -> axum::Json<Value> {
+        assert_eq!(query.get("overwrite").map(String::as_str), body.get("name").map(|_| "true"));
+        axum::Json(
+            json!({"name": body.get("name").cloned().unwrap_or(json!("chosen")), "type": "snapshot", "vcpus": 1,
+            "memory_mb": 512, "size_bytes": 1, "created_at": "2026-11-22T04:33:12.345678Z", "platform": false}),
+        )
+    }
+    let client = client(&serve(Router::new().route("/v1/snapshots", post(create))).await);
+    let chosen = client.create_snapshot(Id::new(), None, Existing::Refuse).await.unwrap();
+    assert_eq!(chosen.name, "chosen");
+    let name = "work".parse().unwrap();
+    let replaced = client.create_snapshot(Id::new(), Some(&name), Existing::Replace).await.unwrap();
+    assert_eq!(replaced.name, "work");
+}

@@ -5,4 +5,5 @@
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod guest_system;
+mod paused;
 mod store;

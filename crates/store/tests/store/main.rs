@@ -5,4 +5,5 @@
 mod hosts;
 mod sandboxes;
 mod schema;
+mod snapshots;
 mod support;

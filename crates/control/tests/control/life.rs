@@ -1,0 +1,298 @@
+//! Pause, resume, time-outs and figures: what happens when the host refuses, is slow, dies, or acts by itself.
+
+use futures::future::join_all;
+use sandbar_control::Config;
+use sandbar_control::sandboxes::{NewSandbox, OnTimeout, Resume, SandboxError};
+use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
+use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus};
+
+use crate::support::{World, config};
+
+/// Every way in which a call can fail, with what its caller is told; none where it is done all the same.
+fn faults() -> Vec<(Fault, Option<ErrorCode>)> {
+    vec![
+        (Fault::Refuse(Reason::REASON_GUEST_UNREACHABLE), Some(ErrorCode::AgentError)),
+        (Fault::Refuse(Reason::REASON_NO_CAPACITY), Some(ErrorCode::NoHostsAvailable)),
+        (Fault::Refuse(Reason::REASON_BUSY), Some(ErrorCode::InvalidState)),
+        (Fault::Refuse(Reason::REASON_SNAPSHOT_DAMAGED), Some(ErrorCode::AgentError)),
+        (Fault::Refuse(Reason::REASON_INCOMPATIBLE), Some(ErrorCode::InvalidState)),
+        (Fault::Fail, Some(ErrorCode::AgentError)),
+        (Fault::Hang, Some(ErrorCode::Timeout)),
+        (Fault::LoseReply, None),
+        (Fault::HangAfter, None),
+    ]
+}
+
+#[tokio::test]
+async fn a_paused_sandbox_has_no_address_and_no_end_and_goes_on_with_both() {
+    let world = World::new().await;
+    let new =
+        NewSandbox { timeout_sec: Some(300), on_timeout: Some(OnTimeout::Pause), ..NewSandbox::default() };
+    let made = world.control.sandbox_create(&world.ctx, &new, None).await.unwrap();
+    let paused = world.control.sandbox_pause(&world.ctx, &made).await.unwrap();
+    assert_eq!((paused.status, paused.host_ip, paused.expires_at), (SandboxStatus::Paused, None, None));
+    assert_eq!((paused.timeout_sec, paused.on_timeout), (300, OnTimeout::Pause));
+    assert_eq!(world.host.sandboxes()[0].state, SandboxState::SANDBOX_STATE_PAUSED);
+    assert_eq!(world.look().await.settled, 0);
+
+    let resumed = world.control.sandbox_resume(&world.ctx, &paused, Resume::default()).await.unwrap();
+    assert_eq!((resumed.status, resumed.on_timeout), (SandboxStatus::Running, OnTimeout::Pause));
+    assert!(resumed.host_ip.is_some() && resumed.expires_at.is_some());
+    assert_eq!(resumed.started_at, made.started_at);
+    assert_eq!(world.told().await, ["api_key sandbox pause success", "api_key sandbox resume success"]);
+
+    // In the wrong state each is refused.
+    for answer in [
+        world.control.sandbox_pause(&world.ctx, &paused).await,
+        world.control.sandbox_resume(&world.ctx, &resumed, Resume::default()).await,
+    ] {
+        let error = answer.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidState, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn each_way_that_a_pause_can_fail_leaves_it_running_and_a_lost_reply_is_no_failure() {
+    let world = World::new().await;
+    for (fault, code) in faults() {
+        let sandbox = world.create().await.unwrap();
+        world.host.inject(Rpc::PauseSandbox, fault.clone(), Times::Once);
+        let outcome = world.control.sandbox_pause(&world.ctx, &sandbox).await;
+        let (status, trail) = match code {
+            Some(_) => (SandboxStatus::Running, "api_key sandbox pause error"),
+            None => (SandboxStatus::Paused, "api_key sandbox pause success"),
+        };
+        assert_eq!(
+            outcome.map(|sandbox| sandbox.status).map_err(|error| error.code()),
+            code.map_or(Ok(status), Err),
+            "{fault:?}"
+        );
+        assert_eq!(world.get(sandbox.id).await.status, status, "{fault:?}");
+        assert_eq!(world.told().await.pop().unwrap(), trail, "{fault:?}");
+        assert_eq!(world.look().await.settled, 0, "{fault:?}: nothing is left to put right");
+    }
+    assert_eq!(world.told().await.len(), faults().len(), "each is told once");
+}
+
+#[tokio::test]
+async fn each_way_that_a_resume_can_fail_leaves_it_paused_and_a_lost_reply_is_no_failure() {
+    let world = World::new().await;
+    for (fault, code) in faults() {
+        let sandbox = world.create().await.unwrap();
+        let paused = world.control.sandbox_pause(&world.ctx, &sandbox).await.unwrap();
+        world.host.inject(Rpc::ResumeSandbox, fault.clone(), Times::Once);
+        let outcome = world.control.sandbox_resume(&world.ctx, &paused, Resume::default()).await;
+        let (status, trail) = match code {
+            Some(_) => (SandboxStatus::Paused, "api_key sandbox resume error"),
+            None => (SandboxStatus::Running, "api_key sandbox resume success"),
+        };
+        assert_eq!(
+            outcome.map(|sandbox| sandbox.status).map_err(|error| error.code()),
+            code.map_or(Ok(status), Err),
+            "{fault:?}"
+        );
+        assert_eq!(world.get(sandbox.id).await.status, status, "{fault:?}");
+        assert_eq!(world.told().await.pop().unwrap(), trail, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_twenty_pauses_at_once_one_wins_and_the_trail_tells_it_once() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let pauses = (0..20).map(|_| world.control.sandbox_pause(&world.ctx, &sandbox));
+    let outcomes = join_all(pauses).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        assert_eq!(error.code(), ErrorCode::InvalidState, "{error}");
+    }
+    assert_eq!(world.host.calls(Rpc::PauseSandbox), 1);
+    assert_eq!(world.told().await, ["api_key sandbox pause success"]);
+}
+
+#[tokio::test]
+async fn a_pause_whose_control_plane_died_is_found_in_the_inventory_and_told_in_its_callers_name() {
+    let world = World::new().await;
+    // Its reply is lost, and so is the question what became of it: the row stays as a dead control plane leaves it.
+    let left_behind = async || {
+        let sandbox = world.create().await.unwrap();
+        world.host.inject(Rpc::ListSandboxes, Fault::Fail, Times::Once);
+        world.control.sandbox_pause(&world.ctx, &sandbox).await.unwrap_err();
+        assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Pausing);
+        sandbox.id
+    };
+    world.host.inject(Rpc::PauseSandbox, Fault::LoseReply, Times::Once);
+    let done = left_behind().await;
+    world.host.inject(Rpc::PauseSandbox, Fault::Hang, Times::Once);
+    let undone = left_behind().await;
+
+    let replica = world.replica().await;
+    assert_eq!(replica.reconcile_host(world.host_id, None).await.unwrap().settled, 1);
+    assert_eq!(world.get(done).await.status, SandboxStatus::Paused, "what is done is seen at once");
+    assert_eq!(world.get(undone).await.status, SandboxStatus::Pausing, "the request may be on its way");
+    assert_eq!(world.told().await, ["api_key sandbox pause success"]);
+    world.age_rows().await;
+    assert_eq!(replica.reconcile_host(world.host_id, None).await.unwrap().settled, 1);
+    assert_eq!(world.get(undone).await.status, SandboxStatus::Running);
+    assert_eq!(world.told().await, ["api_key sandbox pause success", "api_key sandbox pause error"]);
+    assert_eq!(world.look().await.settled, 0);
+}
+
+#[tokio::test]
+async fn a_host_that_dies_in_the_middle_leaves_the_row_missing_until_it_is_back() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let gate = world.host.hold(Rpc::PauseSandbox);
+    let (outcome, ()) = tokio::join!(world.control.sandbox_pause(&world.ctx, &sandbox), async {
+        world.host.arrived(Rpc::PauseSandbox, 1).await;
+        world.host.crash().await.unwrap();
+    });
+    drop(gate);
+    assert_eq!(outcome.unwrap_err().code(), ErrorCode::HostUnavailable);
+    assert!(world.control.reconcile_host(world.host_id, None).await.is_err());
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Pausing);
+    world.age_rows().await;
+    assert!(world.control.reconcile_host(world.host_id, None).await.is_err());
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Missing);
+    world.host.restart().await.unwrap();
+    assert_eq!(world.look().await.settled, 1);
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Running);
+}
+
+#[tokio::test]
+async fn what_the_host_paused_by_itself_is_told_once_however_many_look() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    world.host.auto_pause(&sandbox.id.to_string());
+    let replica = world.replica().await;
+    let looks =
+        join_all([&world.control, &replica].map(|control| control.reconcile_host(world.host_id, None)));
+    let settled: usize = looks.await.into_iter().flatten().map(|report| report.settled).sum();
+    assert_eq!(settled + world.look().await.settled, 1);
+    let paused = world.get(sandbox.id).await;
+    assert_eq!(paused.status, SandboxStatus::Paused);
+    assert_eq!(paused.status_reason.as_deref(), Some("it was idle for its time-out"));
+    assert_eq!(world.told().await, ["host sandbox auto_pause info"]);
+    let metrics = world.control.sandbox_metrics(&world.ctx, &paused, MetricsRange::Day).await.unwrap();
+    assert_eq!(metrics.points.len(), 3, "its figures are kept, too");
+
+    // A request that came late is followed, too; and what is running again has no reason to be paused.
+    world.host.resume_late(&sandbox.id.to_string());
+    assert_eq!(world.look().await.settled, 1);
+    let running = world.get(sandbox.id).await;
+    assert_eq!((running.status, running.status_reason), (SandboxStatus::Running, None));
+}
+
+#[tokio::test]
+async fn a_delete_during_a_pause_wins() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let gate = world.host.hold(Rpc::PauseSandbox);
+    let (paused, deleted) = tokio::join!(world.control.sandbox_pause(&world.ctx, &sandbox), async {
+        world.host.arrived(Rpc::PauseSandbox, 1).await;
+        let deleted = world.control.sandbox_destroy(&world.ctx, &sandbox).await;
+        gate.open();
+        deleted
+    });
+    deleted.unwrap();
+    assert_eq!(paused.unwrap_err().code(), ErrorCode::InvalidState);
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Stopped);
+    assert!(world.host.sandboxes().is_empty());
+    assert_eq!(world.told().await, ["api_key sandbox destroy success"]);
+}
+
+#[tokio::test]
+async fn a_paused_sandbox_takes_no_room_outlives_a_silent_host_and_can_be_destroyed() {
+    // 8192 MiB, of which a sixteenth may be promised: one sandbox.
+    let world = World::with(Config { memory_promise_percent: 7, ..config() }).await;
+    let first = world.create().await.unwrap();
+    assert_eq!(world.create().await.unwrap_err().code(), ErrorCode::NoHostsAvailable);
+    let first = world.control.sandbox_pause(&world.ctx, &first).await.unwrap();
+    let second = world.create().await.unwrap();
+    let full = world.control.sandbox_resume(&world.ctx, &first, Resume::default()).await.unwrap_err();
+    assert!(matches!(full, SandboxError::NoRoom { .. }), "{full}");
+    assert_eq!(full.code(), ErrorCode::NoHostsAvailable);
+    assert_eq!(world.get(first.id).await.status, SandboxStatus::Paused);
+
+    world.host.crash().await.unwrap();
+    world.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '2 minutes'").await;
+    world.control.monitor_round(true).await.unwrap();
+    assert_eq!(world.statuses().await, [SandboxStatus::Paused, SandboxStatus::Missing]);
+    let away = world.control.sandbox_resume(&world.ctx, &first, Resume::default()).await.unwrap_err();
+    assert_eq!(away.code(), ErrorCode::HostUnavailable, "{away}");
+    world.host.restart().await.unwrap();
+    world.beat().await;
+    world.look().await;
+    world.control.sandbox_destroy(&world.ctx, &world.get(second.id).await).await.unwrap();
+    world.control.sandbox_resume(&world.ctx, &first, Resume::default()).await.unwrap();
+    let paused = world.control.sandbox_pause(&world.ctx, &world.get(first.id).await).await.unwrap();
+    world.control.sandbox_destroy(&world.ctx, &paused).await.unwrap();
+    assert!(world.host.sandboxes().is_empty());
+}
+
+#[tokio::test]
+async fn a_time_out_is_the_hosts_first_and_the_rows_after() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let set = async |seconds, on_timeout| {
+        world.control.sandbox_set_timeout(&world.ctx, &sandbox, seconds, on_timeout).await
+    };
+    let changed = set(600, Some(OnTimeout::Pause)).await.unwrap();
+    assert_eq!((changed.timeout_sec, changed.on_timeout), (600, OnTimeout::Pause));
+    assert!(changed.expires_at.is_some());
+    assert_eq!((world.host.sandboxes()[0].timeout_sec), 600);
+    assert_eq!(set(60, None).await.unwrap().on_timeout, OnTimeout::Pause, "as it was");
+    assert_eq!(set(2_592_001, None).await.unwrap_err().code(), ErrorCode::InvalidRequest);
+
+    // A change of which the row never heard is in the inventory.
+    world.host.inject(Rpc::SetDeadline, Fault::LoseReply, Times::Once);
+    set(0, Some(OnTimeout::Kill)).await.unwrap_err();
+    assert_eq!(world.get(sandbox.id).await.timeout_sec, 60);
+    world.look().await;
+    let now = world.get(sandbox.id).await;
+    assert_eq!((now.timeout_sec, now.on_timeout, now.expires_at), (0, OnTimeout::Kill, None));
+    let paused = world.control.sandbox_pause(&world.ctx, &now).await.unwrap();
+    let refused = world.control.sandbox_set_timeout(&world.ctx, &paused, 1, None).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidState);
+
+    let resume = Resume { timeout_sec: Some(90), on_timeout: Some(OnTimeout::Pause) };
+    let resumed = world.control.sandbox_resume(&world.ctx, &paused, resume).await.unwrap();
+    assert_eq!((resumed.timeout_sec, resumed.on_timeout), (90, OnTimeout::Pause));
+}
+
+#[tokio::test]
+async fn figures_are_live_kept_at_a_pause_and_thinned_at_the_end() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let kept = async || -> Vec<String> {
+        sqlx::query_scalar("SELECT DISTINCT tier FROM sandbox_metric_points ORDER BY tier")
+            .fetch_all(world.database.pool())
+            .await
+            .unwrap()
+    };
+    let live = world.control.sandbox_metrics(&world.ctx, &sandbox, MetricsRange::TwoHours).await.unwrap();
+    assert_eq!(live.points.len(), 3);
+    assert_eq!((live.points[1].0 - live.points[0].0).num_seconds(), 30);
+    assert!(kept().await.is_empty());
+    let paused = world.control.sandbox_pause(&world.ctx, &sandbox).await.unwrap();
+    assert_eq!(kept().await, ["10m", "24h", "2h"]);
+    world.host.crash().await.unwrap();
+    for range in MetricsRange::ALL {
+        let stored = world.control.sandbox_metrics(&world.ctx, &paused, range).await.unwrap();
+        assert_eq!((stored.range, stored.points.len()), (range, 3));
+    }
+    world.host.restart().await.unwrap();
+    let resumed = world.control.sandbox_resume(&world.ctx, &paused, Resume::default()).await.unwrap();
+    world.control.sandbox_destroy(&world.ctx, &resumed).await.unwrap();
+    assert_eq!(kept().await, ["24h"]);
+    let ended = world.get(sandbox.id).await;
+    let error = world.control.sandbox_metrics(&world.ctx, &ended, MetricsRange::Day).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound);
+
+    // A host that keeps its figures to itself holds nothing up.
+    let sandbox = world.create().await.unwrap();
+    world.host.inject(Rpc::FlushSandboxMetrics, Fault::Fail, Times::Always);
+    let paused = world.control.sandbox_pause(&world.ctx, &sandbox).await.unwrap();
+    let resumed = world.control.sandbox_resume(&world.ctx, &paused, Resume::default()).await.unwrap();
+    world.control.sandbox_destroy(&world.ctx, &resumed).await.unwrap();
+}

@@ -1,0 +1,250 @@
+//! Paused sandboxes' files against a real filesystem.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use crate::fixture::{Place, commit_one, in_tmp, options, pause, spec};
+use sandbar_storage::{MOST_PIECES, Store, StoreError, StoreOptions, own_bytes};
+use sandbar_types::id::Sandbox;
+use sandbar_types::{Id, TemplateKind};
+
+fn sandbox(store: &Store) -> Id<Sandbox> {
+    let id = Id::new();
+    store.create_sandbox(id, &commit_one(store, 7).image().unwrap()).unwrap();
+    id
+}
+
+fn first(path: &Path) -> u8 {
+    let mut byte = [0];
+    File::open(path).unwrap().read_exact_at(&mut byte, 0).unwrap();
+    byte[0]
+}
+
+#[test]
+fn a_sandbox_runs_on_the_templates_very_memory_until_it_is_paused() {
+    let place = Place::new();
+    let store = place.open();
+    let template = commit_one(&store, 7);
+    let image = template.image().unwrap();
+    let id = Id::new();
+    let files = store.create_sandbox(id, &image).unwrap();
+    let inode = |path: &Path| path.metadata().unwrap().ino();
+    assert_eq!(inode(&files.memory), inode(&image.memory), "clones share their page cache");
+    assert_ne!(inode(&files.disk), inode(&image.disk));
+    store.delete_template(template.id()).unwrap();
+    assert_eq!(first(&files.memory), 7, "a deleted template leaves its sandboxes what they need");
+
+    assert!(matches!(store.paused(id), Err(StoreError::UnknownPause { id: named }) if named == id));
+    let paused = pause(&store, id, 9);
+    store.rest_sandbox(id).unwrap();
+    assert!(!files.disk.exists() && !files.memory.exists());
+    let read = store.paused(id).unwrap();
+    assert_eq!(read.manifest, paused.manifest);
+    assert_eq!(read.metrics().as_deref(), Some(&b"figures"[..]));
+    assert!(store.has_paused(id));
+
+    // Resumed, twice, since the first time was cut short: on clones, so that the pause stays as it is.
+    for byte in [1, 2] {
+        let awake = store.wake_sandbox(id, &paused.image()).unwrap();
+        assert_eq!(inode(&awake.memory), inode(&paused.image().memory));
+        File::options().write(true).open(&awake.disk).unwrap().write_all_at(&[byte; 4096], 0).unwrap();
+        assert_eq!(first(&paused.image().disk), 9);
+    }
+    store.remove_paused(id).unwrap();
+    store.remove_paused(id).unwrap();
+    assert!(!store.has_paused(id));
+    assert_eq!((first(&files.disk), first(&files.memory)), (2, 9));
+    store.remove_sandbox(id).unwrap();
+    assert!(!files.dir.exists());
+}
+
+#[test]
+fn a_pause_takes_the_place_of_an_older_one_whole() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    pause(&store, id, 1);
+    pause(&store, id, 2);
+    let image = store.paused(id).unwrap().image();
+    assert_eq!([&image.disk, &image.state, &image.memory].map(|path| first(path)), [2; 3]);
+    let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0, "the older one is left somewhere");
+}
+
+#[test]
+fn what_a_pause_shares_is_not_its_own() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    let paused = pause(&store, id, 1);
+    let before = paused.own_bytes().unwrap();
+    assert!((6 * 4096..1 << 20).contains(&before), "{before}");
+    let awake = store.wake_sandbox(id, &paused.image()).unwrap();
+    assert_eq!(own_bytes(&awake.disk).unwrap(), 0, "a clone that nobody wrote to");
+    assert!(paused.own_bytes().unwrap() < before);
+    let disk = File::options().write(true).open(&awake.disk).unwrap();
+    disk.write_all_at(&[3; 1 << 20], 8 << 20).unwrap();
+    disk.sync_all().unwrap();
+    assert!(own_bytes(&awake.disk).unwrap() >= 1 << 20);
+}
+
+#[test]
+fn settling_takes_checksums_and_mends_files_in_many_pieces() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    let paused = pause(&store, id, 5);
+    let content = |path: &Path| fs::read(path).unwrap();
+    let image = paused.image();
+    let before = (content(&image.disk), content(&image.state), content(&image.memory));
+    assert!(paused.manifest.files.values().filter(|file| file.checksum.is_some()).count() == 1);
+    let state_size = before.1.len() as u64;
+    assert_eq!(store.verify_paused(id).unwrap(), state_size, "of the others nothing is known yet");
+
+    assert_eq!(store.settle_paused(id, MOST_PIECES, &|| false).unwrap(), None, "it was told to stop");
+    let settled = store.settle_paused(id, MOST_PIECES, &|| true).unwrap().unwrap();
+    assert!(settled.rewritten.is_empty(), "{settled:?}");
+    let settled = store.settle_paused(id, 0, &|| true).unwrap().unwrap();
+    assert_eq!(settled.rewritten.len(), 2);
+    let read = store.paused(id).unwrap();
+    assert!(read.manifest.files.values().all(|file| file.checksum.is_some()));
+    assert_eq!(store.verify_paused(id).unwrap(), (64 << 20) + state_size + (512 << 20));
+    assert!(before == (content(&image.disk), content(&image.state), content(&image.memory)));
+    assert!(image.memory.metadata().unwrap().blocks() * 512 < 1 << 20, "holes stay holes");
+
+    // Whoever is paused no more, is not settled.
+    store.remove_paused(id).unwrap();
+    assert_eq!(store.settle_paused(id, 0, &|| true).unwrap(), None);
+    let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0);
+}
+
+#[test]
+fn settling_never_touches_a_later_pause() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    pause(&store, id, 1);
+    // While the first one is being settled, the sandbox is resumed and paused again.
+    let replaced = std::sync::Once::new();
+    let meanwhile = || {
+        replaced.call_once(|| {
+            store.remove_paused(id).unwrap();
+            pause(&store, id, 2);
+        });
+        true
+    };
+    assert_eq!(store.settle_paused(id, 0, &meanwhile).unwrap(), None);
+    let paused = store.paused(id).unwrap();
+    let image = paused.image();
+    assert_eq!([&image.disk, &image.state, &image.memory].map(|path| first(path)), [2; 3]);
+    assert_eq!(paused.manifest.files.values().filter(|file| file.checksum.is_some()).count(), 1);
+}
+
+#[test]
+fn damage_to_a_pause_is_named() {
+    let place = Place::new();
+    let store = place.open();
+    let open = |path| File::options().write(true).open(path).unwrap();
+    type Spoil = (&'static str, fn(&Path));
+    let cases: [Spoil; 6] = [
+        ("memory", |dir| {
+            File::options().write(true).open(dir.join("memory")).unwrap().set_len(1 << 20).unwrap();
+        }),
+        ("disk.ext4", |dir| fs::remove_file(dir.join("disk.ext4")).unwrap()),
+        ("state", |dir| {
+            File::options().write(true).open(dir.join("state")).unwrap().write_all_at(b"!", 99).unwrap();
+        }),
+        ("manifest.json", |dir| fs::remove_file(dir.join("manifest.json")).unwrap()),
+        ("manifest.json", |dir| fs::write(dir.join("manifest.json"), "{").unwrap()),
+        ("manifest.json", |dir| {
+            let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+            fs::write(dir.join("manifest.json"), text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+        }),
+    ];
+    for (file, spoil) in cases {
+        let id = sandbox(&store);
+        let paused = pause(&store, id, 1);
+        spoil(paused.image().disk.parent().unwrap());
+        let error = store.paused(id).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::DamagedPause { id: named, file: found, .. } if *named == id && found == file),
+            "{file}: {error:?}"
+        );
+        assert!(error.to_string().contains(file), "{error}");
+    }
+    // Only reading it all shows this one, once it was settled.
+    let id = sandbox(&store);
+    let image = pause(&store, id, 1).image();
+    store.settle_paused(id, MOST_PIECES, &|| true).unwrap().unwrap();
+    open(image.memory).write_all_at(b"!", 12_345_678).unwrap();
+    store.paused(id).unwrap();
+    assert!(
+        matches!(store.verify_paused(id), Err(StoreError::DamagedPause { file, .. }) if file == "memory")
+    );
+}
+
+#[test]
+fn no_pause_is_begun_without_room_for_it() {
+    let place = Place::new();
+    let store = place.open();
+    let free = store.space().unwrap().free;
+    store.begin_image(1 << 20).unwrap();
+    assert!(matches!(store.begin_image(free), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(store.begin_template(Id::new(), free), Err(StoreError::NoSpace { .. })));
+    let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0);
+}
+
+#[test]
+fn without_reflink_everything_works_and_costs_a_copy() {
+    let place = Place::new();
+    let native = StoreOptions { backing: sandbar_storage::Backing::Native, ..options() };
+    let store = Store::open(&place.store_dir(), &native).unwrap();
+    let id = sandbox(&store);
+    let image = pause(&store, id, 4).image();
+    assert!(store.cost_of_clones([&*image.memory, &*image.disk]) >= 6 * 4096);
+    store.rest_sandbox(id).unwrap();
+    let awake = store.wake_sandbox(id, &image).unwrap();
+    store.remove_paused(id).unwrap();
+    assert_eq!((first(&awake.disk), first(&awake.memory)), (4, 4));
+    drop(store);
+
+    let with_reflink = Place::new();
+    let store = with_reflink.open();
+    let image = commit_one(&store, 1).image().unwrap();
+    assert_eq!(store.cost_of_clones([&*image.memory]), 0);
+}
+
+#[test]
+fn a_disk_is_checked_shrunk_and_kept_as_a_base() {
+    let place = Place::new();
+    let store = place.open();
+    let draft = store.begin_template(Id::new(), 0).unwrap();
+    let disk = draft.image().disk;
+    File::create_new(&disk).unwrap().set_len(1 << 30).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let done = std::process::Command::new(program).args(arguments).arg(&disk).output().unwrap();
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let content = tempfile::tempdir().unwrap();
+    fs::write(content.path().join("kept"), vec![5; 3 << 20]).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-d", content.path().to_str().unwrap()]);
+    // As a machine leaves it that was stopped: mounted, the journal not replayed.
+    run("debugfs", &["-w", "-R", "ssv state 0"]);
+    let bytes = draft.shrink_disk().unwrap();
+    assert!((3 << 20..100 << 20).contains(&bytes), "{bytes}");
+    assert_eq!(disk.metadata().unwrap().len(), bytes);
+    let template = draft.commit(spec(TemplateKind::Base)).unwrap();
+    assert!(matches!(template.image(), Err(StoreError::NoMemory { .. })));
+    let disk = template.path(sandbar_storage::TemplateFile::Disk);
+    let checked = std::process::Command::new("e2fsck").args(["-f", "-n"]).arg(&disk).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    let read = std::process::Command::new("debugfs").args(["-R", "cat /kept"]).arg(&disk).output().unwrap();
+    assert!(read.stdout == vec![5; 3 << 20]);
+
+    let draft = store.begin_template(Id::new(), 0).unwrap();
+    fs::write(draft.image().disk, vec![0; 1 << 20]).unwrap();
+    assert!(matches!(draft.shrink_disk(), Err(StoreError::Shrink { .. })), "what is no filesystem");
+}
