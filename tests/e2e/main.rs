@@ -23,6 +23,7 @@ mod first_start;
 mod host_faults;
 mod isolation;
 mod life;
+mod network;
 mod sandbox_faults;
 mod stream;
 
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
                 bad_input::tests(),
                 cli::tests(),
                 isolation::tests(),
+                network::tests(),
                 sandbox_faults::tests(),
             ]
             .concat(),

@@ -230,7 +230,7 @@ mod tests {
                 {"elem": {"val": "93.184.0.9", "timeout": 60, "expires": 59, "comment": "a.com"}},
                 {"elem": {"val": "93.184.0.8", "timeout": 60, "expires": 59}},
                 {"elem": {"val": "93.184.0.7", "timeout": 60, "expires": 59, "comment": "*.com"}},
-                {"elem": {"val": "93.184.0.6", "timeout": 60, "expires": 59, "comment": "\\" }"}}]}},
+                {"elem": {"val": "93.184.0.6", "timeout": 60, "expires": 59, "comment": "\" }"}}]}},
             {"set": {"name": "denials", "elem": [
                 {"elem": {"val": {"concat": ["1.2.3.4", 6, 443]}, "expires": 3590, "counter": {"packets": 3, "bytes": 4}}},
                 {"elem": {"val": {"concat": ["1.2.3.5", 17, 53]}, "expires": 3599, "counter": {"packets": 4, "bytes": 4}}}]}},

@@ -1,6 +1,7 @@
 //! The names that a guest was not told: how many, and the last of them.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Instant,
@@ -18,7 +19,15 @@ pub(super) struct DeniedNames(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     queries: u64,
-    by_name: HashMap<String, (u64, Instant)>,
+    by_name: HashMap<String, Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    queries: u64,
+    last: Instant,
+    /// Which of all queries the last one was: moments may be the same.
+    turn: u64,
 }
 
 impl DeniedNames {
@@ -28,26 +37,27 @@ impl DeniedNames {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.queries += 1;
         if state.by_name.len() >= LISTED && !state.by_name.contains_key(name) {
-            let oldest =
-                state.by_name.iter().min_by_key(|(_, (_, last))| *last).map(|(name, _)| name.clone());
-            oldest.map(|oldest| state.by_name.remove(&oldest));
+            let oldest = state.by_name.iter().min_by_key(|(_, asked)| asked.turn);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                state.by_name.remove(&oldest);
+            }
         }
-        let (queries, last) = state.by_name.entry(name.to_owned()).or_insert((0, Instant::now()));
-        *queries += 1;
-        *last = Instant::now();
+        let turn = state.queries;
+        let queries = state.by_name.get(name).map_or(0, |asked| asked.queries) + 1;
+        state.by_name.insert(name.to_owned(), Asked { queries, last: Instant::now(), turn });
     }
 
     /// How many queries there were, and for what, the last first.
     pub(super) fn told(&self) -> (u64, Vec<DeniedName>) {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let listed = state.by_name.iter().map(|(name, (queries, last))| DeniedName {
+        let mut by_turn: Vec<_> = state.by_name.iter().collect();
+        by_turn.sort_by_key(|(_, asked)| Reverse(asked.turn));
+        let listed = by_turn.into_iter().map(|(name, Asked { queries, last, turn: _ })| DeniedName {
             name: name.clone(),
             queries: *queries,
             ago: last.elapsed(),
         });
-        let mut listed: Vec<_> = listed.collect();
-        listed.sort_by(|a, b| (a.ago, &a.name).cmp(&(b.ago, &b.name)));
-        (state.queries, listed)
+        (state.queries, listed.collect())
     }
 }
 

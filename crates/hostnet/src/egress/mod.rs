@@ -69,8 +69,10 @@ impl Egress {
                 *judging = policy.clone();
             }
         }
-        if !policy.has_domains() {
-            self.resolver = None;
+        if !policy.has_domains()
+            && let Some(resolver) = self.resolver.take()
+        {
+            resolver.close().await;
         }
         Ok(())
     }

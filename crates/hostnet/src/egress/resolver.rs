@@ -112,6 +112,15 @@ impl Resolver {
     pub(super) async fn policy(&self) -> tokio::sync::MutexGuard<'_, NetworkPolicy> {
         self.shared.policy.lock().await
     }
+
+    /// Ends it. Its port is free when this returns.
+    pub(super) async fn close(mut self) {
+        for task in &mut self.tasks {
+            task.abort();
+            // Cancelled, which is what it is to be.
+            let _ = task.await;
+        }
+    }
 }
 
 impl Drop for Resolver {
