@@ -41,6 +41,8 @@ const PORT: u16 = 53;
 const QUESTIONS: usize = 64;
 /// Connections that are open at once. Further ones wait.
 const CONNECTIONS: usize = 16;
+/// After a connection that could not be accepted.
+const AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// Longest silence on a connection.
 const SILENCE: Duration = Duration::from_secs(10);
 /// For one upstream resolver to answer.
@@ -160,8 +162,8 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((connection, _)) => connections.push(serve_connection(connection, &shared)),
-                // Of a connection that broke before it was accepted, or of descriptors that ran out: not a reason to spin.
-                Err(_) => tokio::task::yield_now().await,
+                // Descriptors may have run out, which a next try at once would only find again.
+                Err(_) => tokio::time::sleep(AFTER_FAILURE).await,
             },
             Some(_ended) = connections.next() => {}
         }

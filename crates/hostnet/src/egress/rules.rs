@@ -1,7 +1,7 @@
 //! The rules of a slot: one text for whatever was there before, applied in one transaction.
 //!
 //! ```text
-//!   from the guest          genuine      only its own address leaves the TAP, and nothing of IPv6
+//!   from the guest          entering     only its own address leaves the TAP, and nothing of IPv6
 //!   to the outside, both    egress       mark of this policy?           accept: it was judged before
 //!   ways of a connection                 @reserved                      refuse: no policy opens it
 //!                                        @private and not @opened       refuse: the operator has not opened it
@@ -100,7 +100,7 @@ pub(crate) fn rules(
 }}
 flush table inet {TABLE}
 {sets}{names}table inet {TABLE} {{
-    chain genuine {{
+    chain entering {{
         type filter hook ingress device "{TAP}" priority filter; policy accept;
         meta protocol ip6 counter name refused_ipv6 drop
         meta protocol != {{ ip, arp }} drop

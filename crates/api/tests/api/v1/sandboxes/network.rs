@@ -98,5 +98,5 @@ async fn a_host_that_fails_leaves_the_old_policy() {
     assert!(failed.status >= 500, "{}", failed.status);
     assert_eq!(platform.api.get(&path(&id)).await.expect(200)["allow_internet"], false);
     platform.host.inject(Rpc::SetNetworkPolicy, Fault::Refuse(Reason::REASON_BUSY), Times::Once);
-    platform.api.put(&path(&id), json!({})).await.refused(409, "conflict");
+    platform.api.put(&path(&id), json!({})).await.refused(409, "invalid_state");
 }
