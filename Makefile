@@ -38,6 +38,11 @@ guest: ## build the static binaries for the inside of the microVM
 test: ## install what is missing, run every check and every test
 	@scripts/test.sh
 
+.PHONY: soak
+soak: build ## a thousand pauses of one sandbox, proved step by step (an hour under emulation; CYCLES=200 for fewer)
+	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(CURDIR)/$(SANDBAR) SANDBAR_SOAK=$(or $(CYCLES),1000) \
+	  cargo test --locked -p sandbar-tests --test e2e -- life::many_pauses
+
 .PHONY: bench
 bench: build ## measure the platform beside the bare VMM: a table, and target/bench.json
 	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(SANDBAR) cargo run --release --locked -p sandbar-bench -- $(ARGS)

@@ -5,7 +5,7 @@
 //! checked. A reboot, an older memory beside a newer disk, a repeated or a lost step would show.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
@@ -96,7 +96,7 @@ impl Witness {
     /// Every line of the file is the next step of the one process.
     async fn testifies(&self) -> Result<u64> {
         let ask = format!(
-            "kill -USR1 {0} && while [ ! -s /tmp/nonce ]; do sleep .05; done && cat /tmp/nonce",
+            "rm -f /tmp/nonce; kill -USR1 {0} && while [ ! -s /tmp/nonce ]; do sleep .05; done && cat /tmp/nonce",
             self.pid
         );
         let nonce = hex::decode(self.sandbox.sh(&ask).await?)?;
@@ -137,14 +137,20 @@ async fn many_pauses_lose_no_step_and_no_byte(platform: &Platform) -> Result<()>
     let witness = Witness::start(platform, &json!({"timeout_sec": 0})).await?;
     let sandbox = &witness.sandbox;
     sandbox.sh("head -c 3000000 /dev/urandom > ~/blob && sha256sum ~/blob > ~/sum").await?;
-    for cycle in 0..cycles()? {
+    let cycles = cycles()?;
+    let mut took = Vec::new();
+    for cycle in 0..cycles {
         let before = witness.steps().await?;
+        let begun = Instant::now();
         assert_eq!(pause(sandbox).await?["status"], "paused");
+        let paused = begun.elapsed();
         ensure!(platform.footprint().vmm_of(&sandbox.id)?.is_none(), "a paused sandbox has a machine");
         if cycle % 10 == 0 {
             sandbox.try_exec(&json!({"cmd": "true"})).await?.refusal(ErrorCode::InvalidState)?;
         }
+        let begun = Instant::now();
         assert_eq!(resume(sandbox).await?["status"], "running");
+        took.push(paused + begun.elapsed());
         witness.is_the_same().await?;
         witness.steps_past(before).await?;
         // A different piece of memory and disk each time, some of it zeroed again.
@@ -156,6 +162,23 @@ async fn many_pauses_lose_no_step_and_no_byte(platform: &Platform) -> Result<()>
         sandbox.sh(&fill).await?;
     }
     witness.testifies().await?;
+    grows_no_slower(&took)
+}
+
+/// The last cycles of a long run cost what the first ones did. A short run is too short to tell.
+fn grows_no_slower(took: &[Duration]) -> Result<()> {
+    const SAMPLE: usize = 50;
+    if took.len() < 4 * SAMPLE {
+        return Ok(());
+    }
+    let median = |times: &mut [Duration]| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let last = median(&mut took[took.len() - SAMPLE..].to_vec());
+    let first = median(&mut took[..SAMPLE].to_vec());
+    println!("a pause and a resume took {first:?} at first and {last:?} at last");
+    ensure!(last <= first.mul_f64(1.2), "a pause and a resume took {first:?} at first and {last:?} at last");
     Ok(())
 }
 
@@ -274,8 +297,10 @@ async fn two_pauses_at_once_are_one_and_a_pause_can_be_destroyed(platform: &Plat
 }
 
 async fn an_idle_sandbox_is_paused_and_keeps_its_figures(platform: &Platform) -> Result<()> {
-    let witness = Witness::start(platform, &json!({"timeout_sec": 4, "on_timeout": "pause"})).await?;
+    let witness = Witness::start(platform, &json!({"timeout_sec": 600, "on_timeout": "pause"})).await?;
     let sandbox = &witness.sandbox;
+    let changed = act(sandbox.client(), &sandbox.id, "timeout", &json!({"timeout_sec": 3})).await?;
+    assert_eq!(changed["on_timeout"], "pause", "what was not named is not as it was");
     wait::until_true("it is paused", PATIENCE, async || Ok(sandbox.status().await? == "paused")).await?;
     let path = format!("/v1/sandboxes/{}/metrics?range=10m", sandbox.id);
     let metrics = sandbox.client().get(&path).await?.json(200)?;
@@ -327,14 +352,14 @@ enum Damage {
 async fn a_host_agent_killed_at_any_moment_of_a_pause_loses_nothing(platform: &Platform) -> Result<()> {
     let witness = Witness::start(platform, &json!({"timeout_sec": 0})).await?;
     let sandbox = &witness.sandbox;
-    for round in 0..8_u64 {
+    for round in 0..3_u64 {
         let what = if sandbox.status().await? == "paused" { "resume" } else { "pause" };
         let asked = tokio::spawn({
             let (client, path) = (sandbox.client().clone(), format!("/v1/sandboxes/{}/{what}", sandbox.id));
             async move { client.post(&path, &json!({})).await }
         });
         // Another step each time; which one depends on the machine, and any will do.
-        tokio::time::sleep(Duration::from_millis(round * 60)).await;
+        tokio::time::sleep(Duration::from_millis(round * 150)).await;
         let before = platform.agent_pid()?;
         census::signal(before, rustix::process::Signal::KILL)?;
         wait::until_true("another host agent starts", PATIENCE, async || Ok(platform.agent_pid()? != before))

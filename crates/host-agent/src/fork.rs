@@ -31,7 +31,7 @@ pub(crate) async fn fork(
 ) -> Result<Forked, Error> {
     let handle = registry.get(source)?;
     let missing = children.iter().any(|child| registry.get(child.id).is_err());
-    let (origin, stall) = if missing { copy(&handle).await? } else { (None, Duration::ZERO) };
+    let (origin, stall) = if missing { copy(registry, &handle).await? } else { (None, Duration::ZERO) };
     let starts = children.into_iter().map(|child| {
         let (id, origin) = (child.id, origin.clone());
         async move {
@@ -50,9 +50,11 @@ pub(crate) async fn fork(
     Ok(Forked { children, stall })
 }
 
-async fn copy(source: &Handle) -> Result<(Option<Arc<Origin>>, Duration), Error> {
+async fn copy(registry: &Registry, source: &Handle) -> Result<(Option<Arc<Origin>>, Duration), Error> {
     let captured = source.ask(|reply| Order::Capture(Target::Children, reply)).await?;
     let Captured { draft, spec, stall } = captured;
+    // The source may have outlived an upgrade of what runs it.
+    registry.resources().check(&spec)?;
     let Draft::Image(draft) = draft else {
         return Err(Error::Internal { step: "copy the sandbox", source: "the copy is a template".into() });
     };

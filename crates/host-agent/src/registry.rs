@@ -331,11 +331,7 @@ impl Registry {
         let store = self.inner.resources.store.clone();
         let template = blocking("read the template", move || store.template(id).map_err(Error::from)).await?;
         let spec = template.manifest.spec.clone();
-        let needed: sandbar_vmm::Compatibility = serde_json::from_value(spec.compatibility.clone())
-            .map_err(|e| Error::TemplateUnusable { id, reason: e.to_string() })?;
-        needed
-            .check(self.inner.resources.vmm.compatibility())
-            .map_err(|mismatch| Error::Incompatible(mismatch.to_string()))?;
+        self.inner.resources.check(&spec)?;
         Ok(Origin { image: template.image()?, spec, _draft: None })
     }
 

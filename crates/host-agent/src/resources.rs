@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sandbar_hostnet::Pool;
-use sandbar_storage::{Kernel, Store};
-use sandbar_vmm::Vmm;
+use sandbar_storage::{Kernel, Store, TemplateSpec};
+use sandbar_vmm::{Compatibility, Vmm};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
@@ -24,6 +24,16 @@ pub(crate) struct Resources {
     pub(crate) deadlines: Deadlines,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
+}
+
+impl Resources {
+    /// Whether this host's virtual machine monitor can go on with a machine.
+    pub(crate) fn check(&self, machine: &TemplateSpec) -> Result<(), Error> {
+        let needed: Compatibility = serde_json::from_value(machine.compatibility.clone())
+            .map_err(|error| Error::Incompatible(error.to_string()))?;
+        let host = self.vmm.compatibility();
+        needed.check(host).map_err(|mismatch| Error::Incompatible(mismatch.to_string()))
+    }
 }
 
 /// How long the guest may take.

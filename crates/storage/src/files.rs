@@ -100,13 +100,22 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Deletes a file or a whole folder; nothing there is fine.
+/// Deletes a file or a whole folder; nothing there is fine. Somebody may still be putting a last file into a folder.
 pub(crate) fn remove_all(path: &Path) -> Result<(), FileError> {
-    let removed = match fs::symlink_metadata(path) {
+    /// Folders that are put files into meanwhile get no more than a few.
+    const TRIES: u32 = 8;
+    let remove = || match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
+    let mut removed = remove();
+    for _ in 1..TRIES {
+        match &removed {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => removed = remove(),
+            _ => break,
+        }
+    }
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::new("delete", path, error)),
         _ => Ok(()),

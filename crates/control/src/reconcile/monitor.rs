@@ -54,7 +54,10 @@ impl Control {
                     }
                 }
                 Some(ended) = rounds.running.join_next_with_id() => rounds.end(self, ended),
-                Some(Ok(host)) = rounds.due.join_next() => rounds.begin(self, host),
+                Some(Ok(host)) = rounds.due.join_next() => {
+                    rounds.due_hosts.remove(&host);
+                    rounds.begin(self, host);
+                }
             }
         }
         while rounds.running.join_next().await.is_some() {}
@@ -111,8 +114,9 @@ struct Rounds {
     hosts: HashMap<task::Id, Id<Host>>,
     /// Asked for while one ran: what that one saw may be old.
     again: BTreeSet<Id<Host>>,
-    /// Hosts with a row that is due before the timer looks.
+    /// Sleeps until a row is due that the timer would look at too late. One for each host: what is found due then is what is due first.
     due: JoinSet<Id<Host>>,
+    due_hosts: BTreeSet<Id<Host>>,
     last: BTreeMap<Id<Host>, ReconcileReport>,
     permits: Arc<Semaphore>,
 }
@@ -127,6 +131,7 @@ impl Rounds {
             hosts: HashMap::new(),
             again: BTreeSet::new(),
             due: JoinSet::new(),
+            due_hosts: BTreeSet::new(),
             last: BTreeMap::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
         }
@@ -152,8 +157,9 @@ impl Rounds {
         let Some(host) = self.hosts.remove(&task) else { return };
         match ended {
             Ok((_, Ok(report))) => {
-                if let Some(due_in) =
-                    report.due_in.filter(|due_in| *due_in < control.config().monitor.interval)
+                if let Some(due_in) = report.due_in
+                    && due_in < control.config().monitor.interval
+                    && self.due_hosts.insert(host)
                 {
                     self.due.spawn(async move {
                         tokio::time::sleep(due_in).await;

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use sandbar_control::Control;
+use sandbar_control::config::MonitorConfig;
 use sandbar_control::reconcile::ReconcileError;
+use sandbar_control::{Config, Control};
 use sandbar_testkit::sim_host::{Fault, Rpc, Times};
 use sandbar_types::{Id, SandboxStatus, id};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::World;
+use crate::support::{World, config};
 
 #[tokio::test]
 async fn a_machine_that_died_by_itself_ends_its_row_and_is_cleared_away() {
@@ -163,7 +165,7 @@ async fn a_host_that_cannot_destroy_now_is_asked_again() {
 async fn a_heartbeat_with_another_inventory_wakes_the_background_work() {
     let world = World::new().await;
     let sandbox = world.create().await.unwrap();
-    let mut ends = ends(&world).await;
+    let mut ends = changes(&world, "stopped").await;
     let (background, stop) = background(&world.control);
     // The first round, which every start begins with, has seen the machine alive.
     world.host.arrived(Rpc::ListSandboxes, 1).await;
@@ -175,24 +177,43 @@ async fn a_heartbeat_with_another_inventory_wakes_the_background_work() {
     background.await.unwrap();
 }
 
+#[tokio::test]
+async fn a_row_that_is_left_to_whoever_is_at_it_is_looked_at_when_it_is_due() {
+    // The timer alone would look in an hour.
+    let monitor = MonitorConfig { interval: Duration::from_secs(3600), ..config().monitor };
+    let world = World::with(Config { operation_deadline: Duration::from_secs(2), monitor, ..config() }).await;
+    let sandbox = world.create().await.unwrap();
+    world.host.inject(Rpc::PauseSandbox, Fault::Fail, Times::Once);
+    world.host.inject(Rpc::ListSandboxes, Fault::Fail, Times::Once);
+    world.control.sandbox_pause(&world.ctx, &sandbox).await.unwrap_err();
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Pausing);
+    let mut changes = changes(&world, "running").await;
+    let successor = world.replica().await;
+    let (background, stop) = background(&successor);
+    tokio::time::timeout(Duration::from_secs(30), changes.recv()).await.unwrap().unwrap();
+    assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Running);
+    stop.cancel();
+    background.await.unwrap();
+}
+
 fn background(control: &Control) -> (tokio::task::JoinHandle<()>, CancellationToken) {
     let (control, stop) = (control.clone(), CancellationToken::new());
     let token = stop.clone();
     (tokio::spawn(async move { control.run_background(token).await }), stop)
 }
 
-/// Tells when a row ends.
-async fn ends(world: &World) -> PgListener {
-    sqlx::raw_sql(
+/// Tells when a row comes into a state.
+async fn changes(world: &World, status: &str) -> PgListener {
+    sqlx::raw_sql(AssertSqlSafe(format!(
         "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_notify('ends', NEW.id::text); RETURN NULL; END $$;
+             BEGIN PERFORM pg_notify('changes', NEW.id::text); RETURN NULL; END $$;
          CREATE TRIGGER tell AFTER UPDATE ON sandboxes FOR EACH ROW
-             WHEN (NEW.status IN ('stopped', 'error')) EXECUTE FUNCTION tell();",
-    )
+             WHEN (NEW.status = '{status}') EXECUTE FUNCTION tell();"
+    )))
     .execute(world.database.pool())
     .await
     .unwrap();
     let mut listener = PgListener::connect_with(world.database.pool()).await.unwrap();
-    listener.listen("ends").await.unwrap();
+    listener.listen("changes").await.unwrap();
     listener
 }

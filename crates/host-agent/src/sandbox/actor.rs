@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, now_unix_ms};
 use super::expiry::{Retry, until_expiry};
-use super::life::Settling;
 use super::machine::{Holdings, Origin, remove_record, write_record};
+use super::settling::Settling;
 use super::{CreateRequest, Door, Handle, Order, PauseView, Reply, Running, State, View, standstill};
 use crate::error::{Error, chain};
 use crate::guest::GuestClient;
@@ -299,7 +299,7 @@ impl Actor {
             view.state = State::Stopping;
             view.running = None;
         });
-        self.end_settling().await;
+        self.settling = None;
         self.record_phase(Phase::Stopping).await?;
         self.vanish().await
     }

@@ -1,22 +1,19 @@
 //! What a sandbox's task does between its start and its end: pause, resume, copies, deadlines.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sandbar_storage::{ImageDraft, MOST_PIECES, MachineImage, Paused, Store};
+use sandbar_storage::{ImageDraft, MachineImage, Paused};
 use sandbar_types::TemplateKind;
-use sandbar_types::id::{Id, Sandbox};
-use sandbar_vmm::Compatibility;
-use tokio::task::JoinHandle;
 
 use super::actor::Actor;
 use super::admission::{Request, Verdict, admit};
+use super::settling::Settling;
 use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
 use super::{Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
 use crate::error::{Error, chain};
 use crate::journal::{PauseReason, Phase, Record};
-use crate::resources::{Resources, blocking};
+use crate::resources::blocking;
 
 impl Order {
     /// Answers with a failure.
@@ -86,6 +83,12 @@ impl Actor {
         }
         let begun = Instant::now();
         let Running { process, guest, .. } = self.running().ok_or(Error::SandboxNotFound(self.id))?;
+        if reason != PauseReason::HostRefused {
+            // A machine that outlived an upgrade of its VMM runs on, and could not be resumed here. On a host that is given up, to
+            // be resumed elsewhere is all that is left.
+            let (_, _, record) = self.machine()?;
+            self.resources.check(&record.machine)?;
+        }
         // What a former pause left must not pass for this one's files.
         self.forget_pause().await;
         let draft = self.begin_image().await?;
@@ -171,11 +174,11 @@ impl Actor {
         let begun = Instant::now();
         let (store, id) = (self.resources.store.clone(), self.id);
         let paused = blocking("read the pause", move || Ok(store.paused(id)?)).await?;
-        check(&self.resources, &paused)?;
+        self.resources.check(&paused.manifest.spec)?;
         let (Some(record), Some(pause)) = (self.record.clone(), self.pause_view()) else {
             return Err(Error::SandboxNotFound(self.id));
         };
-        self.end_settling().await;
+        self.settling = None;
         self.holdings.rest(&self.resources).await?;
         self.show(|view| view.state = State::Resuming);
         let phase = Phase::Resuming { reason: pause.reason };
@@ -332,73 +335,9 @@ impl Actor {
         }
     }
 
-    /// Ends the work on the files of a pause, which may be left half done.
-    pub(super) async fn end_settling(&mut self) {
-        if let Some(settling) = &self.settling {
-            settling.stop.store(true, Ordering::SeqCst);
-        }
-        if self.settling.is_some() {
-            let bytes = Settling::done(&mut self.settling).await;
-            self.settled(bytes);
-        }
-    }
-
     fn pause_view(&self) -> Option<PauseView> {
         self.view().pause
     }
-}
-
-/// Whether this host can restore the machine.
-fn check(resources: &Resources, paused: &Paused) -> Result<(), Error> {
-    let needed: Compatibility = serde_json::from_value(paused.manifest.spec.compatibility.clone())
-        .map_err(|error| Error::Incompatible(error.to_string()))?;
-    let host = resources.vmm.compatibility();
-    needed.check(host).map_err(|mismatch| Error::Incompatible(mismatch.to_string()))
-}
-
-/// Work on the files of a pause that nobody waits for.
-pub(super) struct Settling {
-    stop: Arc<AtomicBool>,
-    work: JoinHandle<Option<u64>>,
-}
-
-impl Settling {
-    /// Begins it. One sandbox's files at a time: it has all the time there is, and the disk is everybody's.
-    pub(super) fn begin(resources: Arc<Resources>, id: Id<Sandbox>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let work = tokio::spawn(async move {
-            let turn = resources.settling.acquire().await;
-            let store = resources.store.clone();
-            let go_on = move || !stopped.load(Ordering::SeqCst);
-            let settled = blocking("settle the pause", move || settle(&store, id, &go_on)).await;
-            drop(turn);
-            settled.unwrap_or_else(|error| {
-                tracing::warn!(sandbox = %id, error = chain(&error), "the files of a pause are not settled");
-                None
-            })
-        });
-        Self { stop, work }
-    }
-
-    /// Completes when the work is done, with how much disk the pause then takes. For ever, where there is none.
-    pub(super) async fn done(settling: &mut Option<Self>) -> Option<u64> {
-        let Some(under_way) = settling else { return std::future::pending().await };
-        let bytes = (&mut under_way.work).await.unwrap_or_default();
-        *settling = None;
-        bytes
-    }
-}
-
-fn settle(store: &Store, id: Id<Sandbox>, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Option<u64>, Error> {
-    if !go_on() {
-        return Ok(None);
-    }
-    let Some(settled) = store.settle_paused(id, MOST_PIECES, go_on)? else { return Ok(None) };
-    if !settled.rewritten.is_empty() {
-        tracing::info!(sandbox = %id, files = ?settled.rewritten, "files in many pieces rewritten");
-    }
-    Ok(Some(store.paused(id)?.own_bytes()?))
 }
 
 impl Draft {

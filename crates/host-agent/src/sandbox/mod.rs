@@ -36,6 +36,7 @@ mod expiry;
 mod life;
 pub(crate) mod machine;
 mod network;
+mod settling;
 mod standstill;
 
 use std::fmt;

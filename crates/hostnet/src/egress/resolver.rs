@@ -250,7 +250,7 @@ impl Shared {
             match timeout(PATIENCE, ask_one(upstream, query, question, by)).await {
                 Ok(Ok(reply)) => return Some(reply),
                 Ok(Err(error)) => {
-                    tracing::debug!(%upstream, %error, "a resolver of the host's does not answer")
+                    tracing::debug!(%upstream, %error, "a resolver of the host's does not answer");
                 }
                 Err(_) => tracing::debug!(%upstream, "a resolver of the host's does not answer in time"),
             }
