@@ -24,6 +24,7 @@ mod guest;
 mod host_faults;
 mod isolation;
 mod life;
+mod network;
 mod sandbox_faults;
 mod stream;
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
                 cli::tests(),
                 guest::tests(),
                 isolation::tests(),
+                network::tests(),
                 sandbox_faults::tests(),
             ]
             .concat(),

@@ -87,6 +87,11 @@ impl Client {
         self.send(self.builder(Method::POST, path).json(body)).await
     }
 
+    /// `PUT` of a JSON body.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Reply> {
+        self.send(self.builder(Method::PUT, path).json(body)).await
+    }
+
     /// `POST` of a body that need not be JSON.
     pub async fn post_raw(&self, path: &str, content_type: &str, body: Vec<u8>) -> Result<Reply> {
         self.send(self.builder(Method::POST, path).header("content-type", content_type).body(body)).await

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sandbar_hostnet::SlotIndex;
 use sandbar_storage::TemplateSpec;
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{OnTimeout, TemplateKind};
+use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind};
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub(crate) struct Record {
     pub(crate) access_token: String,
     pub(crate) hostname: String,
     pub(crate) deadline: Deadline,
+    /// Where it may connect to.
+    #[serde(default)]
+    pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
 }
 
@@ -116,14 +119,24 @@ pub(crate) struct Birth {
     pub(crate) access_token: String,
     pub(crate) hostname: String,
     pub(crate) deadline: Deadline,
+    pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
 }
 
 impl Record {
     /// The first record of a sandbox.
     pub(crate) fn starting(birth: Birth) -> Self {
-        let Birth { id, template_id, slot, machine, access_token, hostname, deadline, created_at_unix_ms } =
-            birth;
+        let Birth {
+            id,
+            template_id,
+            slot,
+            machine,
+            access_token,
+            hostname,
+            deadline,
+            network,
+            created_at_unix_ms,
+        } = birth;
         Self {
             format: FORMAT,
             id,
@@ -135,6 +148,7 @@ impl Record {
             access_token,
             hostname,
             deadline,
+            network,
             created_at_unix_ms,
         }
     }
@@ -155,6 +169,12 @@ impl Record {
     #[must_use]
     pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// The same with another network policy.
+    #[must_use]
+    pub(crate) fn with_network(self, network: NetworkPolicy) -> Self {
+        Self { network, ..self }
     }
 
     /// What a snapshot says of the machine: that its memory holds this sandbox's token.
@@ -318,6 +338,7 @@ mod tests {
             access_token: "secret".into(),
             hostname: "sb".into(),
             deadline: Deadline { timeout_sec: 60, on_timeout: OnTimeout::Pause },
+            network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
             created_at_unix_ms: 1,
         })
     }

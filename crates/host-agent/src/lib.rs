@@ -17,6 +17,7 @@ mod instance_lock;
 mod journal;
 mod machine_facts;
 mod metrics;
+mod network_wire;
 mod registry;
 mod resources;
 mod sandbox;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use connectrpc::{Router, Server};
-use sandbar_hostnet::{NetConfig, Pool, Uplink};
+use sandbar_hostnet::{NetConfig, Pool};
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
 use sandbar_vmm::{ProcessIdentity, process};
@@ -61,6 +62,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Addresses between host and sandboxes.
     pub network: ipnet::Ipv4Net,
+    /// Private networks that sandboxes may reach if their policy allows them.
+    pub private_egress: Vec<ipnet::Ipv4Net>,
     /// Network slots to keep ready.
     pub spare_slots: usize,
     /// The store's options.
@@ -170,10 +173,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     reclaim_machines(store.dir(), &keep).await?;
     let in_use: Vec<_> = found.iter().filter_map(registry::Found::slot_in_use).collect();
     let network = NetConfig {
-        tag: virtualization::network_tag(&config.data_dir),
-        network: config.network,
         pool_size: config.spare_slots,
-        uplink: Uplink::Detect,
+        private_egress: config.private_egress.clone(),
+        ..NetConfig::new(virtualization::network_tag(&config.data_dir), config.network)
     };
     let pool = Pool::open(network, &in_use).await?;
     let known: Vec<_> = found.iter().map(registry::Found::id).collect();

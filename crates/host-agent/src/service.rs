@@ -9,11 +9,12 @@ use sandbar_proto::host::{
     DeleteTemplateRequest, DeleteTemplateResponse, DestroySandboxRequest, DestroySandboxResponse,
     ExecRequest, ExecResponse, ExecStreamRequest, ExecStreamResponse, FlattenRootfsRequest,
     FlattenRootfsResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, ForkSandboxRequest,
-    ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetSandboxMetricsRequest,
-    GetSandboxMetricsResponse, HostService, ListSandboxesRequest, ListSandboxesResponse,
-    ListTemplatesRequest, ListTemplatesResponse, PauseAllRequest, PauseAllResponse, PauseSandboxRequest,
-    PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ReadFileRequest, ReadFileResponse,
-    ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse,
+    ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetNetworkDenialsRequest,
+    GetNetworkDenialsResponse, GetSandboxMetricsRequest, GetSandboxMetricsResponse, HostService,
+    ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
+    PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
+    PingSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
+    SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse,
     SnapshotSandboxRequest, SnapshotSandboxResponse, VerifySandboxRequest, VerifySandboxResponse,
     VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, exec_stream_request,
     write_file_request,
@@ -31,7 +32,7 @@ use crate::resources::{Resources, blocking};
 use crate::sandbox::{CreateRequest, DeadlineChange, Order, State};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{exec, files, snapshot};
+use crate::{exec, files, network_wire, snapshot};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -89,6 +90,7 @@ impl HostService for Service {
                 on_timeout: wire::on_timeout(request.on_timeout).unwrap_or(OnTimeout::Kill),
             },
             hostname: request.hostname,
+            network: network_wire::policy(request.network.into_option())?,
         };
         let handle = self.registry.create(request).await?;
         Response::ok(CreateSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -244,6 +246,28 @@ impl HostService for Service {
         Response::ok(SetDeadlineResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }
 
+    async fn set_network_policy(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SetNetworkPolicyRequest>,
+    ) -> ServiceResult<SetNetworkPolicyResponse> {
+        let request = request.to_owned_message();
+        let handle = self.registry.get(parse(&request.id)?)?;
+        let policy = network_wire::policy(request.policy.into_option())?;
+        handle.ask(|reply| Order::SetNetwork(policy, reply)).await?;
+        Response::ok(SetNetworkPolicyResponse { sandbox: describe(&handle).into(), ..Default::default() })
+    }
+
+    async fn get_network_denials(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetNetworkDenialsRequest>,
+    ) -> ServiceResult<GetNetworkDenialsResponse> {
+        let handle = self.registry.get(parse(request.id)?)?;
+        let denials = handle.ask(Order::NetworkDenials).await?;
+        Response::ok(network_wire::denials(&handle.view().network, denials))
+    }
+
     async fn snapshot_sandbox(
         &self,
         _context: RequestContext,
@@ -282,8 +306,9 @@ impl HostService for Service {
     ) -> ServiceResult<ForkSandboxResponse> {
         let request = request.to_owned_message();
         let source = parse(&request.id)?;
-        let template_id = self.registry.get(source)?.template_id;
-        let children = request.children.into_iter().map(|child| wire::child(child, template_id));
+        let handle = self.registry.get(source)?;
+        let (template_id, network) = (handle.template_id, handle.view().network);
+        let children = request.children.into_iter().map(|child| wire::child(child, template_id, &network));
         let children: Vec<_> = children.collect::<Result<_, Error>>()?;
         if !limits::FORK_COUNT.contains(&u32::try_from(children.len()).unwrap_or(u32::MAX)) {
             return Err(Error::BadInput("the number of children is out of bounds".into()).into());

@@ -10,7 +10,7 @@ use sandbar_proto::host::{
 };
 use sandbar_types::guest::GUEST_IP;
 use sandbar_types::id::{Id, Kind, Sandbox, Template};
-use sandbar_types::{MetricsRange, OnTimeout, TemplateKind, limits};
+use sandbar_types::{MetricsRange, NetworkPolicy, OnTimeout, TemplateKind, limits};
 
 use crate::error::Error;
 use crate::journal::Deadline;
@@ -39,10 +39,11 @@ pub(crate) fn on_timeout(wire: EnumValue<host::OnTimeout>) -> Option<OnTimeout> 
     }
 }
 
-/// A child that is asked for. It names the same template as its source.
+/// A child that is asked for. It names the same template as its source, and may connect to the same places.
 pub(crate) fn child(
     child: fork_sandbox_request::Child,
     template_id: Id<Template>,
+    network: &NetworkPolicy,
 ) -> Result<CreateRequest, Error> {
     if child.access_token.is_empty() {
         return Err(Error::BadInput("a child's access_token is missing".into()));
@@ -60,6 +61,7 @@ pub(crate) fn child(
             on_timeout: on_timeout(child.on_timeout).unwrap_or(OnTimeout::Kill),
         },
         hostname: child.hostname,
+        network: network.clone(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a pool is told: names and addresses.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -38,11 +38,29 @@ pub struct NetConfig {
     pub pool_size: usize,
     /// Where guests' packets leave the host.
     pub uplink: Uplink,
+    /// Private networks that a sandbox may reach if its policy allows them. The host, other sandboxes and metadata services are never
+    /// among them, whatever it says here.
+    pub private_egress: Vec<Ipv4Net>,
+    /// Where the resolvers are listed that answer for sandboxes whose policy names domains (`resolv.conf`).
+    pub resolvers: PathBuf,
 }
 
 impl NetConfig {
     /// The network that slots use where nothing else is said.
     pub const DEFAULT_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 213, 0, 0), 16);
+
+    /// No slots ahead, the default route's device, no private network opened, the host's own resolvers.
+    #[must_use]
+    pub fn new(tag: Tag, network: Ipv4Net) -> Self {
+        Self {
+            tag,
+            network,
+            pool_size: 0,
+            uplink: Uplink::Detect,
+            private_egress: Vec::new(),
+            resolvers: PathBuf::from("/etc/resolv.conf"),
+        }
+    }
 }
 
 impl Tag {

@@ -74,6 +74,9 @@ pub enum NetError {
         /// What it said.
         complaint: String,
     },
+    /// What `nft` says of a table cannot be understood.
+    #[error("nft's account of a table cannot be read")]
+    Account(#[source] serde_json::Error),
     /// The thread that works in a namespace ended without an answer.
     #[error("the work in a network namespace was not finished")]
     ThreadLost,

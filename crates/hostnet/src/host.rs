@@ -23,7 +23,7 @@ pub(crate) async fn prepare(host: &Netlink, config: &NetConfig) -> Result<(), Ne
     if uplink.is_none() {
         tracing::warn!("the host has no default route: sandboxes will reach nothing outside");
     }
-    let rules = rules::for_host(&config.tag, config.network, uplink);
+    let rules = rules::for_host(config, uplink);
     netns::on_own_thread(move || {
         rules::apply(&rules)?;
         slot::set("ipv4/ip_forward", "1")
@@ -99,12 +99,7 @@ mod tests {
     }
 
     fn config() -> NetConfig {
-        NetConfig {
-            tag: "0a1f".parse().unwrap(),
-            network: "10.213.0.0/16".parse().unwrap(),
-            pool_size: 0,
-            uplink: Uplink::Detect,
-        }
+        NetConfig::new("0a1f".parse().unwrap(), "10.213.0.0/16".parse().unwrap())
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //!                              |  SNAT to host_ip outwards; private ranges refused     |
 //! ```
 //!
+//! What a guest may reach is decided by its slot's rules, which [`Egress`] replaces while it runs: see there for the order of decisions.
+//!
 //! The guest has the same address in every slot, so a snapshot runs in any of them. The host reaches it at the slot's `host_ip`,
 //! and appears to it as its gateway.
 //!
@@ -21,6 +23,7 @@
 //! touching each other, and whatever a dead one left is found by name.
 
 mod config;
+mod egress;
 mod error;
 mod host;
 mod netlink;
@@ -32,6 +35,7 @@ mod slot;
 mod tap;
 
 pub use config::{NetConfig, SlotIndex, Tag, Uplink};
+pub use egress::{Denials, DeniedAddress, DeniedName, Egress, Reason};
 pub use error::NetError;
 pub use pool::{Counts, Pool};
 pub use slot::Slot;

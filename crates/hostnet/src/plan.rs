@@ -87,15 +87,9 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::Uplink;
 
     fn config(network: &str) -> NetConfig {
-        NetConfig {
-            tag: "0a1f".parse().unwrap(),
-            network: network.parse().unwrap(),
-            pool_size: 1,
-            uplink: Uplink::Detect,
-        }
+        NetConfig::new("0a1f".parse().unwrap(), network.parse().unwrap())
     }
 
     #[test]

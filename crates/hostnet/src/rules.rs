@@ -1,109 +1,30 @@
-//! The nftables rules: as text from pure functions, applied in one transaction each.
+//! The nftables rules: as text from pure functions, applied in one transaction each. Those of a slot are in [`egress`](crate::egress).
 
 use std::{
-    fmt::Write as _,
     io::Write as _,
-    net::Ipv4Addr,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use ipnet::Ipv4Net;
-use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, READY_PORT};
 
-use crate::{
-    NetError, Tag,
-    plan::{SlotPlan, TAP, VETH, device_prefix},
-};
-
-/// Where no guest may go: what is somebody's private network, the machine itself, the link (cloud metadata services live there),
-/// or not a single receiver.
-const REFUSED: [Ipv4Net; 11] = [
-    net([0, 0, 0, 0], 8),
-    net([10, 0, 0, 0], 8),
-    net([100, 64, 0, 0], 10),
-    net([127, 0, 0, 0], 8),
-    net([169, 254, 0, 0], 16),
-    net([172, 16, 0, 0], 12),
-    net([192, 0, 0, 0], 24),
-    net([192, 168, 0, 0], 16),
-    net([198, 18, 0, 0], 15),
-    net([224, 0, 0, 0], 4),
-    net([240, 0, 0, 0], 4),
-];
-
-const fn net([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix_len)
-}
-
-/// The rules inside a slot's namespace.
-///
-/// - Only the guest's own address leaves the TAP; nothing of IPv6 does.
-/// - The host, and nobody else, reaches the guest, by the slot's address. An answer to a flow of the slot's last tenant, which the
-///   host's connection tracking may still send here, finds no way in.
-/// - The guest sees the host as its gateway, so that its agent knows who calls.
-/// - Outside is allowed but for [`REFUSED`] and the other slots; a refusal is told, since a guest that waits for a time-out looks
-///   broken.
-pub(crate) fn for_slot(plan: &SlotPlan, network: Ipv4Net) -> String {
-    let SlotPlan { host_end, host_ip, .. } = plan;
-    let mut refused = String::new();
-    for range in REFUSED {
-        let _ = write!(refused, "{range}, ");
-    }
-    format!(
-        r#"table inet sandbar {{
-    set refused {{
-        type ipv4_addr
-        flags interval
-        auto-merge
-        elements = {{ {refused}{network} }}
-    }}
-    chain genuine {{
-        type filter hook prerouting priority raw; policy accept;
-        iifname "{TAP}" meta nfproto != ipv4 drop
-        iifname "{TAP}" ip saddr != {GUEST_IP} drop
-    }}
-    chain towards_guest {{
-        type nat hook prerouting priority dstnat; policy accept;
-        iifname "{VETH}" ip saddr {host_end} ip daddr {host_ip} dnat ip to {GUEST_IP}
-    }}
-    chain leaving {{
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname "{TAP}" snat ip to {GATEWAY_IP}
-        oifname "{VETH}" snat ip to {host_ip}
-    }}
-    chain forwarded {{
-        type filter hook forward priority filter; policy drop;
-        ct state established,related accept
-        iifname "{VETH}" oifname "{TAP}" ct status dnat accept
-        iifname "{TAP}" ip daddr @refused reject with icmp type admin-prohibited
-        iifname "{TAP}" oifname "{VETH}" accept
-    }}
-    chain received {{
-        type filter hook input priority filter; policy drop;
-        ct state established,related accept
-        iifname "lo" accept
-        iifname "{TAP}" ip daddr {GATEWAY_IP} tcp dport {READY_PORT} accept
-        iifname "{TAP}" ip daddr {GATEWAY_IP} icmp type echo-request accept
-    }}
-}}
-"#
-    )
-}
+use crate::{NetConfig, NetError, Tag, plan::device_prefix};
 
 /// The rules of the host: one table for all slots, which are told by their devices' names.
 ///
 /// It runs ahead of other tables' filters and drops what must not pass. It cannot pass what another table drops later: on a host
 /// whose own forwarding policy is to drop (as Docker sets it), sandboxes reach nothing outside until `iifname "sb*"` and the way
-/// back are accepted there. `uplink` is `None` on a host without a way out.
-pub(crate) fn for_host(tag: &Tag, network: Ipv4Net, uplink: Option<&str>) -> String {
+/// back are accepted there. `uplink` is `None` on a host without a way out. Private networks that are opened are reached through
+/// whatever device leads there; which sandbox reaches them is its slot's to decide.
+pub(crate) fn for_host(config: &NetConfig, uplink: Option<&str>) -> String {
+    let NetConfig { tag, network, .. } = config;
     let slots = format!("\"{}*\"", device_prefix(tag));
-    let (allowed, masqueraded) = match uplink {
-        Some(uplink) => (
-            format!("iifname {slots} oifname \"{uplink}\" accept"),
-            format!("ip saddr {network} oifname \"{uplink}\" masquerade"),
-        ),
-        None => (String::new(), String::new()),
-    };
+    let mut ways: Vec<_> = uplink.iter().map(|uplink| format!("oifname \"{uplink}\"")).collect();
+    if !config.private_egress.is_empty() {
+        ways.push(format!("ip daddr {{ {} }}", list(&config.private_egress)));
+    }
+    let allowed = lines(ways.iter().map(|way| format!("iifname {slots} {way} accept")));
+    let masqueraded =
+        lines(ways.iter().map(|way| format!("ip saddr {network} oifname != {slots} {way} masquerade")));
     // Added and deleted first, so that it is replaced whatever was there, without a moment in between.
     format!(
         r#"{remove}table inet sandbar_{tag} {{
@@ -137,24 +58,44 @@ pub(crate) fn without_host(tag: &Tag) -> String {
     format!("table inet sandbar_{tag} {{}}\ndelete table inet sandbar_{tag}\n")
 }
 
+/// Networks as a set's elements, none of which overlap.
+pub(crate) fn list(nets: &[Ipv4Net]) -> String {
+    let nets = Ipv4Net::aggregate(&nets.to_vec());
+    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn lines(rules: impl Iterator<Item = String>) -> String {
+    rules.collect::<Vec<_>>().join("\n        ")
+}
+
 /// Applies rules in the network namespace of the calling thread: all of them or none. Blocks for some ten milliseconds.
 pub(crate) fn apply(rules: &str) -> Result<(), NetError> {
+    run(&["-f", "-"], rules).map(|_| ())
+}
+
+/// What is in a table of the network namespace of the calling thread, as JSON. Blocks for some ten milliseconds.
+pub(crate) fn read_table(name: &str) -> Result<Vec<u8>, NetError> {
+    // Without names of protocols and services, which are the machine's own.
+    run(&["-j", "-n", "list", "table", "inet", name], "").map(|output| output.stdout)
+}
+
+fn run(arguments: &[&str], input: &str) -> Result<Output, NetError> {
     let run = || {
         let mut nft = Command::new("nft")
-            .args(["-f", "-"])
+            .args(arguments)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        // A broken pipe: it ended early and says why.
-        if let Some(mut input) = nft.stdin.take() {
-            let _ = input.write_all(rules.as_bytes());
+        // A broken pipe: it ended early and says why. It reads all before it writes anything.
+        if let Some(mut pipe) = nft.stdin.take() {
+            let _ = pipe.write_all(input.as_bytes());
         }
         nft.wait_with_output()
     };
     let output = run().map_err(NetError::system("run nft"))?;
     if output.status.success() {
-        Ok(())
+        Ok(output)
     } else {
         Err(NetError::Rules { complaint: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
     }
@@ -163,40 +104,28 @@ pub(crate) fn apply(rules: &str) -> Result<(), NetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NetConfig, SlotIndex, Uplink};
 
-    #[test]
-    fn the_slots_rules() {
-        let config = NetConfig {
-            tag: "0a1f".parse().unwrap(),
-            network: "10.213.0.0/16".parse().unwrap(),
-            pool_size: 0,
-            uplink: Uplink::Detect,
-        };
-        let rules = for_slot(&SlotPlan::new(&config, SlotIndex(0)), config.network);
-        for line in [
-            r#"iifname "tap0" ip saddr != 172.30.0.2 drop"#,
-            r#"iifname "veth0" ip saddr 10.213.0.2 ip daddr 10.213.0.3 dnat ip to 172.30.0.2"#,
-            r#"oifname "tap0" snat ip to 172.30.0.1"#,
-            r#"oifname "veth0" snat ip to 10.213.0.3"#,
-            r#"iifname "tap0" ip daddr 172.30.0.1 tcp dport 49982 accept"#,
-            "169.254.0.0/16",
-            "240.0.0.0/4, 10.213.0.0/16 }",
-        ] {
-            assert!(rules.contains(line), "{line} is not in\n{rules}");
+    fn config(private_egress: &[&str]) -> NetConfig {
+        NetConfig {
+            private_egress: private_egress.iter().map(|net| net.parse().unwrap()).collect(),
+            ..NetConfig::new("0a1f".parse().unwrap(), "10.213.0.0/16".parse().unwrap())
         }
-        assert_eq!(rules.matches("policy drop").count(), 2, "forwarding and reception are closed by default");
     }
 
     #[test]
     fn without_an_uplink_nothing_leaves_the_host() {
-        let tag = "0a1f".parse().unwrap();
-        let network = "10.213.0.0/16".parse().unwrap();
-        let open = for_host(&tag, network, Some("eth0"));
+        let open = for_host(&config(&[]), Some("eth0"));
         assert!(open.contains(r#"iifname "sb0a1f*" oifname "eth0" accept"#));
-        assert!(open.contains(r#"ip saddr 10.213.0.0/16 oifname "eth0" masquerade"#));
-        let closed = for_host(&tag, network, None);
+        assert!(open.contains(r#"ip saddr 10.213.0.0/16 oifname != "sb0a1f*" oifname "eth0" masquerade"#));
+        let closed = for_host(&config(&[]), None);
         assert!(!closed.contains("masquerade") && !closed.contains("eth0"));
         assert!(closed.contains("iifname \"sb0a1f*\" drop"));
+    }
+
+    #[test]
+    fn private_networks_are_reached_where_they_are_opened_after_slots_are_kept_apart() {
+        let rules = for_host(&config(&["10.8.0.0/24", "10.8.0.128/25"]), None);
+        let opened = rules.find(r#"iifname "sb0a1f*" ip daddr { 10.8.0.0/24 } accept"#).unwrap();
+        assert!(rules.find(r#"iifname "sb0a1f*" oifname "sb0a1f*" drop"#).unwrap() < opened);
     }
 }

@@ -8,12 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipnet::Ipv4Net;
-use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, GUEST_MAC, PREFIX_LEN, READY_PORT, TAP_MAC};
+use sandbar_types::{
+    NetworkPolicy,
+    guest::{GATEWAY_IP, GUEST_IP, GUEST_MAC, PREFIX_LEN, READY_PORT, TAP_MAC},
+};
 use tokio::net::TcpListener;
 
 use crate::{
-    NetError, SlotIndex,
+    NetConfig, NetError, SlotIndex, egress,
     netlink::{Netlink, VethEnd},
     netns,
     plan::{LINK_PREFIX_LEN, SlotPlan, TAP, VETH},
@@ -55,7 +57,8 @@ impl Slot {
 }
 
 /// Makes a slot. The name comes first, so that whatever a dead process leaves can be found by it.
-pub(crate) async fn make(plan: SlotPlan, network: Ipv4Net) -> Result<(), NetError> {
+pub(crate) async fn make(plan: SlotPlan, config: &NetConfig) -> Result<(), NetError> {
+    let rules = egress::rules(&plan, config, &NetworkPolicy::default(), &[]);
     netns::on_own_thread(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -76,7 +79,7 @@ pub(crate) async fn make(plan: SlotPlan, network: Ipv4Net) -> Result<(), NetErro
             inside(&slot, &plan).await?;
             outside(&host, &plan).await
         })?;
-        rules::apply(&rules::for_slot(&plan, network))
+        rules::apply(&rules)
     })
     .await
 }
@@ -107,6 +110,8 @@ async fn outside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
 /// Kernel settings of the calling thread's namespace.
 fn settings_of_namespace() -> Result<(), NetError> {
     set("ipv4/ip_forward", "1")?;
+    // A refusal is always told: the one who hears it is the guest alone.
+    set("ipv4/icmp_ratelimit", "0")?;
     // Before there is a device, so that none ever gets an address of it.
     set("ipv6/conf/all/disable_ipv6", "1")?;
     set("ipv6/conf/default/disable_ipv6", "1")

@@ -52,6 +52,10 @@ pub(crate) struct HostAgentArgs {
     #[arg(long, env = "SANDBAR_HOST_NETWORK", value_name = "CIDR", default_value = DEFAULT_NETWORK)]
     network: ipnet::Ipv4Net,
 
+    /// Private network that sandboxes may reach where their policy allows it; may be repeated
+    #[arg(long, env = "SANDBAR_ALLOW_PRIVATE_EGRESS", value_name = "CIDR", value_delimiter = ',')]
+    allow_private_egress: Vec<ipnet::Ipv4Net>,
+
     /// Networks to keep ready for sandboxes to come
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     spare_networks: usize,
@@ -91,6 +95,7 @@ impl HostAgentArgs {
             listen: self.listen,
             advertise: self.address,
             network: self.network,
+            private_egress: self.allow_private_egress,
             spare_slots: self.spare_networks,
             store: self.store.options(),
             guest: GUEST_BINARIES,

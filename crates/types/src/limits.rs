@@ -36,3 +36,6 @@ pub const MAP_VALUE_BYTES: usize = 4_096;
 pub const PATH_BYTES: usize = 4_096;
 /// Bytes of one command line: command and arguments together.
 pub const COMMAND_BYTES: usize = 128 * 1024;
+
+/// Entries of each of the two lists of a network policy.
+pub const NETWORK_ENTRIES: usize = 256;

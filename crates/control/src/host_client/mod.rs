@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod error;
 mod life;
+mod network;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use sandbar_types::id::Host;
 pub use client::{ExecStreamReceiver, ExecStreamSender, HostClient, ReadFileStream, TemplateSize};
 pub use error::{HostError, Reason};
 pub(crate) use life::on_timeout_word;
+pub(crate) use network::network_word;
 
 /// The clients of all hosts that were called so far. Cheap to clone.
 #[derive(Clone)]

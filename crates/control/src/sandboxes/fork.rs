@@ -199,6 +199,7 @@ impl Control {
                 timeout_sec: fork.timeout_sec.unwrap_or(source.timeout_sec),
                 on_timeout: fork.on_timeout.unwrap_or(source.on_timeout),
                 metadata: &source.metadata,
+                network: &source.network,
                 created_by: &audit::created_by(ctx),
                 parent_id: Some(source.id),
             })

@@ -66,6 +66,18 @@ impl Control {
             }
         }
     }
+
+    /// The client of a sandbox's host, if the host keeps the sandbox, running or as files.
+    pub(super) fn client_of_kept(
+        &self,
+        sandbox: &Sandbox,
+        operation: &'static str,
+    ) -> Result<HostClient, SandboxError> {
+        match (sandbox.status, sandbox.host_id, &sandbox.host_address) {
+            (SandboxStatus::Paused, Some(host), Some(address)) => Ok(self.host_clients().get(host, address)),
+            _ => self.client_of_running(sandbox, operation),
+        }
+    }
 }
 
 impl TryFrom<SandboxRow> for Sandbox {
@@ -92,6 +104,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             timeout_sec,
             on_timeout,
             metadata,
+            network: _,
             guest_ip,
             host_ip,
             created_at,

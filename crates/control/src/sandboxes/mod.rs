@@ -1,7 +1,7 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
 //! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
-//! `metrics`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
+//! `metrics`, `network`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
 mod change;
@@ -14,6 +14,7 @@ mod files;
 mod fork;
 mod lookup;
 mod metrics;
+mod network;
 mod pause;
 mod resume;
 mod validate;
@@ -37,6 +38,7 @@ pub use fork::NewFork;
 pub use lookup::SandboxFilter;
 pub use metrics::SandboxMetrics;
 pub(crate) use metrics::keep_last;
+pub use network::{DenialReason, DeniedAddress, DeniedName, SandboxNetwork};
 pub use resume::Resume;
 pub use sandbar_types::OnTimeout;
 pub use validate::InvalidSandbox;

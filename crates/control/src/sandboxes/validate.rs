@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use sandbar_types::name::InvalidName;
-use sandbar_types::{TemplateName, limits};
+use sandbar_types::network::InvalidPolicy;
+use sandbar_types::{NetworkPolicy, TemplateName, limits};
 
-use super::{Command, NewSandbox, OnTimeout};
+use super::{Command, NetworkRules, NewSandbox, OnTimeout};
 
 /// The template that a sandbox starts from where the caller does not say.
 pub(super) const DEFAULT_TEMPLATE: &str = "base";
@@ -49,9 +50,9 @@ pub enum InvalidSandbox {
         /// Its key.
         key: String,
     },
-    /// Egress rules are not there yet, and ignoring one would open what the caller wants closed.
-    #[error("network rules are not supported yet: leave `network` out")]
-    NetworkUnsupported,
+    /// A network policy cannot be one.
+    #[error("network: {0}")]
+    Network(#[from] InvalidPolicy),
     /// A template without memory.
     #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
     NoMemory {
@@ -107,6 +108,7 @@ pub(super) struct Checked {
     pub(super) disk_mb: Option<u32>,
     pub(super) timeout_sec: u32,
     pub(super) on_timeout: OnTimeout,
+    pub(super) network: NetworkPolicy,
 }
 
 /// Checks all that can be checked without looking anything up. The sizes are checked although a template with memory keeps its own.
@@ -120,12 +122,16 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     let timeout_sec = new.timeout_sec.unwrap_or(0);
     within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
     let on_timeout = new.on_timeout.unwrap_or(OnTimeout::Kill);
-    if new.network.is_some() {
-        return Err(InvalidSandbox::NetworkUnsupported);
-    }
+    let network = new.network.as_ref().map(network).transpose()?.unwrap_or_default();
     map("metadata", &new.metadata)?;
     map("env", &new.env)?;
-    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout })
+    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, network })
+}
+
+/// Checks a network policy.
+pub(super) fn network(rules: &NetworkRules) -> Result<NetworkPolicy, InvalidSandbox> {
+    let NetworkRules { allow_out, deny_out, allow_internet } = rules;
+    Ok(NetworkPolicy::parse(allow_out, deny_out, allow_internet.unwrap_or(true))?)
 }
 
 /// Checks metadata or an environment.
@@ -215,11 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_rather_than_ignored() {
-        assert_eq!(
-            refused(|new| new.network = Some(super::super::NetworkRules::default())),
-            InvalidSandbox::NetworkUnsupported
-        );
+    fn a_network_policy_is_read_or_refused_with_the_entry_that_is_wrong() {
+        let rules = |deny: &str| NetworkRules { deny_out: vec![deny.to_owned()], ..NetworkRules::default() };
+        let of = |rules| new_sandbox(&NewSandbox { network: Some(rules), ..NewSandbox::default() });
+        assert_eq!(of(NetworkRules::default()).unwrap().network, NetworkPolicy::default());
+        assert!(of(rules("0.0.0.0/0")).unwrap().network.denies_all());
+        let refused = refused(|new| new.network = Some(rules("10.0.0.0/33"))).to_string();
+        assert!(refused.starts_with("network: \"10.0.0.0/33\" is neither"), "{refused}");
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Actor {
             memory_mb: origin.spec.memory_mb,
             disk_mb: origin.spec.disk_mb,
             deadline: request.deadline,
+            network: Arc::new(request.network.clone()),
             host_ip: None,
             stop_reason: String::new(),
             running: None,
@@ -119,6 +120,7 @@ impl Actor {
             memory_mb: record.machine.memory_mb,
             disk_mb: record.machine.disk_mb,
             deadline: record.deadline,
+            network: Arc::new(record.network.clone()),
             host_ip: None,
             stop_reason,
             running: None,
@@ -206,12 +208,13 @@ impl Actor {
     }
 
     /// Takes over a machine that runs: whatever a former agent did to it when it was killed, it goes on and serves.
-    pub(crate) async fn take_over(self) -> Ended {
+    pub(crate) async fn take_over(mut self) -> Ended {
         let guest = self.view.borrow().running.as_ref().map(|running| running.guest.clone());
         if let (Some(machine), Some(guest)) = (&self.holdings.machine, guest) {
             standstill::go_on(&**machine, &guest).await;
         }
         self.forget_pause().await;
+        self.restore_network().await;
         self.show_door(Door::Open);
         self.run().await
     }
@@ -334,12 +337,14 @@ impl Actor {
 
     /// The sandbox's record from now on.
     pub(super) fn keep(&mut self, record: Record) {
-        let (generation, deadline) = (record.generation, record.deadline);
-        self.record = Some(record);
         self.show(|view| {
-            view.generation = generation;
-            view.deadline = deadline;
+            view.generation = record.generation;
+            view.deadline = record.deadline;
+            if *view.network != record.network {
+                view.network = Arc::new(record.network.clone());
+            }
         });
+        self.record = Some(record);
     }
 
     /// The sandbox runs.
@@ -393,7 +398,12 @@ impl Actor {
         let others = std::iter::from_fn(|| self.orders.try_recv().ok());
         let destroys = others.filter_map(|order| match order {
             Order::Destroy(reply) => Some(reply),
-            Order::Pause(..) | Order::Resume(..) | Order::Capture(..) | Order::SetDeadline(..) => None,
+            Order::Pause(..)
+            | Order::Resume(..)
+            | Order::Capture(..)
+            | Order::SetDeadline(..)
+            | Order::SetNetwork(..)
+            | Order::NetworkDenials(_) => None,
         });
         std::iter::once(first).chain(destroys).collect()
     }

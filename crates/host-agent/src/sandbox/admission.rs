@@ -20,6 +20,8 @@ pub(crate) enum Request {
     Capture,
     /// Change when it ends by itself.
     SetDeadline,
+    /// Change where it may connect to.
+    SetNetwork,
 }
 
 /// The answer.
@@ -35,7 +37,7 @@ pub(crate) enum Verdict {
 
 /// What becomes of `request` on a sandbox in `state`.
 pub(crate) fn admit(state: State, request: Request) -> Verdict {
-    use Request::{Capture, Create, Pause, Resume, SetDeadline, Use};
+    use Request::{Capture, Create, Pause, Resume, SetDeadline, SetNetwork, Use};
     use State::{Paused, Pausing, Resuming, Running, Starting, Stopped, Stopping};
     use Verdict::{Join, Proceed, Refuse};
     const WAIT: Verdict = Refuse("wait until it runs");
@@ -54,10 +56,10 @@ pub(crate) fn admit(state: State, request: Request) -> Verdict {
         (Resume, Starting | Running | Resuming) => Join,
         (Resume, Pausing) => Refuse("wait until it is paused"),
 
-        (Capture | SetDeadline, Running | Paused) => Proceed,
-        (Capture | SetDeadline, Pausing) => Refuse("wait until it is paused"),
+        (Capture | SetDeadline | SetNetwork, Running | Paused) => Proceed,
+        (Capture | SetDeadline | SetNetwork, Pausing) => Refuse("wait until it is paused"),
 
-        (Use | Pause | Capture | SetDeadline, Starting | Resuming) => WAIT,
+        (Use | Pause | Capture | SetDeadline | SetNetwork, Starting | Resuming) => WAIT,
     }
 }
 
@@ -67,13 +69,14 @@ mod tests {
 
     use super::*;
 
-    const REQUESTS: [Request; 6] = [
+    const REQUESTS: [Request; 7] = [
         Request::Create,
         Request::Use,
         Request::Pause,
         Request::Resume,
         Request::Capture,
         Request::SetDeadline,
+        Request::SetNetwork,
     ];
 
     #[test]

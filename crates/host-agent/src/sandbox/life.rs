@@ -23,7 +23,11 @@ impl Order {
             Self::Destroy(reply)
             | Self::Pause(_, reply)
             | Self::Resume(_, reply)
-            | Self::SetDeadline(_, reply) => {
+            | Self::SetDeadline(_, reply)
+            | Self::SetNetwork(_, reply) => {
+                let _gone = reply.send(Err(error));
+            }
+            Self::NetworkDenials(reply) => {
                 let _gone = reply.send(Err(error));
             }
             Self::Capture(_, reply) => {
@@ -50,6 +54,12 @@ impl Actor {
             Order::SetDeadline(change, reply) => {
                 let _gone = reply.send(self.set_deadline(change).await);
             }
+            Order::SetNetwork(policy, reply) => {
+                let _gone = reply.send(self.set_network(policy).await);
+            }
+            Order::NetworkDenials(reply) => {
+                let _gone = reply.send(self.network_denials().await);
+            }
             Order::Destroy(reply) => {
                 let _gone = reply.send(Err(Error::Busy("it is asked for twice".into())));
             }
@@ -57,7 +67,7 @@ impl Actor {
     }
 
     /// Whether a request is to be carried out (`true`) or has been already.
-    fn admitted(&self, request: Request) -> Result<bool, Error> {
+    pub(super) fn admitted(&self, request: Request) -> Result<bool, Error> {
         let state = self.state();
         match admit(state, request) {
             Verdict::Proceed => Ok(true),

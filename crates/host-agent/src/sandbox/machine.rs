@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use sandbar_hostnet::Slot;
+use sandbar_hostnet::{Egress, Slot};
 use sandbar_storage::{ImageDraft, MachineImage, Paused, SandboxFiles, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles};
@@ -32,7 +32,9 @@ pub(crate) struct Origin {
 pub(crate) struct Holdings {
     id: Id<Sandbox>,
     pub(super) machine: Option<Box<dyn Machine>>,
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
+    /// The slot's way out, once it is another than a fresh slot's.
+    pub(super) egress: Option<Egress>,
     files: Files,
 }
 
@@ -45,12 +47,12 @@ enum Files {
 impl Holdings {
     /// A sandbox that has nothing yet.
     pub(crate) fn none(id: Id<Sandbox>) -> Self {
-        Self { id, machine: None, slot: None, files: Files::None }
+        Self { id, machine: None, slot: None, egress: None, files: Files::None }
     }
 
     /// A sandbox that was found in the journal, with what its record names.
     pub(crate) fn found(id: Id<Sandbox>, machine: Option<Box<dyn Machine>>, slot: Option<Slot>) -> Self {
-        Self { id, machine, slot, files: Files::Perhaps }
+        Self { id, machine, slot, egress: None, files: Files::Perhaps }
     }
 
     /// The address at which the host reaches the guest.
@@ -96,6 +98,7 @@ impl Holdings {
 
     async fn release_slot(&mut self, resources: &Resources) -> Result<(), Error> {
         if let Some(slot) = &self.slot {
+            self.egress = None;
             resources
                 .pool
                 .release(slot.index)
@@ -128,6 +131,7 @@ impl Holdings {
             access_token: request.access_token.clone(),
             hostname: request.hostname.clone(),
             deadline: request.deadline,
+            network: request.network.clone(),
             created_at_unix_ms: now_unix_ms(),
         });
         self.files = Files::Perhaps;
@@ -140,6 +144,7 @@ impl Holdings {
             })
             .await?
         };
+        self.restrict_fresh(resources, &request.network).await?;
         let process = self.start(resources, &origin.spec, &slot, &files, &origin.image.state).await?;
         let env = request.env.as_ref();
         let identity = Identity {
@@ -173,6 +178,7 @@ impl Holdings {
             })
             .await?
         };
+        self.restrict_fresh(resources, &record.network).await?;
         let process = self.start(resources, &record.machine, &slot, &files, &image.state).await?;
         let token = record.access_token.as_str();
         let identity = Identity { access_token: token, hostname: &record.hostname, env: None };

@@ -27,7 +27,7 @@
 //!
 //! One task owns a sandbox ([`actor`]); it carries out one order after another ([`life`]). Callers put orders on its queue and read
 //! its state from a watch channel; what reaches the guest only (commands, files) goes past the queue and is refused by state
-//! ([`admission`]).
+//! ([`admission`]). Its network policy is applied before its machine starts, and again when another agent takes it over ([`network`]).
 
 pub(crate) mod activity;
 pub(crate) mod actor;
@@ -35,6 +35,7 @@ pub(crate) mod admission;
 mod expiry;
 mod life;
 pub(crate) mod machine;
+mod network;
 mod settling;
 mod standstill;
 
@@ -42,9 +43,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use sandbar_hostnet::Denials;
 use sandbar_storage::{ImageDraft, TemplateDraft, TemplateSpec};
-use sandbar_types::OnTimeout;
 use sandbar_types::id::{Id, Sandbox, Template};
+use sandbar_types::{NetworkPolicy, OnTimeout};
 use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -117,6 +119,8 @@ pub(crate) struct CreateRequest {
     pub(crate) deadline: Deadline,
     /// Its guest's hostname.
     pub(crate) hostname: String,
+    /// Where it may connect to.
+    pub(crate) network: NetworkPolicy,
 }
 
 /// A change of when a sandbox ends by itself: what is absent stays.
@@ -144,6 +148,7 @@ pub(crate) struct View {
     pub(crate) memory_mb: u32,
     pub(crate) disk_mb: u32,
     pub(crate) deadline: Deadline,
+    pub(crate) network: Arc<NetworkPolicy>,
     /// The address at which this host reaches the guest.
     pub(crate) host_ip: Option<Ipv4Addr>,
     /// Why it stopped, where it did by itself.
@@ -207,6 +212,10 @@ pub(crate) enum Order {
     Capture(Target, Reply<Captured>),
     /// Change when it ends by itself; answered when the journal says so.
     SetDeadline(DeadlineChange, Reply<()>),
+    /// Change where it may connect to; answered when nothing else passes any more.
+    SetNetwork(NetworkPolicy, Reply<()>),
+    /// Tell what it was denied.
+    NetworkDenials(Reply<Denials>),
 }
 
 /// What a copy is made into.

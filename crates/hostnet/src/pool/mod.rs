@@ -26,7 +26,9 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{NetConfig, NetError, Slot, SlotIndex, host, netlink::Netlink, plan, plan::SlotPlan, slot};
+use crate::{
+    Egress, NetConfig, NetError, Slot, SlotIndex, host, netlink::Netlink, plan, plan::SlotPlan, slot,
+};
 
 /// Slots made at the same time. The kernel makes namespaces and devices under global locks: more would only wait.
 const BUILDERS: usize = 2;
@@ -121,6 +123,13 @@ impl Pool {
     pub fn slot(&self, index: SlotIndex) -> Option<Slot> {
         let shared = &self.0.shared;
         shared.state().in_use.contains(&index).then(|| shared.plan(index).describe())
+    }
+
+    /// What a slot's guest may reach, to be changed and looked at.
+    #[must_use]
+    pub fn egress(&self, slot: &Slot) -> Egress {
+        let shared = &self.0.shared;
+        Egress::new(shared.plan(slot.index), shared.config.clone())
     }
 
     /// Gives a slot back. Only once its VMM is gone, since the number's next user is somebody else. The slot itself is removed;
@@ -220,7 +229,7 @@ impl Shared {
     }
 
     async fn build(self: Arc<Self>, index: SlotIndex) -> (SlotIndex, Result<(), NetError>) {
-        let made = slot::make(self.plan(index), self.config.network).await;
+        let made = slot::make(self.plan(index), &self.config).await;
         if made.is_err() {
             // Logged where it fails; the number stays busy then.
             let _ = self.remove(index).await;

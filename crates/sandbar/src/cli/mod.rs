@@ -4,6 +4,7 @@ mod attach;
 mod cp;
 mod endpoint;
 mod life;
+mod network;
 mod pairs;
 mod run;
 mod sandbox;

@@ -8,6 +8,7 @@ use sandbar_types::{Id, OnTimeout, SandboxStatus, id};
 
 use super::attach::{AttachError, CommandArgs, attach};
 use super::life;
+use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
 use super::{EndpointArgs, table};
@@ -31,6 +32,7 @@ enum Action {
     List(ListArgs),
     Get(GetArgs),
     Exec(ExecArgs),
+    Network(NetworkArgs),
     Pause(life::PauseArgs),
     Resume(life::ResumeArgs),
     Fork(life::ForkArgs),
@@ -70,6 +72,9 @@ struct CreateArgs {
     /// Variable for the environment of all its commands; may be repeated
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+
+    #[command(flatten)]
+    rules: RulesArgs,
 
     /// Print all that is known of it, as JSON
     #[arg(long)]
@@ -143,6 +148,7 @@ impl SandboxArgs {
             Action::List(args) => list(&client, args).await,
             Action::Get(args) => get(&client, &args).await,
             Action::Exec(args) => exec(&client, args).await,
+            Action::Network(args) => network(&client, args).await,
             Action::Pause(args) => Ok(life::pause(&client, args).await),
             Action::Resume(args) => Ok(life::resume(&client, args).await),
             Action::Fork(args) => life::fork(&client, args).await,
@@ -154,7 +160,7 @@ impl SandboxArgs {
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, json } = args;
+    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, rules, json } = args;
     let new = NewSandbox {
         template,
         vcpus,
@@ -163,6 +169,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
         on_timeout,
         metadata: metadata.into_iter().collect(),
         env: env.into_iter().collect(),
+        network: rules.given(),
     };
     let sandbox = client.create_sandbox(&new).await?;
     if json {
@@ -233,7 +240,7 @@ async fn kill(client: &Client, args: &KillArgs) -> ExitCode {
     code
 }
 
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use life::{Child, NewFork, Timeout};
-pub(crate) use sandboxes::{NewSandbox, Sandbox, SandboxFilter};
+pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use snapshots::{Existing, Snapshot};
 
 /// How long a connection may take to be made.

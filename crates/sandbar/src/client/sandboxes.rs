@@ -44,6 +44,50 @@ pub(crate) struct NewSandbox {
     pub(crate) metadata: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<NetworkRules>,
+}
+
+/// Where a sandbox may connect to, as it is asked for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct NetworkRules {
+    pub(crate) allow_out: Vec<String>,
+    pub(crate) deny_out: Vec<String>,
+    pub(crate) allow_internet: bool,
+}
+
+/// Where a sandbox may connect to, and what it was denied. What this version does not know of it is kept for `--json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Network {
+    pub(crate) allow_out: Vec<String>,
+    pub(crate) deny_out: Vec<String>,
+    pub(crate) allow_internet: bool,
+    pub(crate) denials: Denials,
+    #[serde(flatten)]
+    pub(crate) rest: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Denials {
+    pub(crate) counts: BTreeMap<String, u64>,
+    pub(crate) addresses: Vec<DeniedAddress>,
+    pub(crate) names: Vec<DeniedName>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeniedAddress {
+    pub(crate) address: String,
+    pub(crate) protocol: String,
+    pub(crate) port: Option<u32>,
+    pub(crate) packets: u64,
+    pub(crate) last_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeniedName {
+    pub(crate) name: String,
+    pub(crate) queries: u64,
+    pub(crate) last_at: Option<DateTime<Utc>>,
 }
 
 /// Which sandboxes to list.
@@ -64,6 +108,21 @@ impl Client {
     pub(crate) async fn sandbox(&self, id: Id<id::Sandbox>) -> Result<Sandbox, ClientError> {
         let response = self.call(self.request(Method::GET, &format!("/v1/sandboxes/{id}"))).await?;
         response.json().await.map_err(self.broken())
+    }
+
+    pub(crate) async fn network(&self, id: Id<id::Sandbox>) -> Result<Network, ClientError> {
+        let response = self.call(self.request(Method::GET, &format!("/v1/sandboxes/{id}/network"))).await?;
+        response.json().await.map_err(self.broken())
+    }
+
+    pub(crate) async fn set_network(
+        &self,
+        id: Id<id::Sandbox>,
+        rules: &NetworkRules,
+    ) -> Result<(), ClientError> {
+        let request = self.request(Method::PUT, &format!("/v1/sandboxes/{id}/network"));
+        self.call(request.json(rules)).await?;
+        Ok(())
     }
 
     pub(crate) async fn delete_sandbox(&self, id: Id<id::Sandbox>) -> Result<(), ClientError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, OnTimeout, SandboxStatus};
+use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -25,6 +25,7 @@ pub struct NewSandboxRow<'a> {
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
     pub metadata: &'a BTreeMap<String, String>,
+    pub network: &'a NetworkPolicy,
     /// Who made it, as the audit trail calls them.
     pub created_by: &'a str,
     /// The sandbox that it is a fork of.
@@ -95,8 +96,8 @@ impl Tx {
     pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                                    metadata, created_by, parent_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                                    metadata, created_by, parent_id, network)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.template_id.uuid(),
@@ -108,6 +109,7 @@ impl Tx {
             Json(new.metadata) as _,
             new.created_by,
             new.parent_id.map(Id::uuid),
+            column(new.network) as _,
         )
         .execute(self.connection())
         .await?;
@@ -219,6 +221,26 @@ impl Tx {
         .transpose()
     }
 
+    /// Writes down a network policy that the host has put in force. Grows the generation. None when the sandbox has ended.
+    pub async fn sandbox_network(
+        &mut self,
+        id: Id<Sandbox>,
+        policy: &NetworkPolicy,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        sandboxes!(
+            "WITH s AS (
+                 UPDATE sandboxes SET network = $2, generation = generation + 1, updated_at = now()
+                 WHERE id = $1 AND status NOT IN ('stopped', 'error') RETURNING *)",
+            "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
+            id.uuid(),
+            column(policy) as _,
+        )
+        .fetch_optional(self.connection())
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
     /// Marks the sandboxes of an unreachable host as missing, which loses nothing: the host's inventory restores them.
     pub async fn sandboxes_go_missing(&mut self, host: Id<Host>) -> Result<u64, StoreError> {
         let from = words(&SandboxStatus::sources_of(SandboxStatus::Missing));
@@ -233,6 +255,11 @@ impl Tx {
         .await?;
         Ok(done.rows_affected())
     }
+}
+
+/// A policy as its column keeps it: none = the default.
+fn column(policy: &NetworkPolicy) -> Option<Json<&NetworkPolicy>> {
+    (*policy != NetworkPolicy::default()).then_some(Json(policy))
 }
 
 #[cfg(test)]

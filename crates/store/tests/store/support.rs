@@ -10,7 +10,7 @@ use sandbar_store::users::NewUserRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
 use sandbar_types::id::{Host, Sandbox, Team, Template, User};
-use sandbar_types::{Arch, Id, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{Arch, Id, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
@@ -35,6 +35,9 @@ pub(crate) const REGISTRATION: RegistrationRow<'static> = RegistrationRow {
 pub(crate) fn person(id: Id<User>, email: &str) -> NewUserRow<'_> {
     NewUserRow { id, email, name: "Somebody", password_hash: None, is_admin: false }
 }
+
+static OPEN: NetworkPolicy =
+    NetworkPolicy { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true };
 
 impl World {
     pub(crate) async fn new() -> Self {
@@ -98,6 +101,7 @@ impl World {
             disk_mb: 1024,
             timeout_sec: 300,
             on_timeout: OnTimeout::Kill,
+            network: &OPEN,
             metadata,
             created_by: "",
             parent_id: None,

@@ -36,6 +36,8 @@ pub enum Rpc {
     VerifyTemplate,
     VerifySandbox,
     SetDeadline,
+    SetNetworkPolicy,
+    GetNetworkDenials,
     PauseAll,
     GetSandboxMetrics,
     FlushSandboxMetrics,

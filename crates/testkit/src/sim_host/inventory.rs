@@ -35,6 +35,7 @@ pub(super) struct Vm {
     pub(super) record: rpc::Sandbox,
     pub(super) creation: Option<rpc::CreateSandboxRequest>,
     pub(super) files: Files,
+    pub(super) network: rpc::NetworkPolicy,
 }
 
 pub(super) struct Stored {
@@ -128,7 +129,9 @@ impl Inventory {
         creation: Option<rpc::CreateSandboxRequest>,
         files: Files,
     ) {
-        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files });
+        let network = creation.as_ref().and_then(|creation| creation.network.as_option().cloned());
+        let network = network.unwrap_or_default();
+        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files, network });
         self.changed();
     }
 

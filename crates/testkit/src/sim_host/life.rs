@@ -80,6 +80,44 @@ impl Inventory {
         self.record(&request.id)
     }
 
+    pub(super) fn set_network(
+        &mut self,
+        request: rpc::SetNetworkPolicyRequest,
+    ) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.at_rest(&request.id)?;
+        vm.network = request.policy.into_option().unwrap_or_default();
+        vm.record.generation += 1;
+        self.changed();
+        self.record(&request.id)
+    }
+
+    /// Every guest was denied the same.
+    pub(super) fn denials(&mut self, id: &str) -> Result<rpc::GetNetworkDenialsResponse, ConnectError> {
+        use rpc::get_network_denials_response::{Address, Count, Name, Reason as Why};
+        let policy = self.at_rest(id)?.network.clone();
+        let last_at_unix_ms = unix_ms(SystemTime::now());
+        let count = |reason: Why, packets| Count { reason: reason.into(), packets, ..Default::default() };
+        Ok(rpc::GetNetworkDenialsResponse {
+            policy: policy.into(),
+            counts: vec![count(Why::REASON_POLICY, 3), count(Why::REASON_NAME, 2)],
+            addresses: vec![Address {
+                address: "203.0.113.7".to_owned(),
+                protocol: "tcp".to_owned(),
+                port: 443,
+                packets: 3,
+                last_at_unix_ms,
+                ..Default::default()
+            }],
+            names: vec![Name {
+                name: "evil.example".to_owned(),
+                queries: 2,
+                last_at_unix_ms,
+                ..Default::default()
+            }],
+            ..Default::default()
+        })
+    }
+
     pub(super) fn pause_all(&mut self) -> rpc::PauseAllResponse {
         let running: Vec<String> = self
             .sandboxes
@@ -126,7 +164,7 @@ impl Inventory {
         request: rpc::ForkSandboxRequest,
     ) -> Result<rpc::ForkSandboxResponse, ConnectError> {
         let source = self.running(&request.id)?;
-        let (parent, files) = (source.record.clone(), source.files.clone());
+        let (parent, files, network) = (source.record.clone(), source.files.clone(), source.network.clone());
         let mut response = rpc::ForkSandboxResponse { stall_ms: STALL_MS, ..Default::default() };
         let made = request.children.len().saturating_sub(self.failing_children);
         self.failing_children = self.failing_children.saturating_sub(request.children.len());
@@ -158,6 +196,7 @@ impl Inventory {
                     timeout_sec: child.timeout_sec,
                     hostname: child.hostname,
                     on_timeout: child.on_timeout,
+                    network: network.clone().into(),
                     ..Default::default()
                 };
                 self.insert(record.clone(), Some(creation), files.clone());

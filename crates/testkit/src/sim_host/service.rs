@@ -321,6 +321,27 @@ impl rpc::HostService for Service {
         .await
     }
 
+    async fn set_network_policy(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::SetNetworkPolicyRequest>,
+    ) -> ServiceResult<rpc::SetNetworkPolicyResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::SetNetworkPolicy, |inventory| {
+            let sandbox = inventory.set_network(request)?;
+            Ok(rpc::SetNetworkPolicyResponse { sandbox: sandbox.into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn get_network_denials(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::GetNetworkDenialsRequest>,
+    ) -> ServiceResult<rpc::GetNetworkDenialsResponse> {
+        self.answer(Rpc::GetNetworkDenials, |inventory| inventory.denials(request.id)).await
+    }
+
     async fn pause_all(
         &self,
         _ctx: RequestContext,

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NetworkRules, NewSandbox, SandboxError};
+use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NewSandbox, SandboxError};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::network::NetworkRules;
 use super::{OnTimeout, Sandbox};
 use crate::AppState;
 use crate::auth::Caller;
@@ -43,22 +44,8 @@ pub(crate) struct CreateSandbox {
     /// Environment of every command in it.
     #[serde(default)]
     env: Option<BTreeMap<String, String>>,
-    /// Not supported yet: a request with rules is refused rather than ignored.
-    network: Option<Network>,
-}
-
-/// Egress rules.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = NetworkRules)]
-pub(crate) struct Network {
-    /// Addresses, ranges and domains that may be reached.
-    #[serde(default)]
-    allow_out: Vec<String>,
-    /// Addresses, ranges and domains that may not.
-    #[serde(default)]
-    deny_out: Vec<String>,
-    /// Whether the internet may be reached at all.
-    allow_internet: Option<bool>,
+    /// Where it may connect to; anywhere on the internet, where it is left out.
+    network: Option<NetworkRules>,
 }
 
 /// Makes a sandbox and answers once its guest serves.
@@ -116,11 +103,7 @@ impl From<CreateSandbox> for NewSandbox {
             on_timeout: on_timeout.map(Into::into),
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
-            network: network.map(|Network { allow_out, deny_out, allow_internet }| NetworkRules {
-                allow_out,
-                deny_out,
-                allow_internet,
-            }),
+            network: network.map(Into::into),
         }
     }
 }

@@ -11,6 +11,7 @@ mod life;
 mod list;
 mod liveness;
 mod metrics;
+mod network;
 mod ping;
 mod utf8_stream;
 
@@ -45,6 +46,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(life::pause_sandbox))
         .routes(routes!(life::resume_sandbox))
         .routes(routes!(life::set_sandbox_timeout))
+        .routes(routes!(network::get_sandbox_network, network::set_sandbox_network))
         .routes(routes!(fork::fork_sandbox))
         .routes(routes!(metrics::get_sandbox_metrics))
 }

@@ -100,8 +100,10 @@ async fn bad_input_is_refused_before_anything_is_made() {
         json!({"env": {"": "v"}}),
         json!({"env": {"A": "v\u{0}"}}),
         json!({"env": many}),
-        json!({"network": {"allow_internet": false}}),
-        json!({"network": {"deny_out": ["0.0.0.0/0"]}}),
+        json!({"network": {"allow_out": ["example.com"]}}),
+        json!({"network": {"deny_out": ["::/0"]}}),
+        json!({"network": {"deny_out": "0.0.0.0/0"}}),
+        json!({"network": {"allow_internet": "no"}}),
         json!({"network": "closed"}),
     ] {
         let text = body.to_string();

@@ -8,4 +8,5 @@ mod fork;
 mod idempotency;
 mod life;
 mod list;
+mod network;
 mod ping;

@@ -1,21 +1,17 @@
-//! Slots in real namespaces with real packets. Needs root, iproute2 and nftables.
-
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::cast_possible_truncation, reason = "a tag has room for a part of the process's number")]
-
-mod world;
+//! Slots: how they are made, reached, kept apart and removed.
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use sandbar_hostnet::{Counts, NetError, Pool, Slot, SlotIndex};
 use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, READY_PORT};
 use tokio::runtime::Runtime;
-use world::{Guest, HOST, METADATA, PRIVATE, WORLD, World, call, inside, run, serve};
+
+use crate::world::{Guest, HOST, METADATA, PRIVATE, WORLD, World, call, inside, run, serve};
 
 const PORT: u16 = 8_000;
 
 /// A world, and a runtime whose every thread is in it.
-fn world() -> (World, Runtime) {
+pub(crate) fn world() -> (World, Runtime) {
     let world = World::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     (world, runtime)

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     process::Command,
@@ -20,7 +20,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     thread::{LinkNameSpaceType, UnshareFlags},
 };
-use sandbar_hostnet::{NetConfig, Slot, Tag, Uplink};
+use sandbar_hostnet::{NetConfig, Slot, Tag};
 use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, GUEST_MAC, PREFIX_LEN};
 
 /// The host's address on its uplink, and the other end's.
@@ -29,6 +29,8 @@ pub(crate) const WORLD: Ipv4Addr = Ipv4Addr::new(93, 184, 0, 1);
 /// Addresses of the world that no guest may reach.
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Addresses of the world that policies tell apart.
+pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(93, 184, 0, 9);
 
 /// Long for a packet that has three namespaces to cross, short for one that is dropped.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -56,7 +58,7 @@ impl World {
         run("ip", &["addr", "add", &format!("{HOST}/24"), "dev", "up0"]);
         run("ip", &["link", "set", "up0", "up"]);
         run("ip", &["-n", name, "link", "set", "lo", "up"]);
-        for address in [WORLD, PRIVATE, METADATA] {
+        for address in [WORLD, ELSEWHERE, PRIVATE, METADATA] {
             run("ip", &["-n", name, "addr", "add", &format!("{address}/24"), "dev", "down0"]);
         }
         run("ip", &["-n", name, "link", "set", "down0", "up"]);
@@ -66,12 +68,7 @@ impl World {
 
     /// A pool's configuration with this world's tag.
     pub(crate) fn config(&self, network: &str, pool_size: usize) -> NetConfig {
-        NetConfig {
-            tag: self.tag.clone(),
-            network: network.parse().unwrap(),
-            pool_size,
-            uplink: Uplink::Detect,
-        }
+        NetConfig { pool_size, ..NetConfig::new(self.tag.clone(), network.parse().unwrap()) }
     }
 
     pub(crate) fn outside(&self) -> PathBuf {
@@ -241,4 +238,65 @@ pub(crate) fn call(namespace: Option<&Path>, address: Ipv4Addr, port: u16) -> Op
         Some(namespace) => inside(namespace, call),
         None => call(),
     }
+}
+
+/// A server under an address of a namespace that sends back whatever it is sent, by TCP and by UDP, and whose connections stay open.
+pub(crate) fn echo(namespace: &Path, address: Ipv4Addr, port: u16) {
+    let (listener, socket) = inside(namespace, || {
+        (TcpListener::bind((address, port)).unwrap(), UdpSocket::bind((address, port)).unwrap())
+    });
+    thread::spawn(move || {
+        while let Ok((caller, _)) = listener.accept() {
+            thread::spawn(move || io::copy(&mut &caller, &mut &caller));
+        }
+    });
+    thread::spawn(move || {
+        let mut datagram = [0; 2_048];
+        while let Ok((length, sender)) = socket.recv_from(&mut datagram) {
+            let _ = socket.send_to(&datagram[..length], sender);
+        }
+    });
+}
+
+/// A connection from a namespace, as its processes make it.
+pub(crate) fn connect(namespace: &Path, address: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
+    let connect = || TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE);
+    let connection = inside(namespace, connect)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    Ok(connection)
+}
+
+/// Whether an echo comes back on an open connection.
+pub(crate) fn echoes(mut connection: &TcpStream) -> bool {
+    let mut answer = [0; 4];
+    connection.write_all(b"echo").and_then(|()| connection.read_exact(&mut answer)).is_ok()
+}
+
+/// Whether an echo comes back by UDP.
+pub(crate) fn echoes_udp(namespace: &Path, address: Ipv4Addr, port: u16) -> bool {
+    inside(namespace, || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.connect((address, port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // A refusal that was told fails one of the two.
+        socket.send(b"echo").and_then(|_| socket.recv(&mut [0; 16])).is_ok()
+    })
+}
+
+/// Whether an address answers a ping.
+pub(crate) fn pings(namespace: &Path, address: Ipv4Addr) -> bool {
+    let socket = inside(namespace, || {
+        use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+        let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+        // The one kind of socket that the standard library has for sending datagrams of bytes.
+        UdpSocket::from(socket)
+    });
+    // An echo request with its checksum: the complement of the one word that is not zero.
+    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+    const REPLY: u8 = 0;
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut packet = [0; 128];
+    // The header of IPv4 without options comes first. A refusal that was told is an answer of another kind.
+    let answer = socket.send_to(&REQUEST, (address, 0)).and_then(|_| socket.recv(&mut packet));
+    answer.is_ok_and(|length| length > 20 && packet[20] == REPLY)
 }
