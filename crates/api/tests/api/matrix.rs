@@ -87,7 +87,11 @@ fn row(operation: &str) -> Option<Answers> {
 
         "create_sandbox" => own_team(201),
         "list_sandboxes" | "list_snapshots" => own_team(200),
-        "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" => team_only(200),
+        "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" | "get_sandbox_metrics" => team_only(200),
+        "pause_sandbox" | "resume_sandbox" | "set_sandbox_timeout" => team_only(200),
+        "get_sandbox_network" | "set_sandbox_network" | "verify_snapshot" => team_only(200),
+        "fork_sandbox" | "create_snapshot" => team_only(201),
+        "delete_snapshot" => team_only(204),
         "delete_sandbox" | "ping_sandbox" | "write_sandbox_file" => team_only(204),
         // Asked for without the upgrade to a WebSocket.
         "exec_stream_in_sandbox" => team_only(400),
@@ -228,7 +232,26 @@ impl World {
             "exec_in_sandbox" => sandbox().with(json!({"cmd": "echo", "args": ["x"]})),
             "read_sandbox_file" => sandbox().with(json!({"path": "/tmp/x"})),
             "write_sandbox_file" => Call { form: true, ..sandbox() },
-            "get_sandbox" | "ping_sandbox" | "exec_stream_in_sandbox" => sandbox(),
+            "get_sandbox" | "ping_sandbox" | "exec_stream_in_sandbox" | "get_sandbox_network" => sandbox(),
+            "get_sandbox_metrics" => Call { query: "?range=10m", ..sandbox() },
+            "set_sandbox_timeout" => sandbox().with(json!({"timeout_sec": 60})),
+            "set_sandbox_network" => sandbox().with(json!({"allow_internet": false})),
+            "fork_sandbox" => sandbox().with(json!({"count": 1})),
+            "pause_sandbox" | "resume_sandbox" => {
+                let api = self.platform.api.with_key(&self.key);
+                let id = api.sandbox().await;
+                if operation == "resume_sandbox" {
+                    api.post(&format!("/v1/sandboxes/{id}/pause"), json!({})).await.expect(200);
+                }
+                Call::on(id)
+            }
+            "create_snapshot" => Call::default().with(json!({"sandbox_id": self.sandbox})),
+            "delete_snapshot" | "verify_snapshot" => {
+                let api = self.platform.api.with_key(&self.key);
+                let made = api.post("/v1/snapshots", json!({"sandbox_id": self.sandbox})).await.expect(201);
+                let name = made["name"].as_str().unwrap().to_owned();
+                Call { path: vec![("name", name)], ..Call::default() }
+            }
             "change_profile" => Call::default().with(json!({"name": "Another"})),
             "switch_team" => Call::default().with(json!({"team_id": self.owner.team})),
             "end_session" => {

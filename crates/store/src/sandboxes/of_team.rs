@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use sandbar_types::Id;
-use sandbar_types::SandboxStatus;
 use sandbar_types::id::Team;
+use sandbar_types::{NetworkPolicy, SandboxStatus};
 use sqlx::types::Json;
 
 use super::{Raw, SandboxRow, sandboxes, words};
