@@ -7,7 +7,7 @@ use futures::future::join_all;
 use sandbar_store::Position;
 use sandbar_store::hosts::Room;
 use sandbar_store::sandboxes::{Activity, ListFilter, Transition};
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{Id, NetworkPolicy, SandboxStatus};
 
 #[tokio::test]
 async fn a_status_changes_only_along_the_transition_table() {
@@ -199,4 +199,22 @@ async fn an_unreachable_hosts_sandboxes_go_missing_but_paused_and_stopping_ones_
         let now = world.row(id).await.status;
         assert_eq!(now, if expected(status) { SandboxStatus::Missing } else { status });
     }
+}
+
+#[tokio::test]
+async fn a_network_policy_is_kept_as_it_was_given_and_replaced_as_a_whole() {
+    let world = World::new().await;
+    let id = world.running().await;
+    let default = NetworkPolicy::default();
+    let policy = NetworkPolicy::parse(&["a.com".into(), "10.0.0.0/8".into()], &[], false).unwrap();
+    for policy in [&policy, &default] {
+        let before = world.row(id).await;
+        let mut tx = world.store.begin().await.unwrap();
+        let row = tx.sandbox_network(id, policy).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!((&row.network, row.generation), (policy, before.generation + 1));
+        assert_eq!(world.row(id).await, row);
+    }
+    let mut tx = world.store.begin().await.unwrap();
+    assert_eq!(tx.sandbox_network(Id::new(), &policy).await.unwrap(), None);
 }
