@@ -89,9 +89,9 @@ fn row(operation: &str) -> Option<Answers> {
         "list_sandboxes" | "list_snapshots" => own_team(200),
         "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" | "get_sandbox_metrics" => team_only(200),
         "pause_sandbox" | "resume_sandbox" | "set_sandbox_timeout" => team_only(200),
-        "get_sandbox_network" | "set_sandbox_network" | "verify_snapshot" => team_only(200),
+        "get_sandbox_network" | "verify_snapshot" => team_only(200),
         "fork_sandbox" | "create_snapshot" => team_only(201),
-        "delete_snapshot" => team_only(204),
+        "set_sandbox_network" | "delete_snapshot" => team_only(204),
         "delete_sandbox" | "ping_sandbox" | "write_sandbox_file" => team_only(204),
         // Asked for without the upgrade to a WebSocket.
         "exec_stream_in_sandbox" => team_only(400),
