@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use connectrpc::client::{CallOptions, ClientConfig, ClientTransport, HttpClient, ServerStream};
-use sandbar_hostnet::{NetConfig, Pool, Slot, Uplink};
+use sandbar_hostnet::{NetConfig, Pool, Slot};
 use sandbar_proto::process::process_event::Event;
 use sandbar_proto::process::process_event::data_event::Output;
 use sandbar_proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse, StartResponseView};
@@ -73,12 +73,8 @@ impl Bare {
 
         let mut tag = [0; 2];
         getrandom::fill(&mut tag)?;
-        let config = NetConfig {
-            tag: hex::encode(tag).parse()?,
-            network: NETWORK.parse()?,
-            pool_size: SLOTS,
-            uplink: Uplink::Detect,
-        };
+        let config =
+            NetConfig { pool_size: SLOTS, ..NetConfig::new(hex::encode(tag).parse()?, NETWORK.parse()?) };
         let pool = Pool::open(config, &[]).await?;
         let folder = store.dir().join(format!("bench-{}", std::process::id()));
         fs::create_dir(&folder)?;
