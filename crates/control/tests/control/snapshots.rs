@@ -88,11 +88,11 @@ async fn another_team_neither_sees_it_nor_starts_from_it_nor_deletes_it() {
     let source = world.create().await.unwrap();
     world.snapshot(&source, &named("work")).await.unwrap();
     let team = Id::new();
-    sqlx::query("INSERT INTO teams (id, name, slug) VALUES ($1, 'Other', 'abcdef-012345')")
-        .bind(team.uuid())
-        .execute(world.database.pool())
-        .await
-        .unwrap();
+    // With an owner, as every team has one.
+    let made = "WITH t AS (INSERT INTO teams (id, name, slug) VALUES ($1, 'Other', 'abcdef-012345') RETURNING id),
+                u AS (INSERT INTO users (id, email, name) VALUES ($2, 'other@example.org', 'Other') RETURNING id)
+                INSERT INTO memberships (team_id, user_id, role, is_default) SELECT t.id, u.id, 'owner', TRUE FROM t, u";
+    sqlx::query(made).bind(team.uuid()).bind(Uuid::now_v7()).execute(world.database.pool()).await.unwrap();
     let actor = Actor::ApiKey { id: Id::new(), name: "k".to_owned(), team };
     let stranger = OpContext::new(Uuid::now_v7(), actor);
     let page = world.control.template_list(&stranger, None, &Default::default()).await.unwrap();
