@@ -55,7 +55,8 @@ async fn a_sandbox_that_cannot_be_is_refused(platform: &Platform) -> Result<()> 
         json!({"metadata": ["key"]}),
         json!({"env": {"": "empty name"}}),
         json!({"env": {"A=B": "x"}}),
-        json!({"network": {"allow_internet": false}}),
+        json!({"network": {"allow_internet": "no"}}),
+        json!({"network": {"deny_out": ["10.0.0.0/64"]}}),
     ];
     for body in refused {
         let message =

@@ -130,7 +130,7 @@ async fn act(client: &Client, id: &str, what: &str, body: &Value) -> Result<Valu
 
 /// `SANDBAR_SOAK` says how often, where the few of a normal run are not enough.
 fn cycles() -> Result<u64> {
-    Ok(std::env::var("SANDBAR_SOAK").map_or(Ok(20), |cycles| cycles.parse())?)
+    Ok(std::env::var("SANDBAR_SOAK").map_or(Ok(8), |cycles| cycles.parse())?)
 }
 
 async fn many_pauses_lose_no_step_and_no_byte(platform: &Platform) -> Result<()> {
