@@ -138,8 +138,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The stream, unless the connection was cut.
-    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+    /// The stream, unless the connection was cut. Asked in every direction: a server of HTTP does not wait for the next byte while a
+    /// whole request is waiting already, but it always goes on with its answers. To fail here ends the connection, and drops those.
+    fn stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
+        if self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
+            self.cut = None;
+        }
         match self.cut {
             Some(_) => Ok(Pin::new(&mut self.stream)),
             None => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -153,26 +157,21 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // A server of HTTP waits for the next byte whatever else it does: to fail here ends the connection, and drops the
-        // answers that are on their way.
-        if self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
-            self.cut = None;
-        }
-        self.stream()?.poll_read(cx, buf)
+        self.stream(cx)?.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, bytes)
+        self.stream(cx)?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_flush(cx)
+        self.stream(cx)?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_shutdown(cx)
+        self.stream(cx)?.poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -180,7 +179,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, parts)
+        self.stream(cx)?.poll_write_vectored(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

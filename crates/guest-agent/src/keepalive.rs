@@ -6,6 +6,8 @@ use connectrpc::RequestContext;
 
 /// Unless the caller says otherwise.
 const INTERVAL: Duration = Duration::from_secs(90);
+/// More is as good as never, and a time that far ahead is none.
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Seconds.
 const HEADER: &str = "keepalive-ping-interval";
 
@@ -14,5 +16,5 @@ pub(crate) fn interval(ctx: &RequestContext) -> Duration {
     ctx.header(HEADER)
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .filter(|seconds| *seconds > 0)
-        .map_or(INTERVAL, Duration::from_secs)
+        .map_or(INTERVAL, |seconds: u64| Duration::from_secs(seconds).min(INTERVAL_MAX))
 }

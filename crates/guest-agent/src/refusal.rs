@@ -25,7 +25,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub(crate) async fn hear_out(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let (owner, mut unread) = oneshot::channel();
-    let lent = Body::new(Lent { body, owner: Some(owner) });
+    // Who waits to be told to go on is told by the answer not to.
+    let owner = (!parts.headers.contains_key(http::header::EXPECT)).then_some(owner);
+    let lent = Body::new(Lent { body, owner });
     let response = next.run(Request::from_parts(parts, lent)).await;
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())

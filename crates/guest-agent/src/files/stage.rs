@@ -12,11 +12,12 @@
 //!   up is the atomic switch of a rename: a crash within that one copy, a page-cache copy of a complete file, leaves a
 //!   mixture.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata as Attributes, OpenOptions, Permissions};
 use std::io::{self, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fallocate,
@@ -55,6 +56,16 @@ pub(super) fn open_in(folder: &Path) -> io::Result<Option<File>> {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::ACCESS | Errno::PERM) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The same where the filesystem has no such files: one that had a name for a moment. It can get none again, so it serves to replace
+/// the content of a file that is there.
+pub(super) fn unlinked_in(folder: &Path) -> Option<File> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok()?;
+    let path = folder.join(format!(".sandbar-upload-{:016x}", u64::from_ne_bytes(random)));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).ok()?;
+    std::fs::remove_file(&path).ok().map(|()| file)
 }
 
 /// Makes a complete upload the file `target`, a path without links at its end. Blocks.
@@ -106,15 +117,38 @@ fn is_same(a: &Attributes, b: &Attributes) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-fn replace(stage: &mut File, target: &Path, metadata: &Metadata) -> Result<(), PublishError> {
-    /// Two uploads of one file go one after the other: the last one's content is what is left, not some of each.
-    static TURN: Mutex<()> = Mutex::new(());
+/// Files whose content is being replaced, by device and number.
+static REPLACED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
+static REPLACED_LESS: Condvar = Condvar::new();
 
+/// Two uploads of one file go one after the other: the last one's content is what is left, not some of each. Uploads of other files
+/// do not wait.
+struct Turn((u64, u64));
+
+impl Turn {
+    fn take(file: &Attributes) -> Self {
+        let key = (file.dev(), file.ino());
+        let others = REPLACED.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = REPLACED_LESS.wait_while(others, |others| others.contains(&key));
+        waited.unwrap_or_else(PoisonError::into_inner).insert(key);
+        Self(key)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        REPLACED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        REPLACED_LESS.notify_all();
+    }
+}
+
+/// Replaces the content of a file that is there by a complete upload. Blocks.
+pub(super) fn replace(stage: &mut File, target: &Path, metadata: &Metadata) -> Result<(), PublishError> {
     let mut file = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(target)?;
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take(&file.metadata()?);
     let old = file.metadata()?;
     let length = stage.metadata()?.len();
     reserve(&file, &old, length)?;
@@ -142,5 +176,46 @@ fn reserve(file: &File, old: &Attributes, length: u64) -> io::Result<()> {
             file.set_len(old.len())?;
             Err(error.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_lost_its_name_replaces_one_that_is_there_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        std::fs::write(&target, "what was there before").unwrap();
+        let number = target.metadata().unwrap().ino();
+        let mut stage = unlinked_in(dir.path()).unwrap();
+        stage.write_all(b"new").unwrap();
+        replace(&mut stage, &target, &Metadata::default()).unwrap();
+        let mut content = String::new();
+        File::open(&target).unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!((content.as_str(), target.metadata().unwrap().ino()), ("new", number));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(unlinked_in(Path::new("/proc")).is_none(), "there are folders that take no files");
+    }
+
+    #[test]
+    fn only_uploads_of_the_same_file_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| File::create(dir.path().join(name)).unwrap().metadata().unwrap();
+        let (one, other) = (file("one"), file("other"));
+        let held = Turn::take(&one);
+        drop(Turn::take(&other));
+        let (sender, taken) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            let _turn = Turn::take(&one);
+            sender.send(()).unwrap();
+        });
+        assert!(taken.try_recv().is_err());
+        drop(held);
+        taken.recv().unwrap();
+        waiting.join().unwrap();
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! So an upload that fails leaves what was there, and constant memory suffices. The choice is made in `file` alone. A new
 //! file is 0644 and its user's, an existing one keeps its mode and owner; missing folders are 0755 and their user's. Links
-//! are followed: what changes is the file behind them. Devices, and files on a filesystem that has no files without a name
-//! (`/proc`, some network filesystems), are written as the content arrives: there is no other way.
+//! are followed: what changes is the file behind them. Devices, new files on a filesystem that has no files without a name
+//! (some network filesystems), and files in a folder that takes none (`/proc`) are written as the content arrives: there is no
+//! other way.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -103,7 +104,7 @@ pub(super) async fn file(
     let failed = WriteError::at(&target);
     let opened = blocking(move || stage::open_in(&folder)).await;
     let Some(stage) = opened.flatten().map_err(&failed)? else {
-        return in_place(target, user, metadata, content).await;
+        return without_stage(target, user, metadata, content).await;
     };
     let stage = transfer::fill(stage, content).await.map_err(WriteError::filling(&target))?;
     let (place, user) = (target.clone(), user.clone());
@@ -111,6 +112,32 @@ pub(super) async fn file(
     match published.map_err(&failed)? {
         Ok(()) => Ok(()),
         Err(PublishError::File(error)) => Err(failed(error)),
+        Err(PublishError::Metadata(error)) => Err(WriteError::about_metadata(target, error)),
+    }
+}
+
+/// Writes a file on a filesystem that has no files without a name. An old one is kept until the content is complete all the same.
+async fn without_stage(
+    target: PathBuf,
+    user: &User,
+    metadata: Metadata,
+    content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
+) -> Result<(), WriteError> {
+    let place = target.clone();
+    let unlinked = blocking(move || {
+        // Only for a file that is there: this one can get no name.
+        let folder = place.parent().filter(|_| place.symlink_metadata().is_ok())?;
+        stage::unlinked_in(folder)
+    });
+    let Some(stage) = unlinked.await.map_err(WriteError::at(&target))? else {
+        return in_place(target, user, metadata, content).await;
+    };
+    let mut stage = transfer::fill(stage, content).await.map_err(WriteError::filling(&target))?;
+    let place = target.clone();
+    let replaced = blocking(move || stage::replace(&mut stage, &place, &metadata)).await;
+    match replaced.map_err(WriteError::at(&target))? {
+        Ok(()) => Ok(()),
+        Err(PublishError::File(error)) => Err(WriteError::at(&target)(error)),
         Err(PublishError::Metadata(error)) => Err(WriteError::about_metadata(target, error)),
     }
 }

@@ -1,7 +1,7 @@
 //! One process's output as tasks share it: pumps push, subscribers follow, and one end closes it.
 //!
-//! Memory is bounded by the ring, and that of all rings together by [`Memory`]. What a reader has not read yet holds the process up (its pipe fills), as a slow terminal
-//! would, so a reader that keeps reading misses nothing. A reader that has stood still for the stall limit no longer
+//! Memory is bounded by the ring. All rings share [`Memory`]; one takes up its smaller share when it is next written to, so rings that
+//! are silent hold what they have. What a reader has not read yet holds the process up (its pipe fills), as a slow terminal would, so a reader that keeps reading misses nothing. A reader that has stood still for the stall limit no longer
 //! counts: the process goes on, and that reader is told how many bytes it missed. Without readers nothing waits.
 
 use std::collections::HashMap;

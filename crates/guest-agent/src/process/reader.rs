@@ -29,6 +29,8 @@ impl Reader {
     /// What came next; nothing at the end. Safe to cancel.
     pub(super) async fn read(&self) -> io::Result<Bytes> {
         loop {
+            // Readiness costs no budget: a child that writes as fast as it is read would keep everything else waiting.
+            tokio::task::coop::consume_budget().await;
             match self {
                 Self::Pipe(pipe) => pipe.readable().await?,
                 Self::Terminal(pty) => pty.readable().await?,

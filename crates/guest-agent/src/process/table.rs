@@ -27,7 +27,7 @@ pub(crate) enum Selector {
 pub struct ProcessTable {
     shared: Arc<Mutex<Shared>>,
     stall_limit: Duration,
-    memory: Memory,
+    memory: Arc<Memory>,
 }
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ struct Shared {
 impl ProcessTable {
     /// An empty table. Readers of its processes may stand still for `stall_limit` before they lose output.
     pub fn new(stall_limit: Duration) -> Self {
-        Self { shared: Arc::default(), stall_limit, memory: Memory::default() }
+        Self { shared: Arc::default(), stall_limit, memory: Arc::default() }
     }
 
     pub(super) fn stall_limit(&self) -> Duration {

@@ -206,8 +206,12 @@ async fn a_stream_says_that_it_lives_and_ends_in_time() {
     assert!(matches!(quiet.next().await.unwrap(), Some(Event::Keepalive(_))));
 
     let options = CallOptions::default().with_timeout(std::time::Duration::from_millis(500));
-    let mut short = stream(&agent, streamed(agent.at(""), false), options).await.unwrap();
-    assert_eq!(short.next().await.unwrap_err().code, ErrorCode::DeadlineExceeded);
+    // On a busy machine the time may be over before the start has come.
+    let error = match stream(&agent, streamed(agent.at(""), false), options).await {
+        Ok(mut short) => short.next().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.code, ErrorCode::DeadlineExceeded);
 }
 
 #[tokio::test]

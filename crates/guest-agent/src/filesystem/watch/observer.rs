@@ -91,6 +91,12 @@ pub(super) struct Seen {
     pub(super) life: Life,
 }
 
+/// A folder's entries, and those of them that are folders.
+type Listing = (HashMap<OsString, Reported>, Vec<PathBuf>);
+
+/// Events that what appears at once, a tree that is moved in, may make. The agent's memory is not the sandbox's to fill.
+const LISTED_MAX: usize = 1 << 16;
+
 impl Observer {
     /// Watches a folder from now on.
     pub(super) fn open(spec: Spec) -> Result<Self, WatchError> {
@@ -275,7 +281,7 @@ impl Observer {
         let mut pending = vec![(top.to_path_buf(), wd)];
         let mut lists = Vec::new();
         while let Some((folder, wd)) = pending.pop() {
-            let (entries, below) = self.list(&folder, events);
+            let (entries, below) = self.list(&folder, events)?;
             lists.push((wd, entries));
             for folder in below {
                 if let Some(wd) = self.watch(&folder)? {
@@ -288,12 +294,15 @@ impl Observer {
         Ok(())
     }
 
-    /// Reports what is in a folder, and returns it, and which of it are folders.
-    fn list(&self, folder: &Path, events: &mut Vec<Event>) -> (HashMap<OsString, Reported>, Vec<PathBuf>) {
+    /// Reports what is in a folder, and returns it, and which of it are folders. Fails where that is more than can be told.
+    fn list(&self, folder: &Path, events: &mut Vec<Event>) -> Result<Listing, WatchError> {
         let (mut reported, mut below) = (HashMap::new(), Vec::new());
         // A folder that vanished, or that this user may not list, has nothing to report.
-        let Ok(entries) = fs::read_dir(self.spec.folder.join(folder)) else { return (reported, below) };
-        let mut entries: Vec<_> = entries.flatten().collect();
+        let Ok(entries) = fs::read_dir(self.spec.folder.join(folder)) else { return Ok((reported, below)) };
+        let mut entries: Vec<_> = entries.flatten().take(LISTED_MAX + 1).collect();
+        if events.len() + entries.len() > LISTED_MAX {
+            return Err(WatchError::Lost);
+        }
         entries.sort_unstable_by_key(fs::DirEntry::file_name);
         for entry in entries {
             // Gone meanwhile: then the queue tells its whole story.
@@ -310,7 +319,7 @@ impl Observer {
             }
             reported.insert(entry.file_name(), known);
         }
-        (reported, below)
+        Ok((reported, below))
     }
 
     /// Watches a folder below the top one, unless it cannot be: it vanished, this user may not read it, another machine
