@@ -125,7 +125,7 @@ async fn a_policy_is_in_force_when_it_was_taken_and_tells_what_it_denied(platfor
     // Documentation addresses: nobody answers there. A refusal comes at once, and says so; silence is a packet that left.
     let dial = |address: &str| {
         format!(
-            "import socket\ns = socket.socket()\ns.settimeout(3)\ntry: s.connect(('{address}', 443)); print('open')\n\
+            "import socket\ns = socket.socket()\ns.settimeout(15)\ntry: s.connect(('{address}', 443)); print('open')\n\
              except TimeoutError: print('left')\nexcept OSError: print('refused')"
         )
     };
@@ -149,6 +149,11 @@ async fn a_policy_is_in_force_when_it_was_taken_and_tells_what_it_denied(platfor
     closed.client().post(&path("resume"), &json!({})).await?.expect(200)?;
     ensure!(says(&closed, "203.0.113.8").await? == "refused", "a resume opened it");
     ensure!(network(&closed).await?["allow_internet"] == false);
+    let children: Value = closed.client().post(&path("fork"), &json!({})).await?.json(201)?;
+    let child = children[0]["sandbox"]["id"].as_str().context("no child")?;
+    let child = Sandbox::of(closed.client(), child, Value::Null);
+    ensure!(says(&child, "203.0.113.8").await? == "refused", "a child is open");
+    child.destroy().await?;
 
     // One address is opened, by the command line: what is sent there leaves, or is refused by somebody else.
     let set =

@@ -21,7 +21,7 @@ use std::{fmt::Write as _, net::Ipv4Addr, time::Duration};
 use ipnet::Ipv4Net;
 use sandbar_types::{
     NetworkPolicy,
-    guest::{GATEWAY_IP, GUEST_IP, PREFIX_LEN, READY_PORT},
+    guest::{AGENT_PORT, GATEWAY_IP, GUEST_IP, PREFIX_LEN, READY_PORT},
 };
 
 use crate::{
@@ -80,8 +80,10 @@ pub(crate) fn rules(
     let SlotPlan { host_end, host_ip, .. } = plan;
     let sets = sets(config, policy);
     let mark = mark(&sets, policy);
-    let (to_resolver, from_guest) = resolver(policy);
+    let (to_resolver, past_resolver, from_guest) = resolver(policy);
     // A refusal is told, since a guest that waits for a time-out looks broken. What is already under way is reset.
+    // A restored guest goes on sending on connections from before its snapshot, of which this namespace knows nothing: answers of its
+    // agent to the gateway that open nothing. They are dropped, and are no denials.
     format!(
         r#"table inet {TABLE} {{
     set reserved {{ type ipv4_addr; flags interval; }}
@@ -155,6 +157,7 @@ flush table inet {TABLE}
         iifname "{TAP}" oifname "{VETH}" ct direction reply ct status dnat accept
         iifname "{TAP}" ct state related drop
         iifname "{VETH}" oifname "{TAP}" ct state related accept
+        {past_resolver}
         iifname "{VETH}" oifname "{TAP}" ct state established goto egress
         iifname "{TAP}" oifname "{VETH}" goto egress
     }}
@@ -165,6 +168,7 @@ flush table inet {TABLE}
         iifname "{TAP}" ip daddr {GATEWAY_IP} tcp dport {READY_PORT} accept
         iifname "{TAP}" ip daddr {GATEWAY_IP} icmp type echo-request accept
         {from_guest}
+        iifname "{TAP}" ip daddr {GATEWAY_IP} tcp sport {AGENT_PORT} tcp flags & (syn | ack) != syn drop
         iifname "{TAP}" goto refuse_reserved
     }}
 }}
@@ -211,14 +215,16 @@ fn fill_names(names: &[NamedAddress]) -> String {
     text
 }
 
-/// Where names matter, whatever the guest takes for its resolver is the slot's own, and no other is reached past it.
-fn resolver(policy: &NetworkPolicy) -> (String, String) {
+/// Where names matter, whatever the guest takes for its resolver is the slot's own, and no other is reached past it: what is forwarded
+/// to that port was opened before this policy.
+fn resolver(policy: &NetworkPolicy) -> (String, String, String) {
     if !policy.has_domains() {
-        return (String::new(), String::new());
+        return Default::default();
     }
     let port = "meta l4proto { tcp, udp } th dport 53";
     (
         format!("iifname \"{TAP}\" {port} dnat ip to {GATEWAY_IP}"),
+        format!("iifname \"{TAP}\" {port} goto refuse_denied"),
         format!("iifname \"{TAP}\" ip daddr {GATEWAY_IP} {port} accept"),
     )
 }
@@ -258,6 +264,7 @@ mod tests {
             r#"oifname "tap0" snat ip to 172.30.0.1"#,
             r#"oifname "veth0" snat ip to 10.213.0.3"#,
             r#"iifname "tap0" ip daddr 172.30.0.1 tcp dport 49982 accept"#,
+            r#"iifname "tap0" ip daddr 172.30.0.1 tcp sport 49983 tcp flags & (syn | ack) != syn drop"#,
             "169.254.0.0/16",
             "10.213.0.0/16",
         ] {
@@ -289,6 +296,6 @@ mod tests {
         };
         let rules = text(&policy(&["a.com"], &["0.0.0.0/0"]), &[known]);
         assert!(rules.contains(r#"names { 93.184.0.9 timeout 1s comment "a.com" }"#), "{rules}");
-        assert_eq!(rules.matches("th dport 53").count(), 2, "{rules}");
+        assert_eq!(rules.matches("th dport 53").count(), 3, "{rules}");
     }
 }

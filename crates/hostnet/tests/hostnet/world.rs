@@ -32,8 +32,8 @@ pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Addresses of the world that policies tell apart.
 pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(93, 184, 0, 9);
 
-/// Long for a packet that has three namespaces to cross, short for one that is dropped.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Long for a packet that has three namespaces to cross on a busy machine, short for one that is dropped.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) struct World {
     pub(crate) tag: Tag,

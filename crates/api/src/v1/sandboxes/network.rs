@@ -42,7 +42,7 @@ pub(crate) struct Network {
     #[schema(value_type = Vec<String>)]
     deny_out: Vec<Destination>,
     allow_internet: bool,
-    /// Since it was made or last resumed.
+    /// Since it was made or last resumed; of names, since its host's agent started, if that is later.
     denials: Denials,
 }
 
