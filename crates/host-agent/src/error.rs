@@ -136,9 +136,9 @@ impl From<StoreError> for Error {
             StoreError::NoSpace { .. } => Self::NoCapacity(error.to_string()),
             StoreError::UnknownTemplate { id } => Self::TemplateNotFound(id),
             StoreError::TemplateExists { id } => Self::TemplateExists(id),
-            StoreError::DamagedTemplate { .. } | StoreError::DamagedPause { .. } => {
-                Self::SnapshotDamaged(error.to_string())
-            }
+            StoreError::DamagedTemplate { .. }
+            | StoreError::DamagedPause { .. }
+            | StoreError::UnknownPause { .. } => Self::SnapshotDamaged(error.to_string()),
             StoreError::NoMemory { id } => Self::TemplateUnusable {
                 id,
                 reason: "it is an image alone, without a machine's memory".into(),

@@ -39,7 +39,6 @@ pub(crate) struct Record {
     pub(crate) hostname: String,
     pub(crate) deadline: Deadline,
     /// Where it may connect to.
-    #[serde(default)]
     pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
 }
@@ -257,6 +256,19 @@ impl Journal {
         Ok(records)
     }
 
+    /// Sandboxes whose records were set aside.
+    pub(crate) fn set_aside(&self) -> Result<Vec<Id<Sandbox>>, JournalError> {
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(io("cannot list", &self.folder))? {
+            let path = entry.map_err(io("cannot list", &self.folder))?.path();
+            if path.extension().is_some_and(|e| e == "damaged") {
+                let name = path.file_stem().and_then(|name| name.to_str());
+                ids.extend(name.and_then(|name| name.parse::<Id<Sandbox>>().ok()));
+            }
+        }
+        Ok(ids)
+    }
+
     /// Writes a record: durable when this returns.
     pub(crate) fn write(&self, record: &Record) -> Result<(), JournalError> {
         let path = self.path(record.id);
@@ -395,6 +407,8 @@ mod tests {
         assert_eq!(journal.read_all().unwrap(), [good]);
         assert!(folder.path().join("sb-x.damaged").exists());
         assert!(folder.path().join(format!("{}.damaged", foreign.id)).exists());
+        // What there is of it is not taken for nobody's.
+        assert_eq!(journal.set_aside().unwrap(), [foreign.id]);
     }
 
     #[test]

@@ -178,7 +178,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         ..NetConfig::new(virtualization::network_tag(&config.data_dir), config.network)
     };
     let pool = Pool::open(network, &in_use).await?;
-    let known: Vec<_> = found.iter().map(registry::Found::id).collect();
+    let mut known: Vec<_> = found.iter().map(registry::Found::id).collect();
+    // Their records may be mended; the files of their pauses are all that is left of them.
+    known.extend(journal.set_aside()?.into_iter().filter(|&id| store.has_paused(id)));
 
     let resources = Arc::new(resources::Resources {
         vmm,

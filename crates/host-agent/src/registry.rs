@@ -315,7 +315,7 @@ impl Registry {
     pub(crate) fn running(&self) -> Vec<(Id<Sandbox>, ProcessIdentity, Arc<Figures>)> {
         let by_id = self.lock();
         let running = by_id.values().filter_map(|handle| {
-            let process = handle.view().running?.process;
+            let process = handle.process()?;
             Some((handle.id, process, Arc::clone(&handle.figures)))
         });
         running.collect()

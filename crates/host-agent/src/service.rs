@@ -253,7 +253,9 @@ impl HostService for Service {
     ) -> ServiceResult<SetNetworkPolicyResponse> {
         let request = request.to_owned_message();
         let handle = self.registry.get(parse(&request.id)?)?;
-        let policy = network_wire::policy(request.policy.into_option())?;
+        let policy =
+            request.policy.into_option().ok_or_else(|| Error::BadInput("policy is missing".into()))?;
+        let policy = network_wire::policy(Some(policy))?;
         handle.ask(|reply| Order::SetNetwork(policy, reply)).await?;
         Response::ok(SetNetworkPolicyResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }

@@ -81,9 +81,11 @@ impl Store {
                 }
                 settled.rewritten.push(file);
             }
-            let checksum = Checksum::of_file_while(&path, go_on)?;
-            if let Some(record) = paused.manifest.files.get_mut(&file) {
-                record.checksum = Some(checksum);
+            // One that is known stays: it is what tells damage.
+            if let Some(record) = paused.manifest.files.get_mut(&file)
+                && record.checksum.is_none()
+            {
+                record.checksum = Some(Checksum::of_file_while(&path, go_on)?);
             }
         }
         let manifest = self.session().path(MANIFEST);

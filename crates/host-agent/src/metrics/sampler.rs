@@ -150,8 +150,9 @@ mod tests {
         let disk = tempfile::NamedTempFile::new().unwrap();
         let process = ProcessIdentity { pid: i32::try_from(std::process::id()).unwrap(), start_time: 0 };
         let mut probe = Probe::of(process, disk.path().to_owned()).unwrap();
-        assert_eq!(probe.sample(), None, "there is no time before the first sample");
+        // Before the first sample: what is measured is then never longer than this.
         let begun = Instant::now();
+        assert_eq!(probe.sample(), None, "there is no time before the first sample");
         let mut turns = 0_u64;
         let point = loop {
             // Until the process has had a fifth of a second of a processor, however long that takes on a loaded machine.

@@ -105,7 +105,14 @@ impl Actor {
         let state = if pause.is_some() { State::Paused } else { State::Stopped };
         let view = View { pause, ..Self::view_of(&record, state) };
         let holdings = Holdings::found(record.id, None, None);
-        Self::assemble(resources, Facts::of(&record), holdings, Some(record), view, shutdown)
+        let paused = view.state == State::Paused;
+        let (handle, mut actor) =
+            Self::assemble(resources, Facts::of(&record), holdings, Some(record), view, shutdown);
+        if paused {
+            // The former agent may have been at it, or not have begun.
+            actor.settling = Some(Settling::begin(Arc::clone(&actor.resources), actor.id));
+        }
+        (handle, actor)
     }
 
     fn view_of(record: &Record, state: State) -> View {
@@ -249,7 +256,7 @@ impl Actor {
         }
     }
 
-    fn until_expiry(&self) -> Option<std::time::Duration> {
+    pub(super) fn until_expiry(&self) -> Option<std::time::Duration> {
         until_expiry(self.view.borrow().deadline, &self.activity, &self.retry)
     }
 
@@ -268,6 +275,7 @@ impl Actor {
                 tracing::info!(sandbox = %self.id, "idle; paused");
                 self.resources.inventory.changed_unasked();
             }
+            Err(Error::Busy(_)) => tracing::debug!(sandbox = %self.id, "used again; not paused"),
             Err(error) => {
                 let again_in = self.retry.failed(Instant::now());
                 tracing::error!(sandbox = %self.id, error = chain(&error), ?again_in, "idle, and not paused; it runs on");

@@ -89,13 +89,21 @@ impl Actor {
             let (_, _, record) = self.machine()?;
             self.resources.check(&record.machine)?;
         }
-        // What a former pause left must not pass for this one's files.
-        self.forget_pause().await;
+        // What a former pause left must not pass for this one's files: where it cannot be removed, nothing is begun.
+        let (store, id) = (self.resources.store.clone(), self.id);
+        blocking("remove the files of a former pause", move || Ok(store.remove_paused(id)?)).await?;
         let draft = self.begin_image().await?;
         self.record_phase(Phase::Pausing { process, reason }).await?;
         self.show(|view| view.state = State::Pausing);
         self.resources.inventory.changed();
-        match self.publish(draft).await {
+        // Whoever came while all this was measured and written is not cut off: from here on nobody comes in.
+        let published = match reason {
+            PauseReason::Idle if self.until_expiry().is_none_or(|left| !left.is_zero()) => {
+                Err(Error::Busy("it is used again".into()))
+            }
+            _ => self.publish(draft).await,
+        };
+        match published {
             Ok(paused) => {
                 self.paused(&paused, reason).await;
                 self.retry.clear();
@@ -207,6 +215,7 @@ impl Actor {
                     self.keep(paused);
                 }
                 self.show(|view| view.state = State::Paused);
+                self.resources.inventory.changed();
                 self.settling = Some(Settling::begin(Arc::clone(&self.resources), self.id));
                 Err(error)
             }

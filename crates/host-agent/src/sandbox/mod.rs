@@ -250,6 +250,7 @@ pub(crate) enum Draft {
 #[derive(Debug)]
 pub(crate) struct Visit {
     pub(crate) guest: GuestClient,
+    process: ProcessIdentity,
     id: Id<Sandbox>,
     view: watch::Receiver<View>,
     _in_use: Use,
@@ -259,7 +260,9 @@ impl Visit {
     /// Completes when the sandbox does not run any more. A connection into a network that is gone says nothing: whoever waits for a
     /// guest waits for this too. A pause that is under way may still fail, and everything goes on.
     pub(crate) async fn ended(&mut self) -> Error {
-        let gone = |view: &View| !matches!(view.state, State::Running | State::Pausing);
+        let process = self.process;
+        // By its process: a pause and a resume may both have passed since the last look.
+        let gone = move |view: &View| view.running.as_ref().is_none_or(|running| running.process != process);
         let Ok(state) = self.view.wait_for(gone).await.map(|view| view.state) else {
             // The agent shuts down; the sandbox runs on.
             return std::future::pending().await;
@@ -299,6 +302,11 @@ impl Handle {
         self.view.borrow().clone()
     }
 
+    /// The process of its machine, where it runs.
+    pub(crate) fn process(&self) -> Option<ProcessIdentity> {
+        self.view.borrow().running.as_ref().map(|running| running.process)
+    }
+
     /// Enters a running sandbox: its guest, which counts as in use for as long as the visit lives. Waits while the sandbox is being
     /// copied.
     pub(crate) async fn enter(&self) -> Result<Visit, Error> {
@@ -310,7 +318,8 @@ impl Handle {
         };
         match (admit(view.state, Request::Use), view.running) {
             (Verdict::Proceed, Some(running)) => {
-                Ok(Visit { guest: running.guest, id: self.id, view: self.view.clone(), _in_use: in_use })
+                let Running { guest, process, .. } = running;
+                Ok(Visit { guest, process, id: self.id, view: self.view.clone(), _in_use: in_use })
             }
             (Verdict::Refuse(refusal), _) => {
                 Err(Error::InvalidState { id: self.id, state: view.state, refusal })

@@ -55,7 +55,7 @@ impl Actor {
         Ok(())
     }
 
-    /// What the guest was denied since it began or was last resumed.
+    /// What the guest was denied since it began or was last resumed; of names, since this agent started, if that is later.
     pub(super) async fn network_denials(&mut self) -> Result<Denials, Error> {
         match self.state() {
             State::Running => self.holdings.denials(&self.resources).await,
