@@ -34,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::extract::JsonLimit;
 
 pub use serve::serve;
+pub use v1::audit_logs::AuditLogEntry;
 
 /// What every handler is given.
 #[derive(Clone)]

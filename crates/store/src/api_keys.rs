@@ -130,8 +130,11 @@ impl Store {
         let ids: Vec<Uuid> = uses.iter().map(|(id, _)| id.uuid()).collect();
         let at: Vec<DateTime<Utc>> = uses.iter().map(|(_, at)| *at).collect();
         sqlx::query!(
-            "UPDATE api_keys k SET last_used_at = u.at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u (id, at)
-             WHERE k.id = u.id AND (k.last_used_at IS NULL OR k.last_used_at < u.at)",
+            "UPDATE api_keys k SET last_used_at = l.at
+             FROM (SELECT k.id, u.at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u (id, at)
+                   JOIN api_keys k ON k.id = u.id
+                   WHERE k.last_used_at IS NULL OR k.last_used_at < u.at FOR NO KEY UPDATE OF k SKIP LOCKED) AS l
+             WHERE k.id = l.id",
             &ids,
             &at,
         )

@@ -111,13 +111,17 @@ impl Store {
             .collect()
     }
 
-    /// Writes down when sign-ins were last used.
+    /// Writes down when sign-ins were last used. Nothing is decided by that, so it waits for nobody: a row that another transaction is
+    /// at keeps what it has.
     pub async fn sessions_used(&self, uses: &[(Id<Session>, DateTime<Utc>)]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = uses.iter().map(|(id, _)| id.uuid()).collect();
         let at: Vec<DateTime<Utc>> = uses.iter().map(|(_, at)| *at).collect();
         sqlx::query!(
-            "UPDATE sessions s SET last_used_at = u.at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u (id, at)
-             WHERE s.id = u.id AND s.last_used_at < u.at",
+            "UPDATE sessions s SET last_used_at = l.at
+             FROM (SELECT s.id, u.at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u (id, at)
+                   JOIN sessions s ON s.id = u.id
+                   WHERE s.last_used_at < u.at FOR NO KEY UPDATE OF s SKIP LOCKED) AS l
+             WHERE s.id = l.id",
             &ids,
             &at,
         )
@@ -160,12 +164,15 @@ impl Tx {
         Ok(done.execute(self.connection()).await?.rows_affected() > 0)
     }
 
-    /// Ends all of a person's sign-ins but one. How many there were.
+    /// Ends all of a person's sign-ins but one, and those that are being handed over. How many there were.
     pub async fn sessions_revoke(
         &mut self,
         user: Id<User>,
         except: Option<Id<Session>>,
     ) -> Result<u64, StoreError> {
+        sqlx::query!("DELETE FROM sign_in_codes WHERE user_id = $1", user.uuid())
+            .execute(self.connection())
+            .await?;
         let done = sqlx::query!(
             "UPDATE sessions SET revoked_at = now()
              WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $2",

@@ -105,6 +105,14 @@ impl Tx {
         host: Id<Host>,
         complete: &CompleteTemplate<'_>,
     ) -> Result<Option<TemplateRow>, StoreError> {
+        // One of a team at a time: of two that replace the same one, the later must see what the earlier did. The team before the
+        // template: so does the team's deletion.
+        sqlx::query!(
+            "SELECT t.id FROM teams t JOIN templates s ON s.team_id = t.id WHERE s.id = $1 FOR NO KEY UPDATE OF t",
+            id.uuid(),
+        )
+        .fetch_optional(self.connection())
+        .await?;
         let reserved = sqlx::query!(
             "SELECT team_id, name FROM templates
              WHERE id = $1 AND ready_at IS NULL AND deleted_at IS NULL FOR NO KEY UPDATE",
@@ -113,10 +121,6 @@ impl Tx {
         .fetch_optional(self.connection())
         .await?;
         let Some(reserved) = reserved else { return Ok(None) };
-        // One of a team at a time: of two that replace the same one, the later must see what the earlier did.
-        sqlx::query!("SELECT id FROM teams WHERE id = $1 FOR NO KEY UPDATE", reserved.team_id)
-            .fetch_optional(self.connection())
-            .await?;
         sqlx::query!(
             "WITH old AS (
                  UPDATE templates SET deleted_at = now(), updated_at = now()
@@ -256,6 +260,47 @@ impl Tx {
             name: word("templates.name", &ended.name)?,
             operation: ended.operation,
         }))
+    }
+
+    /// Deletes all templates of a team whose row the caller holds, those in the making too: their files are owed to be deleted wherever
+    /// they are. `operation` is whose doing that is; who began a deletion or a making before keeps theirs. What ended, and who owes.
+    pub async fn snapshots_delete_of_team(
+        &mut self,
+        team: Id<Team>,
+        operation: &Value,
+    ) -> Result<(Vec<EndedSnapshot>, Vec<Id<Host>>), StoreError> {
+        let ended = sqlx::query!(
+            "UPDATE templates SET deleted_at = now(), updated_at = now(),
+                    operation = CASE WHEN ready_at IS NULL OR operation ->> 'action' = 'delete' THEN operation ELSE $2 END
+             WHERE id IN (SELECT id FROM templates WHERE team_id = $1 AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE)
+               AND deleted_at IS NULL RETURNING id, name, operation",
+            team.uuid(),
+            operation,
+        )
+        .fetch_all(self.connection())
+        .await?;
+        let ids: Vec<uuid::Uuid> = ended.iter().map(|row| row.id).collect();
+        let owing = sqlx::query_scalar!(
+            "WITH owed AS (
+                 UPDATE template_locations SET state = 'deleting', updated_at = now()
+                 WHERE template_id = ANY($1) RETURNING host_id)
+             SELECT DISTINCT host_id FROM owed",
+            &ids,
+        )
+        .fetch_all(self.connection())
+        .await?;
+        let ended = ended
+            .into_iter()
+            .map(|row| {
+                Ok(EndedSnapshot {
+                    id: Id::from_uuid(row.id),
+                    team_id: team,
+                    name: word("templates.name", &row.name)?,
+                    operation: row.operation,
+                })
+            })
+            .collect::<Result<_, StoreError>>()?;
+        Ok((ended, owing.into_iter().map(Id::from_uuid).collect()))
     }
 }
 

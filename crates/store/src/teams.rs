@@ -325,27 +325,12 @@ impl Tx {
         .await?)
     }
 
-    /// Makes a team the default of a member.
-    pub async fn membership_make_default(
-        &mut self,
-        team: Id<Team>,
-        user: Id<User>,
-    ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE memberships SET is_default = FALSE WHERE user_id = $1 AND is_default AND team_id <> $2",
-            user.uuid(),
-            team.uuid(),
-        )
-        .execute(self.connection())
-        .await?;
-        sqlx::query!(
-            "UPDATE memberships SET is_default = TRUE WHERE user_id = $1 AND team_id = $2 AND NOT is_default",
-            user.uuid(),
-            team.uuid(),
-        )
-        .execute(self.connection())
-        .await?;
-        Ok(())
+    /// Holds a team's deletion off until the transaction ends. For whoever locks rows of the team before making something of it: the
+    /// deletion locks the team first, too.
+    pub async fn team_stays(&mut self, id: Id<Team>) -> Result<(), StoreError> {
+        let found =
+            sqlx::query!("SELECT id FROM teams WHERE id = $1 AND deleted_at IS NULL FOR SHARE", id.uuid());
+        found.fetch_optional(self.connection()).await?.map(drop).ok_or(StoreError::TeamGone)
     }
 
     /// Locks all members of a team, in one order for everybody, so that two who do so do not wait for each other.

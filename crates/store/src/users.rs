@@ -139,6 +139,12 @@ impl Store {
 }
 
 impl Tx {
+    /// A person's password, as it is kept; it stays that until the transaction ends.
+    pub async fn user_password_hash_held(&mut self, id: Id<User>) -> Result<Option<String>, StoreError> {
+        let hash = sqlx::query_scalar!("SELECT password_hash FROM users WHERE id = $1 FOR SHARE", id.uuid());
+        Ok(hash.fetch_optional(self.connection()).await?.flatten())
+    }
+
     /// As [`Store::users_exist`], and nobody else can make the first account until this transaction ends.
     pub async fn users_exist_locked(&mut self) -> Result<bool, StoreError> {
         sqlx::query("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE").execute(self.connection()).await?;

@@ -31,7 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 
 /// Something that was done.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct AuditLogEntry {
+pub struct AuditLogEntry {
     #[schema(value_type = String, example = "log-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
     id: Id<AuditLog>,
     #[schema(value_type = Option<String>)]

@@ -16,7 +16,7 @@ use super::http::{Http, ProviderError, with_query};
 use super::oidc::Issuer;
 use super::state::{Purpose, State};
 use super::{OAuthConfig, OAuthError, ProvenIdentity, ProviderInfo, github};
-use crate::people::{NewAccount, SignIn, check_email, default_team_name};
+use crate::people::{Counted, NewAccount, SignIn, check_email, default_team_name};
 use crate::secrets::random_token;
 use crate::{Client, Control, OpContext, audit};
 
@@ -92,7 +92,14 @@ impl Control {
     }
 
     /// Begins to sign in or up.
-    pub async fn oauth_begin(&self, name: &str, intent: Intent) -> Result<Begun, OAuthError> {
+    pub async fn oauth_begin(
+        &self,
+        name: &str,
+        intent: Intent,
+        client: &Client,
+    ) -> Result<Begun, OAuthError> {
+        self.provider(name)?;
+        self.count_stranger(client).await?;
         let purpose = match intent {
             Intent::SignIn => Purpose::SignIn,
             Intent::SignUp => Purpose::SignUp,
@@ -104,6 +111,14 @@ impl Control {
     pub async fn oauth_begin_link(&self, ctx: &OpContext, name: &str) -> Result<Begun, OAuthError> {
         let person = ctx.person()?;
         self.begin(name, Purpose::Link { user: person.id, session: person.session }).await
+    }
+
+    /// Whoever has no credential makes this process call the provider: as often as they may try to sign in.
+    async fn count_stranger(&self, client: &Client) -> Result<(), OAuthError> {
+        match client.address {
+            Some(address) => Ok(self.throttle(Counted::Address(address)).await?),
+            None => Ok(()),
+        }
     }
 
     async fn begin(&self, name: &str, purpose: Purpose) -> Result<Begun, OAuthError> {
@@ -130,8 +145,10 @@ impl Control {
         name: &str,
         cookie: Option<&str>,
         query: &CallbackQuery,
+        client: &Client,
     ) -> Result<Finished, OAuthError> {
         let (config, provider) = self.provider(name)?;
+        self.count_stranger(client).await?;
         let came_back = self.come_back(ctx, config, provider, cookie, query).await;
         let (fragment, binding, failed) = match came_back {
             Ok(Back::SignedIn(user)) => {

@@ -38,6 +38,9 @@ pub enum ProviderError {
         /// Who it says that it is.
         said: String,
     },
+    /// What it says of itself would have secrets travel in the clear.
+    #[error("it names addresses that are not https")]
+    Insecure,
     /// Its token is not signed with a key of its own by a method that is taken.
     #[error("its id token is signed with no key of its own that is taken")]
     Key,

@@ -83,9 +83,6 @@ pub enum OAuthError {
     /// The provider has not seen that the address is theirs.
     #[error("the provider has not verified the e-mail address")]
     EmailNotVerified,
-    /// The address has an account that does not know this identity.
-    #[error("this e-mail address has an account: sign in and link the provider there")]
-    EmailTaken,
     /// The identity is another person's, or they have another one at the provider.
     #[error("this identity, or another one at the provider, is linked already")]
     AlreadyLinked,
@@ -120,7 +117,6 @@ impl OAuthError {
             Self::Provider { .. } => ErrorCode::AgentError,
             Self::NoAccount | Self::EmailNotVerified => ErrorCode::Forbidden,
             Self::AccountExists | Self::AlreadyLinked => ErrorCode::AlreadyExists,
-            Self::EmailTaken => ErrorCode::EmailTaken,
             Self::LastWayIn => ErrorCode::Conflict,
             Self::Code => ErrorCode::Unauthorized,
             Self::People(error) => error.code(),
@@ -137,7 +133,7 @@ impl OAuthError {
             Self::NoAccount => "no_account",
             Self::AccountExists => "account_exists",
             Self::EmailNotVerified => "email_not_verified",
-            Self::EmailTaken | Self::People(PeopleError::EmailTaken) => "email_taken",
+            Self::People(PeopleError::EmailTaken) => "email_taken",
             Self::AlreadyLinked => "already_linked",
             Self::Provider { .. } => "provider_failed",
             Self::Access(_)

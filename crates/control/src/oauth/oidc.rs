@@ -85,6 +85,11 @@ impl<'a> Issuer<'a> {
         if discovered.issuer.trim_end_matches('/') != issuer {
             return Err(ProviderError::OtherIssuer { said: discovered.issuer });
         }
+        let endpoints =
+            [&discovered.authorization_endpoint, &discovered.token_endpoint, &discovered.jwks_uri];
+        if issuer.starts_with("https://") && !endpoints.iter().all(|url| url.starts_with("https://")) {
+            return Err(ProviderError::Insecure);
+        }
         Ok(Self { provider, http, discovered })
     }
 

@@ -43,8 +43,13 @@ impl Control {
             false => self.store().user_credentials(email).await?,
         };
         let hash = found.as_ref().and_then(|person| person.password_hash.clone());
-        let matches = self.passwords().verify(password.clone(), hash).await?;
+        let matches = self.passwords().verify(password.clone(), hash.clone()).await?;
         let mut tx = self.store().begin().await?;
+        // Whoever replaces a password ends the sign-ins that there are: the one that was checked must still be it.
+        let matches = match &found {
+            Some(person) if matches => tx.user_password_hash_held(person.id).await? == hash,
+            _ => false,
+        };
         let person = match found {
             Some(person) if matches => person,
             found => {

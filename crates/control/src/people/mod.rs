@@ -23,13 +23,13 @@ use sandbar_types::{ErrorCode, Id};
 use secrecy::SecretString;
 
 use crate::access::{AccessError, store_code};
-use crate::context::NoTeam;
 use crate::secrets::SecretError;
 
 pub use admin::PlatformRole;
 pub use profile::{PasswordChange, ProfileChange};
 
 pub(crate) use signup::{NewAccount, check_email, default_team_name, new_slug};
+pub(crate) use throttle::Counted;
 
 /// Where a request comes from, as far as it can be told.
 #[derive(Debug, Clone, Default)]
@@ -196,11 +196,5 @@ impl PeopleError {
             Self::TooOften { retry_after } => Some(*retry_after),
             _ => None,
         }
-    }
-}
-
-impl From<NoTeam> for PeopleError {
-    fn from(error: NoTeam) -> Self {
-        Self::Access(error.into())
     }
 }

@@ -71,7 +71,7 @@ impl Control {
     ) -> Result<Option<String>, PeopleError> {
         let person = ctx.person()?;
         let Some(hash) = self.store().user_password_hash(person.id).await? else { return Ok(None) };
-        self.throttle(Counted::Account(&person.id.to_string())).await?;
+        self.throttle(Counted::Person(person.id)).await?;
         let old = old.ok_or(PeopleError::WrongPassword)?;
         match self.passwords().verify(old.clone(), Some(hash.clone())).await? {
             true => Ok(Some(hash)),

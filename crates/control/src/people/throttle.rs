@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use sandbar_store::sign_in::Allowance;
+use sandbar_types::Id;
+use sandbar_types::id::User;
 use sha2::{Digest as _, Sha256};
 
 use super::PeopleError;
@@ -14,6 +16,8 @@ use crate::Control;
 pub(crate) enum Counted<'a> {
     /// The address that is signed in with, whether it has an account or not.
     Account(&'a str),
+    /// Somebody who is signed in.
+    Person(Id<User>),
     /// Where the attempt comes from.
     Address(IpAddr),
 }
@@ -23,6 +27,7 @@ impl Counted<'_> {
     pub(crate) fn bucket(self) -> [u8; 32] {
         match self {
             Self::Account(email) => Sha256::digest(format!("account:{}", email.to_lowercase())),
+            Self::Person(id) => Sha256::digest(format!("person:{id}")),
             // Whoever has one address of an IPv6 network has all of them.
             Self::Address(IpAddr::V6(address)) if address.to_ipv4_mapped().is_none() => {
                 let network = Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
@@ -36,9 +41,9 @@ impl Counted<'_> {
 
 impl Control {
     /// Counts an attempt before it is made, so that many at once count, too.
-    pub(super) async fn throttle(&self, counted: Counted<'_>) -> Result<(), PeopleError> {
+    pub(crate) async fn throttle(&self, counted: Counted<'_>) -> Result<(), PeopleError> {
         let allowance: Allowance = match counted {
-            Counted::Account(_) => self.config().sign_ins_by_account,
+            Counted::Account(_) | Counted::Person(_) => self.config().sign_ins_by_account,
             Counted::Address(_) => self.config().sign_ins_by_address,
         };
         match self.store().attempt(&counted.bucket(), allowance).await? {

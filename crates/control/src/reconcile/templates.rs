@@ -51,6 +51,10 @@ impl Control {
                     tracing::warn!(%template, %host, error = &error as &dyn std::error::Error,
                         "a host cannot delete a template now; the next round asks again");
                     report.failed += 1;
+                    // It will not answer for the others either, and its sandboxes' next round waits for this one.
+                    if matches!(error, HostError::Unreachable(_) | HostError::Deadline(_)) {
+                        break;
+                    }
                 }
             }
         }

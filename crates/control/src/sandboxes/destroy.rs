@@ -35,7 +35,7 @@ impl Control {
         let mut last = None;
         if row.host_id.is_some() {
             let client = self.client_of(&row)?;
-            if sandbox.status == SandboxStatus::Running {
+            if matches!(sandbox.status, SandboxStatus::Running | SandboxStatus::Snapshotting) {
                 last = self.last_metrics(&client, id).await;
             }
             self.destroy_on_host(&client, &row).await?;

@@ -67,8 +67,8 @@ pub enum SandboxError {
     /// The work was cut off by the end of this process; what it began is finished or undone by the reconciler.
     #[error("the control plane is going down")]
     ShuttingDown,
-    /// Another operation changed the sandbox while it was being made; it was taken back.
-    #[error("sandbox {id} was stopped while it was being made")]
+    /// Another operation changed the sandbox meanwhile. One that was being made was taken back.
+    #[error("another request changed or ended sandbox {id} meanwhile")]
     Interrupted {
         /// The sandbox.
         id: Id<id::Sandbox>,

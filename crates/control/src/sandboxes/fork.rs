@@ -164,6 +164,7 @@ impl Control {
         };
         let percent = self.config().memory_promise_percent;
         let mut tx = self.store().begin().await?;
+        tx.team_stays(sandbox.team_id).await?;
         // The host's row before the sandbox's: everywhere, so that nobody waits for somebody who waits for them.
         match tx.host_room(host, sandbox.memory_mb, percent).await? {
             Room::Enough => {}

@@ -12,7 +12,8 @@ use super::{CallSite, NetworkRules, Sandbox, SandboxError, validate};
 use crate::host_client::HostError;
 use crate::{Control, OpContext, audit, reported};
 
-/// Where a sandbox may connect to, and what it was denied since it was made or last resumed.
+/// Where a sandbox may connect to, and what it was denied since it was made or last resumed (of names,
+/// since its host's agent started, if that is later).
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the names are the API's own")]
 pub struct SandboxNetwork {

@@ -141,6 +141,7 @@ impl Control {
             .only_from(SNAPSHOT.starting_from(sandbox.status))
             .begun_by(&kept);
         let mut tx = self.store().begin().await?;
+        tx.team_stays(team).await?;
         let Some(source) = tx.sandbox_transition(&transition).await? else {
             drop(tx);
             return Err(self.change_refused(ctx, sandbox.id, SNAPSHOT).await.into());
@@ -174,7 +175,9 @@ impl Control {
     async fn machine_of(&self, sandbox: &Sandbox) -> Result<(Arch, VmmKind), SandboxError> {
         let missing = SandboxError::Missing { id: sandbox.id };
         let Some(host) = sandbox.host_id else { return Err(missing) };
+        // Nobody looks at a host that is not heard of: a row that is in between there would stay so.
         let row = self.store().host_find(host).await?;
+        let row = row.filter(|row| matches!(row.status.as_str(), "online" | "draining"));
         row.and_then(|row| Some((row.arch?, row.vmm?))).ok_or(missing)
     }
 

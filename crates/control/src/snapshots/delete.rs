@@ -66,17 +66,29 @@ impl Control {
         for answer in asked {
             match answer {
                 Ok(()) => {}
-                Err(AskError::Refused { message }) => {
+                Err(AskError::Host { host, error }) => {
                     let mut tx = self.store().begin().await?;
                     tx.snapshot_keep(row.id).await?;
                     tx.commit().await?;
-                    return Err(SnapshotError::InUse { name: row.name.clone(), message });
+                    let in_use = [Reason::REASON_TEMPLATE_IN_USE, Reason::REASON_BUSY];
+                    return Err(match error.reason() {
+                        Some(reason) if in_use.contains(&reason) => SnapshotError::InUse {
+                            name: row.name.clone(),
+                            message: error.agent_message().to_owned(),
+                        },
+                        _ => check_failed(host, self.config().call_deadline, error),
+                    });
                 }
                 Err(AskError::Store(error)) => return Err(error.into()),
             }
         }
-        // False: the reconciler was faster. Either way it is gone.
-        self.snapshot_finish_delete(row.id).await?;
+        // Not by us: the reconciler was faster, or a deletion beside this one was refused and took both back.
+        if !self.snapshot_finish_delete(row.id).await?
+            && let Some(kept) = self.store().template_by_name(row.team_id, &row.name).await?
+            && kept.id == row.id
+        {
+            return Err(SnapshotError::Overtaken { name: row.name.clone() });
+        }
         Ok(())
     }
 
@@ -88,7 +100,7 @@ impl Control {
         match client.delete_template(id, self.config().call_deadline).await {
             Ok(()) => Ok(self.store().snapshot_deleted_on(id, debt.host_id).await?),
             Err(HostError::Unreachable(_) | HostError::Deadline(_)) => Ok(()),
-            Err(error) => Err(AskError::Refused { message: error.agent_message().to_owned() }),
+            Err(error) => Err(AskError::Host { host: debt.host_id, error }),
         }
     }
 
@@ -109,8 +121,8 @@ impl Control {
 
 #[derive(Debug, thiserror::Error)]
 enum AskError {
-    #[error("the host refused: {message}")]
-    Refused { message: String },
+    #[error("host {host} did not delete it")]
+    Host { host: Id<id::Host>, error: HostError },
     #[error("the database failed")]
     Store(#[from] sandbar_store::StoreError),
 }

@@ -85,7 +85,7 @@ impl SnapshotError {
             Self::Platform { .. } => ErrorCode::Forbidden,
             Self::InUse { .. } | Self::Overtaken { .. } => ErrorCode::Conflict,
             Self::Sandbox(error) => error.code(),
-            Self::Store(_) => ErrorCode::InternalError,
+            Self::Store(error) => crate::access::store_code(error),
         }
     }
 }

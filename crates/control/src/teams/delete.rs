@@ -1,6 +1,7 @@
 //! The end of a team.
 //!
-//! One transaction decides it: the team is invisible, its keys are revoked, its sandboxes are `stopping`. From then on they end,
+//! One transaction decides it: the team is invisible, its keys are revoked, its sandboxes are `stopping`, its snapshots
+//! are gone and their files a debt of the hosts. From then on they end,
 //! whoever finishes it: this process at once, or, when it is killed or a host does not answer, the reconciler, for which a row
 //! that stays `stopping` is past its deadline.
 
@@ -13,7 +14,8 @@ use serde_json::json;
 
 use super::TeamError;
 use crate::access::Role;
-use crate::sandboxes::SandboxError;
+use crate::operation::{Action, Operation};
+use crate::sandboxes::{SandboxError, keep_last};
 use crate::{Control, OpContext, audit};
 
 /// Sandboxes that are ended at the same time.
@@ -36,13 +38,26 @@ impl Control {
         for row in &ending {
             tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
         }
+        let operation = Operation::begun(ctx, Action::Delete).to_value();
+        let (snapshots, owing) = tx.snapshots_delete_of_team(id, &operation).await?;
+        for snapshot in &snapshots {
+            let Some(operation) = Operation::read(snapshot.operation.as_ref()) else { continue };
+            // One in the making will never be made.
+            let outcome = if operation.action == Action::Delete { Outcome::Success } else { Outcome::Error };
+            tx.audit(&operation.snapshot_event(id, &snapshot.name, outcome)).await?;
+        }
         tx.team_delete(id).await?;
         tx.defaults_move_away(id, None).await?;
-        let metadata = json!({ "name": access.team.name, "sandboxes": ending.len() });
+        let metadata =
+            json!({ "name": access.team.name, "sandboxes": ending.len(), "snapshots": snapshots.len() });
         tx.audit(&audit::team(ctx, id, "delete", metadata)).await?;
         tx.commit().await?;
         let control = self.clone();
-        self.go_on(async move { control.end_all(ending).await });
+        self.go_on(async move {
+            control.end_all(ending).await;
+            // Once nothing runs from them any more, as far as that can be told; a host that still refuses is asked again.
+            owing.into_iter().for_each(|host| control.wants_reconcile(host));
+        });
         Ok(())
     }
 
@@ -66,6 +81,7 @@ impl Control {
                 .map_err(|source| SandboxError::HostUnavailable { host: row.host_id, source })?;
         }
         let mut tx = self.store().begin().await?;
+        keep_last(&mut tx, row.id, None).await?;
         // None: the reconciler was faster. Either way it is over.
         tx.sandbox_transition(&Transition::new(row.id, SandboxStatus::Stopped)).await?;
         Ok(tx.commit().await?)

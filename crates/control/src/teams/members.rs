@@ -34,22 +34,20 @@ impl Control {
         team: Id<Team>,
         email: &str,
     ) -> Result<Member, TeamError> {
-        let mut tx = self.store().begin().await?;
-        self.team_access(&mut tx, ctx, team, Role::Admin).await?;
+        // Before the transaction: who holds a connection and a lock must not wait for another connection.
         let found = match email.contains('\0') {
             true => None,
             false => self.store().user_by_email(email).await?,
         };
+        let mut tx = self.store().begin().await?;
+        self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         let user = found.ok_or(TeamError::NoSuchAccount)?.id;
         tx.user_lock(user).await?;
         if tx.membership_role(team, user).await?.is_some() {
             return Err(TeamError::AlreadyMember);
         }
         let is_first = tx.membership_count(user).await? == 0;
-        tx.membership_insert(team, user, Role::Member, false).await?;
-        if is_first {
-            tx.membership_make_default(team, user).await?;
-        }
+        tx.membership_insert(team, user, Role::Member, is_first).await?;
         tx.audit(&audit::member(ctx, team, user, "add", json!({ "role": "member" }))).await?;
         tx.commit().await?;
         self.member(team, user).await

@@ -156,10 +156,7 @@ impl Control {
             StoreError::Taken { .. } => TeamError::Slug,
             other => other.into(),
         })?;
-        tx.membership_insert(id, user, Role::Owner, false).await?;
-        if is_first {
-            tx.membership_make_default(id, user).await?;
-        }
+        tx.membership_insert(id, user, Role::Owner, is_first).await?;
         tx.audit(&audit::team(ctx, id, "create", json!({ "name": name }))).await?;
         tx.commit().await?;
         Ok(Team::new(row, Some(Role::Owner)))

@@ -6,6 +6,7 @@ use clap::Args;
 use sandbar_types::{Id, MetricsRange, OnTimeout, id};
 
 use super::run::report;
+use super::sandbox::print_json;
 use super::table;
 use crate::client::{Child, Client, NewFork, Timeout};
 
@@ -136,7 +137,7 @@ pub(super) async fn fork(client: &Client, args: ForkArgs) -> anyhow::Result<Exit
     let ForkArgs { id, count, timeout, json } = args;
     let children = client.fork_sandbox(id, NewFork { count, timeout: timeout.into() }).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&children)?);
+        print_json(&children)?;
     }
     let mut code = ExitCode::SUCCESS;
     for child in &children {
@@ -166,7 +167,7 @@ pub(super) async fn metrics(client: &Client, args: MetricsArgs) -> anyhow::Resul
     let MetricsArgs { id, range, json } = args;
     let metrics = client.metrics(id, range).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&metrics)?);
+        print_json(&metrics)?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = metrics

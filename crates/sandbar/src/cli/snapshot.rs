@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use sandbar_types::{Id, TemplateKind, TemplateName, id};
 
 use super::run::report;
+use super::sandbox::print_json;
 use super::{EndpointArgs, table};
 use crate::client::{Client, Existing, Snapshot};
 
@@ -97,7 +98,7 @@ async fn create(client: &Client, args: &CreateArgs) -> anyhow::Result<ExitCode> 
     let existing = if args.overwrite { Existing::Replace } else { Existing::Refuse };
     let snapshot = client.create_snapshot(args.id, args.name.as_ref(), existing).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&snapshot)?);
+        print_json(&snapshot)?;
     } else {
         println!("{}", snapshot.name);
     }
@@ -107,7 +108,7 @@ async fn create(client: &Client, args: &CreateArgs) -> anyhow::Result<ExitCode> 
 async fn list(client: &Client, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let snapshots = client.snapshots(args.kind).await?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&snapshots)?);
+        print_json(&snapshots)?;
     } else {
         print!("{}", as_table(&snapshots));
     }

@@ -4,14 +4,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use sandbar_api::AuditLogEntry;
 use sandbar_control::OpContext;
-use sandbar_control::audit_trail::{AuditEvent, AuditQuery, Export};
+use sandbar_control::audit_trail::{AuditQuery, Export};
 use sandbar_types::Id;
-use sandbar_types::id::{AuditLog, Team};
-use serde::Serialize;
-use uuid::Uuid;
+use sandbar_types::id::Team;
 
 use super::DatabaseArgs;
 
@@ -59,59 +58,6 @@ struct ExportArgs {
     to: Option<DateTime<Utc>>,
 }
 
-/// One event, in the words of the API.
-#[derive(Serialize)]
-struct Line {
-    id: Id<AuditLog>,
-    team_id: Option<Id<Team>>,
-    actor_type: String,
-    actor_id: String,
-    actor_name: String,
-    resource_type: String,
-    resource_id: String,
-    action: String,
-    scope: String,
-    status: String,
-    metadata: serde_json::Value,
-    request_id: Option<Uuid>,
-    created_at: String,
-}
-
-impl From<AuditEvent> for Line {
-    fn from(event: AuditEvent) -> Self {
-        let AuditEvent {
-            id,
-            team_id,
-            actor_type,
-            actor_id,
-            actor_name,
-            resource_type,
-            resource_id,
-            action,
-            scope,
-            status,
-            metadata,
-            request_id,
-            created_at,
-        } = event;
-        Self {
-            id,
-            team_id,
-            actor_type,
-            actor_id,
-            actor_name,
-            resource_type,
-            resource_id,
-            action,
-            scope,
-            status,
-            metadata,
-            request_id,
-            created_at: created_at.to_rfc3339_opts(SecondsFormat::Micros, true),
-        }
-    }
-}
-
 impl AuditArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let AuditCommand::Export(ExportArgs { team, action, resource_type, from, to }) = self.command;
@@ -123,7 +69,8 @@ impl AuditArgs {
         loop {
             let page = control.audit_export(&OpContext::system(), of, &query, after).await?;
             for event in page.items {
-                serde_json::to_writer(&mut output, &Line::from(event)).context("cannot write the export")?;
+                serde_json::to_writer(&mut output, &AuditLogEntry::from(event))
+                    .context("cannot write the export")?;
                 output.write_all(b"\n").context("cannot write the export")?;
             }
             match page.next {

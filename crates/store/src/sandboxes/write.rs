@@ -195,8 +195,8 @@ impl Tx {
         .transpose()
     }
 
-    /// Writes down a deadline that the host has taken. Grows the generation: what was read of the row before is old. None when the
-    /// sandbox has ended.
+    /// Writes down a deadline that the host has taken. Grows the generation: what was read of the row before is old; not in the middle
+    /// of a change, whose end compares it. None when the sandbox has ended.
     pub async fn sandbox_deadline(
         &mut self,
         seen: &Activity,
@@ -206,7 +206,9 @@ impl Tx {
             "WITH s AS (
                  UPDATE sandboxes SET timeout_sec = $2, on_timeout = $3, last_active_at = $4,
                         expires_at = CASE WHEN status IN ('running', 'snapshotting') THEN $5 ELSE expires_at END,
-                        generation = generation + 1, updated_at = now()
+                        generation = generation
+                            + CASE WHEN status IN ('pausing', 'resuming', 'snapshotting') THEN 0 ELSE 1 END,
+                        updated_at = now()
                  WHERE id = $1 AND status NOT IN ('stopped', 'error') RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
             seen.id.uuid(),
@@ -221,7 +223,8 @@ impl Tx {
         .transpose()
     }
 
-    /// Writes down a network policy that the host has put in force. Grows the generation. None when the sandbox has ended.
+    /// Writes down a network policy that the host has put in force. Grows the generation, but not in the middle of a change, whose end
+    /// compares it. None when the sandbox has ended.
     pub async fn sandbox_network(
         &mut self,
         id: Id<Sandbox>,
@@ -229,7 +232,8 @@ impl Tx {
     ) -> Result<Option<SandboxRow>, StoreError> {
         sandboxes!(
             "WITH s AS (
-                 UPDATE sandboxes SET network = $2, generation = generation + 1, updated_at = now()
+                 UPDATE sandboxes SET network = $2, updated_at = now(), generation = generation
+                            + CASE WHEN status IN ('pausing', 'resuming', 'snapshotting') THEN 0 ELSE 1 END
                  WHERE id = $1 AND status NOT IN ('stopped', 'error') RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
             id.uuid(),

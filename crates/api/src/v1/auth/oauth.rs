@@ -101,11 +101,12 @@ pub(crate) async fn list_oauth_providers(State(app): State<AppState>) -> Json<Ve
 )]
 pub(crate) async fn begin_oauth(
     State(app): State<AppState>,
+    From(client): From,
     PathName(provider): PathName,
     query: QueryPairs,
 ) -> Result<(StatusCode, HeaderMap), ApiError> {
     let IntentWord(intent) = query.parse("intent")?.unwrap_or(IntentWord(Intent::SignIn));
-    let begun = app.control.oauth_begin(&provider, intent).await?;
+    let begun = app.control.oauth_begin(&provider, intent, &client).await?;
     let mut headers = state_cookie(&begun)?;
     headers.insert(header::LOCATION, text(&begun.location)?);
     Ok((StatusCode::FOUND, headers))
@@ -132,6 +133,7 @@ pub(crate) async fn begin_oauth(
 pub(crate) async fn finish_oauth(
     State(app): State<AppState>,
     AnonymousCaller(ctx): AnonymousCaller,
+    From(client): From,
     PathName(provider): PathName,
     headers: HeaderMap,
     query: QueryPairs,
@@ -139,7 +141,7 @@ pub(crate) async fn finish_oauth(
     let given = |name| query.one(name).map(|value| value.map(str::to_owned));
     let query = CallbackQuery { code: given("code")?, state: given("state")?, error: given("error")? };
     let cookie = cookie(&headers, STATE_COOKIE);
-    let finished = app.control.oauth_finish(&ctx, &provider, cookie, &query).await?;
+    let finished = app.control.oauth_finish(&ctx, &provider, cookie, &query, &client).await?;
     let Finished { location, binding, binding_life, is_secure, failed } = finished;
     if let Some(error) = failed {
         tracing::info!(provider, error = &error as &dyn std::error::Error, "a sign-in at a provider failed");

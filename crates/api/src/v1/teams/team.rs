@@ -112,8 +112,8 @@ pub(crate) async fn rename_team(
     Ok(Json(app.control.team_rename(&ctx, id, &body.name).await?.into()))
 }
 
-/// Deletes a team, revokes its keys and destroys its sandboxes, which may go on in the background. For its owner, who must have another
-/// team.
+/// Deletes a team, revokes its keys, deletes its snapshots and destroys its sandboxes, which may go on in the background. For its owner,
+/// who must have another team.
 #[utoipa::path(
     delete,
     path = "/{id}",

@@ -122,9 +122,13 @@ async fn a_deleted_team_is_nowhere_and_its_sandboxes_end() {
     let path = format!("/v1/teams/{}", ann.team);
     let message = ann.api.delete(&path).await.refused(409, "conflict");
     assert!(message.contains("last team"), "{message}");
+    let mut sandbox = String::new();
     for _ in 0..3 {
-        ann.api.sandbox().await;
+        sandbox = ann.api.sandbox().await;
     }
+    let templates = platform.host.templates().len();
+    ann.api.post("/v1/snapshots", json!({"sandbox_id": sandbox})).await.expect(201);
+    assert_eq!(platform.host.templates().len(), templates + 1);
     ann.api.post("/v1/teams", json!({"name": "Other"})).await.expect(201);
     bob.api.delete(&path).await.refused(403, "forbidden");
     ann.api.delete(&path).await.expect(204);
@@ -142,6 +146,12 @@ async fn a_deleted_team_is_nowhere_and_its_sandboxes_end() {
 
     platform.settled(3).await;
     assert_eq!(platform.host.sandboxes().len(), 0);
+    let _successor = platform.successor().await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while platform.host.templates().len() > templates {
+        assert!(tokio::time::Instant::now() < deadline, "the files of its snapshot are still there");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let slug_again = "INSERT INTO teams (id, name, slug) SELECT gen_random_uuid(), 'x', slug FROM teams WHERE deleted_at IS NOT NULL";
     assert!(sqlx::query(slug_again).execute(platform.database.pool()).await.is_err(), "slugs stay reserved");
 }
