@@ -1,12 +1,14 @@
 //! `sandbar host-agent`: one host alone, for a control plane elsewhere (or that of `sandbar up`, which starts this command).
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::Config;
+use sandbar_host_agent::{Config, Limits};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
+use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
 
 use crate::guest_binaries::GUEST_BINARIES;
@@ -62,6 +64,53 @@ pub(crate) struct HostAgentArgs {
 
     #[command(flatten)]
     store: StoreArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What each sandbox may take of this machine.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LimitArgs {
+    /// First of the 8388608 users as which virtual machine monitors run, each as one of its own; nothing else may use them
+    #[arg(
+        long,
+        env = "SANDBAR_VMM_USERS",
+        value_name = "UID",
+        default_value_t = Limits::FIRST_USER,
+        value_parser = clap::value_parser!(u32).range(65_536..=i64::from(Limits::LAST_FIRST_USER))
+    )]
+    vmm_users: u32,
+
+    /// Disk requests a second of each sandbox, 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_DISK_IOPS", value_name = "NUMBER", default_value_t = 20_000)]
+    sandbox_disk_iops: u64,
+
+    /// MB that each sandbox may read and write on its disk in a second, 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_DISK_MBPS", value_name = "MB", default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(..=1 << 40))]
+    sandbox_disk_mbps: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        let disk_rate = DiskRate {
+            requests: NonZeroU64::new(self.sandbox_disk_iops),
+            bytes: NonZeroU64::new(self.sandbox_disk_mbps * 1_000_000),
+        };
+        Limits { first_user: self.vmm_users, disk_rate }
+    }
+
+    /// The same for another process.
+    pub(crate) fn as_arguments(&self) -> Vec<String> {
+        let Self { vmm_users, sandbox_disk_iops, sandbox_disk_mbps } = self;
+        let all = [
+            ("--vmm-users", u64::from(*vmm_users)),
+            ("--sandbox-disk-iops", *sandbox_disk_iops),
+            ("--sandbox-disk-mbps", *sandbox_disk_mbps),
+        ];
+        all.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect()
+    }
 }
 
 /// Where disks are kept.
@@ -98,6 +147,7 @@ impl HostAgentArgs {
             private_egress: self.allow_private_egress,
             spare_slots: self.spare_networks,
             store: self.store.options(),
+            limits: self.limits.limits(),
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,
         };

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use sandbar_vmm::{Accelerator, BootSource, Machine, MachineSpec, QemuVmm, process::machines_under};
+use sandbar_vmm::{
+    Accelerator, BootSource, Cgroups, Confinement, DiskRate, Machine, MachineSpec, QemuVmm,
+    process::machines_under,
+};
 use tempfile::TempDir;
 
 pub(crate) const MEMORY_MB: u32 = 128;
@@ -24,7 +27,7 @@ impl Place {
     pub(crate) fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new() };
         let object = place.path("guest.o");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/guest.s");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machines/guest/guest.s");
         run("as", &["--32", "-o", text(&object), source]);
         // Above the first megabyte, where the firmware and its tables are.
         let kernel = place.path("kernel");
@@ -55,7 +58,8 @@ impl Place {
     /// What a machine called `name` is made of: its own folder, disk and namespace.
     pub(crate) fn spec(&mut self, name: &str) -> MachineSpec {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let netns = format!("sbvmm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("sbvmm-{}-{number}", std::process::id());
         run("ip", &["netns", "add", &netns]);
         self.netns.push(netns.clone());
         run("ip", &["-n", &netns, "tuntap", "add", "tap0", "mode", "tap"]);
@@ -70,6 +74,8 @@ impl Place {
             work_dir,
             netns: Path::new("/run/netns").join(netns),
             tap: "tap0".to_owned(),
+            confinement: Confinement { user: FIRST_USER + number, group: name.to_owned() },
+            disk_rate: DiskRate::default(),
         }
     }
 
@@ -90,8 +96,16 @@ impl Drop for Place {
     }
 }
 
+/// Users of the tests' machines: above those of containers, below those of the platform.
+const FIRST_USER: u32 = 0x6fff_0000;
+
+/// The groups of this test process's machines.
+pub(crate) fn cgroups() -> Cgroups {
+    Cgroups::open(&format!("sbvmm-{}", std::process::id())).unwrap()
+}
+
 pub(crate) async fn vmm() -> QemuVmm {
-    QemuVmm::new(Path::new("qemu-system-x86_64"), Accelerator::Tcg).await.unwrap()
+    QemuVmm::new(Path::new("qemu-system-x86_64"), Accelerator::Tcg, cgroups()).await.unwrap()
 }
 
 /// What the guest says: which life it is, and how far.
