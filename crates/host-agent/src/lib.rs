@@ -29,6 +29,7 @@ mod virtualization;
 mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -103,6 +104,8 @@ pub struct Limits {
     pub first_user: u32,
     /// How fast it may use its disk.
     pub disk_rate: DiskRate,
+    /// Bytes that it may send, and be sent, in a second.
+    pub network_rate: Option<NonZeroU64>,
 }
 
 impl Limits {
@@ -197,6 +200,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let network = NetConfig {
         pool_size: config.spare_slots,
         private_egress: config.private_egress.clone(),
+        bytes_per_second: config.limits.network_rate,
         ..NetConfig::new(virtualization::network_tag(&config.data_dir), config.network)
     };
     let pool = Pool::open(network, &in_use).await?;

@@ -90,6 +90,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, env = "SANDBAR_SANDBOX_DISK_MBPS", value_name = "MB", default_value_t = 1_000,
         value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     sandbox_disk_mbps: u64,
+
+    /// Mbit that each sandbox may send in a second, and be sent, files and commands included; 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_NETWORK_MBIT", value_name = "MBIT", default_value_t = 2_000,
+        value_parser = clap::value_parser!(u64).range(..=1 << 40))]
+    sandbox_network_mbit: u64,
 }
 
 impl LimitArgs {
@@ -98,16 +103,18 @@ impl LimitArgs {
             requests: NonZeroU64::new(self.sandbox_disk_iops),
             bytes: NonZeroU64::new(self.sandbox_disk_mbps * 1_000_000),
         };
-        Limits { first_user: self.vmm_users, disk_rate }
+        let network_rate = NonZeroU64::new(self.sandbox_network_mbit * 125_000);
+        Limits { first_user: self.vmm_users, disk_rate, network_rate }
     }
 
     /// The same for another process.
     pub(crate) fn as_arguments(&self) -> Vec<String> {
-        let Self { vmm_users, sandbox_disk_iops, sandbox_disk_mbps } = self;
+        let Self { vmm_users, sandbox_disk_iops, sandbox_disk_mbps, sandbox_network_mbit } = self;
         let all = [
             ("--vmm-users", u64::from(*vmm_users)),
             ("--sandbox-disk-iops", *sandbox_disk_iops),
             ("--sandbox-disk-mbps", *sandbox_disk_mbps),
+            ("--sandbox-network-mbit", *sandbox_network_mbit),
         ];
         all.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect()
     }
