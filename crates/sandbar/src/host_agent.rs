@@ -127,16 +127,29 @@ pub(crate) struct StoreArgs {
     /// files by reference. It takes only what is used [default: 80 % of the free space]
     #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
     store_size: Option<u64>,
+
+    /// GiB to keep free for what runs: below it nothing new is begun, neither sandboxes nor copies of them [default: 2, or 5 % of the
+    /// store if that is more]
+    #[arg(long, env = "SANDBAR_STORE_RESERVE", value_name = "GIB", value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    store_reserve: Option<u64>,
 }
 
 impl StoreArgs {
     pub(crate) fn options(&self) -> StoreOptions {
-        StoreOptions { backing: Backing::Auto, size: self.store_size.map(|gib| gib << 30), reserve: None }
+        let bytes = |gib: u64| gib << 30;
+        StoreOptions {
+            backing: Backing::Auto,
+            size: self.store_size.map(bytes),
+            reserve: self.store_reserve.map(bytes),
+        }
     }
 
     /// The same for another process.
     pub(crate) fn as_arguments(&self) -> Vec<String> {
-        self.store_size.iter().flat_map(|gib| ["--store-size".to_owned(), gib.to_string()]).collect()
+        let Self { store_size, store_reserve } = self;
+        let all = [("--store-size", store_size), ("--store-reserve", store_reserve)];
+        let given = all.into_iter().filter_map(|(name, gib)| Some((name, gib.as_ref()?)));
+        given.flat_map(|(name, gib)| [name.to_owned(), gib.to_string()]).collect()
     }
 }
 

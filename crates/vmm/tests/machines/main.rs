@@ -5,9 +5,9 @@
 mod confinement;
 mod guest;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use guest::{Place, line, past, vmm, within};
+use guest::{MEMORY_MB, Place, line, past, vmm, within};
 use sandbar_vmm::{
     Machine, MachineSpec, QemuVmm, Saved, SnapshotFiles, Vmm, VmmError,
     probe::{KvmProbe, KvmVerdict},
@@ -152,6 +152,46 @@ async fn memory_above_three_gigabytes_and_a_second_processor_are_saved_too() {
         assert!(stopped.counter.abs_diff(above(&next.memory)) <= 1, "{stopped:?}: {}", above(&next.memory));
         machine.kill().await.unwrap();
         (files, last) = (next, stopped);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_during_a_save_harms_nothing() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (files, first) = snapshot(&vmm, &mut place).await;
+    let spec = place.spec("one");
+    let machine = vmm.restore(&spec, &files).await.unwrap();
+    past(&*machine, first.counter).await;
+    machine.pause().await.unwrap();
+    let stopped = line(&*machine).unwrap();
+    let small = place.small_filesystem("small", 64 << 10);
+    let full = |error: VmmError| {
+        let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let text = causes.clone().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let said = text.contains("No space left");
+        let known = causes
+            .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull));
+        assert!(said || known, "{text}");
+    };
+    // The memory does not fit, then not even the state; the image that there is of it has holes throughout.
+    for filled in [0, 60 << 10] {
+        let memory = small.join("memory");
+        fs::File::create(&memory).unwrap().set_len(u64::from(MEMORY_MB) << 20).unwrap();
+        fs::write(small.join("filler"), vec![1; filled]).unwrap();
+        let into = SnapshotFiles { state: small.join("state"), memory };
+        full(machine.save(&into).await.unwrap_err());
+        assert!(!into.state.exists(), "half a snapshot is left");
+        machine.resume().await.unwrap();
+        machine.pause().await.unwrap();
+    }
+    machine.resume().await.unwrap();
+    assert_eq!(past(&*machine, stopped.counter).await.nonce, first.nonce);
+    let (saved, _, last) = save(&place, &*machine, "later").await;
+    let clone = place.spec("clone");
+    let clone = vmm.restore(&clone, &saved).await.unwrap();
+    assert_eq!(past(&*clone, last.counter).await.nonce, first.nonce);
+    for machine in [machine, clone] {
+        machine.kill().await.unwrap();
     }
 }
 

@@ -21,11 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Place {
     root: TempDir,
     netns: Vec<String>,
+    mounts: Vec<PathBuf>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new() };
+        let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new(), mounts: Vec::new() };
         let object = place.path("guest.o");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machines/guest/guest.s");
         run("as", &["--32", "-o", text(&object), source]);
@@ -79,6 +80,15 @@ impl Place {
         }
     }
 
+    /// A filesystem of `bytes` bytes.
+    pub(crate) fn small_filesystem(&mut self, name: &str, bytes: u64) -> PathBuf {
+        let folder = self.path(name);
+        fs::create_dir(&folder).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "small", text(&folder)]);
+        self.mounts.push(folder.clone());
+        folder
+    }
+
     /// Processes of this place's machines.
     pub(crate) fn processes(&self) -> usize {
         machines_under(self.root()).unwrap().len()
@@ -89,6 +99,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         for (_, process) in machines_under(self.root()).unwrap_or_default() {
             let _ = Command::new("kill").args(["-9", &process.pid.to_string()]).status();
+        }
+        for folder in &self.mounts {
+            let _ = Command::new("umount").args(["--lazy", text(folder)]).status();
         }
         for netns in &self.netns {
             let _ = Command::new("ip").args(["netns", "delete", netns]).status();
