@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbar_hostnet::Tag;
 use sandbar_storage::Kernel;
 use sandbar_vmm::probe::{KvmProbe, KvmVerdict};
-use sandbar_vmm::{Accelerator, QemuVmm, Vmm, VmmError};
+use sandbar_vmm::{Accelerator, CgroupError, Cgroups, QemuVmm, Vmm, VmmError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -25,6 +25,8 @@ pub struct Virtualization {
     pub vmm: Arc<dyn Vmm>,
     /// Why it is this one, for people.
     pub reason: String,
+    /// What bounds its machines.
+    pub cgroups: Cgroups,
 }
 
 /// Why there is none.
@@ -33,6 +35,9 @@ pub enum VirtualizationError {
     /// QEMU is not usable.
     #[error("QEMU is not usable (install qemu-system-x86)")]
     Qemu(#[from] VmmError),
+    /// Control groups cannot be looked at.
+    #[error("control groups cannot be used")]
+    Cgroups(#[from] CgroupError),
     /// The verdict cannot be kept.
     #[error("the verdict on KVM cannot be kept")]
     Cache(#[from] JournalError),
@@ -49,7 +54,8 @@ impl Virtualization {
     /// Chooses the VMM. The verdict on KVM is kept in `folder`, so that only the first start after a boot pays for it.
     pub async fn detect(kernel: &Kernel, folder: &Path) -> Result<Self, VirtualizationError> {
         let qemu = qemu_binary();
-        let emulated = QemuVmm::new(&qemu, Accelerator::Tcg).await?;
+        let cgroups = Cgroups::open(&format!("sandbar-{}", network_tag(folder)))?;
+        let emulated = QemuVmm::new(&qemu, Accelerator::Tcg, cgroups.clone()).await?;
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let key = format!("{} {} {}", kernel.hash, emulated.compatibility().build, boot_id.trim());
         let verdict = match kept(&folder.join(VERDICT), &key) {
@@ -69,11 +75,13 @@ impl Virtualization {
         };
         Ok(match verdict {
             KvmVerdict::Usable { boot_ms } => Self {
-                vmm: Arc::new(QemuVmm::new(&qemu, Accelerator::Kvm).await?),
+                vmm: Arc::new(QemuVmm::new(&qemu, Accelerator::Kvm, cgroups.clone()).await?),
+                cgroups,
                 reason: format!("QEMU with KVM: a guest kernel booted under it in {boot_ms} ms"),
             },
             KvmVerdict::Unusable { reason } => Self {
                 vmm: Arc::new(emulated),
+                cgroups,
                 reason: format!("QEMU with software emulation, since KVM is not usable: {reason}"),
             },
         })

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{ProcessIdentity, qmp::QmpError};
+use crate::{CgroupError, ProcessIdentity, confine::LaunchError, qmp::QmpError};
 
 /// A failure of a VMM driver. After a failed [`boot`](crate::Vmm::boot) or [`restore`](crate::Vmm::restore) no process is left.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,22 @@ pub enum VmmError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A thread of ours died.
+    #[error("starting the VMM was cut short")]
+    Thread(#[source] io::Error),
+    /// What confines the VMMs of this host cannot be made.
+    #[error("cannot make the root that VMMs run in")]
+    Root(#[source] io::Error),
+    /// The process cannot be confined, or its program does not start.
+    #[error("cannot start the VMM: {source}")]
+    Launch {
+        /// Which step failed.
+        #[from]
+        source: LaunchError,
+    },
+    /// The machine's control group cannot be made.
+    #[error("cannot bound the VMM")]
+    Cgroup(#[from] CgroupError),
     /// The VMM's binary says something unexpected about itself.
     #[error("{binary} does not tell its version: {answer:?}")]
     UnknownBuild {

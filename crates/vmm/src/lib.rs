@@ -15,9 +15,12 @@
 //!                     `---------- kill / exit -----------'--> gone
 //! ```
 //!
+//! Whichever driver starts it, a VMM is confined as `confine` says.
+//!
 //! The `qemu` driver drives `-M microvm`, so it is for x86-64 hosts.
 
 pub mod compatibility;
+mod confine;
 pub mod error;
 pub mod machine;
 mod pages;
@@ -29,7 +32,8 @@ mod spawn;
 mod tsc;
 
 pub use compatibility::{Accelerator, Compatibility, Mismatch};
+pub use confine::{CgroupError, Cgroups, Confinement};
 pub use error::VmmError;
-pub use machine::{BootSource, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
+pub use machine::{BootSource, DiskRate, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
 pub use process::ProcessIdentity;
 pub use qemu::QemuVmm;
