@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
+use crate::warm::Spares;
 
 /// The host's shared parts. One for the agent's life.
 pub(crate) struct Resources {
@@ -22,6 +23,8 @@ pub(crate) struct Resources {
     pub(crate) kernel: Kernel,
     pub(crate) inventory: Inventory,
     pub(crate) deadlines: Deadlines,
+    /// Machines that are restored ahead.
+    pub(crate) spares: Arc<Spares>,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
 }

@@ -76,8 +76,13 @@ pub trait Vmm: Send + Sync + 'static {
     ) -> Result<Box<dyn Machine>, VmmError>;
 
     /// Takes over a machine that another process started: the pid's start time must match and its control socket must answer.
-    /// The machine is left as it is, running or paused.
-    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError>;
+    /// `memory` is the file that it was booted on or restored from. The machine is left as it is, running or paused.
+    async fn adopt(
+        &self,
+        work_dir: &Path,
+        memory: &Path,
+        process: ProcessIdentity,
+    ) -> Result<Box<dyn Machine>, VmmError>;
 }
 
 /// One machine. Dropping the handle leaves the machine running; only [`Machine::kill`] ends it.

@@ -183,25 +183,25 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
     let (vmm, mut place) = (vmm().await, Place::new());
     let (spec, machine) = boot(&vmm, &mut place, "one").await;
     let before = past(&*machine, 1).await;
-    let process = machine.process();
+    let (process, memory) = (machine.process(), place.path("one.memory"));
     drop(machine);
     let found = machines_under(place.root()).unwrap();
     assert_eq!(found, [(spec.work_dir.canonicalize().unwrap(), process)]);
 
     let mut other = process;
     other.start_time += 1;
-    assert!(matches!(vmm.adopt(&spec.work_dir, other).await, Err(VmmError::Gone { .. })));
+    assert!(matches!(vmm.adopt(&spec.work_dir, &memory, other).await, Err(VmmError::Gone { .. })));
 
     // Twice: the socket has to take the next one as well.
     for _ in 0..2 {
-        let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+        let adopted = vmm.adopt(&spec.work_dir, &memory, process).await.unwrap();
         assert_eq!(adopted.process(), process);
         let seen = past(&*adopted, before.counter).await;
         assert_eq!(seen.nonce, before.nonce);
         adopted.pause().await.unwrap();
         adopted.resume().await.unwrap();
     }
-    let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+    let adopted = vmm.adopt(&spec.work_dir, &memory, process).await.unwrap();
     adopted.pause().await.unwrap();
     let files = SnapshotFiles { state: place.path("state"), memory: place.path("one.memory") };
     assert_eq!(adopted.memory_image(), files.memory);
@@ -214,7 +214,7 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
     );
     assert!(!elsewhere.state.exists(), "half a snapshot is left");
     adopted.kill().await.unwrap();
-    assert!(matches!(vmm.adopt(&spec.work_dir, process).await, Err(VmmError::Gone { .. })));
+    assert!(matches!(vmm.adopt(&spec.work_dir, &memory, process).await, Err(VmmError::Gone { .. })));
 }
 
 #[tokio::test]

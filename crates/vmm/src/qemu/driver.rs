@@ -181,7 +181,12 @@ impl Vmm for QemuVmm {
         }
     }
 
-    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError> {
+    async fn adopt(
+        &self,
+        work_dir: &Path,
+        memory: &Path,
+        process: ProcessIdentity,
+    ) -> Result<Box<dyn Machine>, VmmError> {
         let found = Arc::new(Process::open(process)?);
         let output = Output::of(process).map_err(|source| VmmError::Process {
             action: "read the output of",
@@ -191,7 +196,7 @@ impl Vmm for QemuVmm {
         let taken_over = async {
             let qmp = Qmp::new(spawn::connect(work_dir).await?);
             qmp.call(&qmp::Negotiate {}, ADOPT_DEADLINE).await?;
-            let memory = GuestMemory::of(&qmp, ADOPT_DEADLINE).await?;
+            let memory = GuestMemory::of(&qmp, memory, ADOPT_DEADLINE).await?;
             Ok((qmp, memory))
         };
         match taken_over.await {

@@ -44,13 +44,12 @@ pub(super) enum MemoryMapping {
 
 impl GuestMemory {
     /// Asks a QEMU that an earlier agent started.
-    pub(super) async fn of(qmp: &Qmp, limit: Duration) -> Result<Self, QmpError> {
+    pub(super) async fn of(qmp: &Qmp, file: &Path, limit: Duration) -> Result<Self, QmpError> {
         let path = MEMORY_OBJECT;
-        let file = qmp.call(&qmp::GetText { path, property: "mem-path" }, limit).await?;
         let bytes = qmp.call(&qmp::GetNumber { path, property: "size" }, limit).await?;
         let shared = qmp.call(&qmp::GetSwitch { path, property: "share" }, limit).await?;
         let mapping = if shared { MemoryMapping::Shared } else { MemoryMapping::Private };
-        Ok(Self { file: file.into(), bytes, mapping })
+        Ok(Self { file: file.to_owned(), bytes, mapping })
     }
 }
 

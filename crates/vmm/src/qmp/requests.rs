@@ -44,8 +44,6 @@ requests! {
     Continue = "cont" {} -> Done;
     /// Asks what the machine is doing.
     QueryStatus = "query-status" {} -> Status;
-    /// Asks for an object's property that is a text.
-    GetText = "qom-get" { path: &'static str, property: &'static str } -> String;
     /// Asks for an object's property that is a number.
     GetNumber = "qom-get" { path: &'static str, property: &'static str } -> u64;
     /// Asks for an object's property that is a switch.
