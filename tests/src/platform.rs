@@ -1,5 +1,6 @@
 //! One platform: `sandbar up` with its own folder, port and network, as a user starts it in a terminal.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::TcpListener;
@@ -26,6 +27,9 @@ const READY_TEXT: &str = "Stop it with:";
 /// Bytes of a log that a failure shows.
 const LOG_TAIL: u64 = 8 << 10;
 
+/// How many machines the host keeps ready.
+const WARM_POOL: &str = "SANDBAR_WARM_POOL";
+
 /// A platform, started or not.
 #[derive(Debug)]
 pub struct Platform {
@@ -36,6 +40,7 @@ pub struct Platform {
     up: Mutex<Option<Up>>,
     starting: tokio::sync::Mutex<()>,
     starts: Mutex<u32>,
+    environment: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// A `sandbar up` that was started here.
@@ -61,6 +66,8 @@ impl Platform {
             up: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             starts: Mutex::default(),
+            // Most tests count what there is of the sandboxes that they made.
+            environment: Mutex::new(BTreeMap::from([(WARM_POOL, "off".to_owned())])),
         })
     }
 
@@ -144,8 +151,10 @@ impl Platform {
         };
         let log = |stream: &str| self.log_dir.join(format!("up-{number}.{stream}"));
         let (stdout, stderr) = (log("stdout"), log("stderr"));
-        let child = self
-            .up_command(&[])
+        let environment = self.environment.lock().expect("no test panics while it holds this").clone();
+        let command =
+            environment.iter().fold(self.up_command(&[]), |command, (name, value)| command.env(name, value));
+        let child = command
             .env("RUST_LOG", &std::env::var("SANDBAR_E2E_LOG").unwrap_or_else(|_| "info".to_owned()))
             .into_command()
             .stdin(Stdio::null())
@@ -202,6 +211,23 @@ impl Platform {
             self.wait_ready().await?;
         }
         Ok(())
+    }
+
+    /// Starts it with these variables, in place of those of before; what runs of it ends first.
+    pub async fn restart_with(&self, variables: &[(&'static str, String)]) -> Result<()> {
+        if self.up.lock().expect("no test panics while it holds this").is_some() {
+            self.stop().await?;
+        }
+        let mut environment = BTreeMap::from([(WARM_POOL, "off".to_owned())]);
+        environment.extend(variables.iter().cloned());
+        *self.environment.lock().expect("no test panics while it holds this") = environment;
+        self.start().await
+    }
+
+    /// How often the host agent has logged a text since the folder was made.
+    pub fn agent_logged(&self, text: &str) -> Result<usize> {
+        let log = fs::read(self.data_dir.join("log/host-agent.log"))?;
+        Ok(String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count())
     }
 
     /// The process id of the `up` that runs.

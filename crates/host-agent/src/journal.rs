@@ -1,9 +1,9 @@
 //! The journal: what this host knows of each of its sandboxes, on disk, one file a sandbox.
 //!
-//! The journal is right about what exists. A record is written before a sandbox takes anything and again after each change of
-//! state, each time under a temporary name, synced and renamed, so that a reader finds the old record or the new one,
-//! whatever was killed when. What exists without a record (a process, a namespace, a folder) belongs to nobody and is
-//! reclaimed at start.
+//! The journal is right about what exists. A record is written once a sandbox runs and again after each change of state, each
+//! time under a temporary name, synced and renamed, so that a reader finds the old record or the new one, whatever was
+//! killed when. What exists without a record (a process, a namespace, a folder: of a sandbox in the making, or of a spare machine)
+//! belongs to nobody and is reclaimed at start.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -55,8 +55,6 @@ pub(crate) struct Deadline {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// Being made. Found at start, it is reclaimed: nobody has been told of it.
-    Starting,
     /// Its virtual machine runs as this process. Found at start, it is adopted.
     Running {
         /// The VMM.
@@ -120,11 +118,12 @@ pub(crate) struct Birth {
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
+    pub(crate) process: ProcessIdentity,
 }
 
 impl Record {
-    /// The first record of a sandbox.
-    pub(crate) fn starting(birth: Birth) -> Self {
+    /// The first record of a sandbox: it runs.
+    pub(crate) fn born(birth: Birth) -> Self {
         let Birth {
             id,
             template_id,
@@ -135,12 +134,13 @@ impl Record {
             deadline,
             network,
             created_at_unix_ms,
+            process,
         } = birth;
         Self {
             format: FORMAT,
             id,
             template_id,
-            phase: Phase::Starting,
+            phase: Phase::Running { process },
             generation: 1,
             slot: Some(slot),
             machine,
@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record::starting(Birth {
+        Record::born(Birth {
             id: Id::new(),
             template_id: Id::new(),
             slot: SlotIndex(7),
@@ -352,6 +352,7 @@ mod tests {
             deadline: Deadline { timeout_sec: 60, on_timeout: OnTimeout::Pause },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
             created_at_unix_ms: 1,
+            process: ProcessIdentity { pid: 41, start_time: 4141 },
         })
     }
 
@@ -417,7 +418,6 @@ mod tests {
         let journal = Journal::open(folder.path().to_owned()).unwrap();
         let process = ProcessIdentity { pid: 42, start_time: 4242 };
         let phases = [
-            Phase::Starting,
             running(),
             Phase::Pausing { process, reason: PauseReason::Idle },
             Phase::Paused { reason: PauseReason::HostRefused },

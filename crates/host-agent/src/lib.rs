@@ -1,11 +1,11 @@
 //! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
 //!
 //! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, the RPC service for the control plane,
-//! enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
+//! spare machines ([`warm`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
 //! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
 //!
 //! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
-//! whatever has no record is removed), then enrolment, then service. An end leaves every machine running.
+//! whatever has no record is removed), then enrolment, then service. An end leaves every machine of a sandbox running.
 
 mod enrolment;
 mod error;
@@ -26,6 +26,7 @@ mod snapshot;
 mod template;
 mod tls;
 mod virtualization;
+mod warm;
 mod wire;
 
 use std::net::SocketAddr;
@@ -47,6 +48,10 @@ pub use journal::JournalError;
 pub use sandbox::State;
 pub use tls::TlsError;
 pub use virtualization::{Virtualization, VirtualizationError};
+pub use warm::{NoWarmPool, WarmPool};
+
+/// Of the host's memory, the part that spare machines leave to others.
+const FLOOR_SHARE: u64 = 10;
 
 /// What a host agent is told.
 #[derive(Debug, Clone)]
@@ -67,6 +72,10 @@ pub struct Config {
     pub private_egress: Vec<ipnet::Ipv4Net>,
     /// Network slots to keep ready.
     pub spare_slots: usize,
+    /// Machines to keep ready.
+    pub warm_pool: WarmPool,
+    /// What of the host's memory those leave to others, in MiB; a tenth of it where it is not given.
+    pub warm_pool_floor_mb: Option<u64>,
     /// The store's options.
     pub store: StoreOptions,
     /// What each sandbox may take of the host.
@@ -218,6 +227,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         deadlines: resources::Deadlines::default(),
         first_user: config.limits.first_user,
         disk_rate: config.limits.disk_rate,
+        spares: warm::Spares::new(
+            config.warm_pool,
+            config.warm_pool_floor_mb.unwrap_or_else(|| machine_facts::memory_mb() / FLOOR_SHARE),
+        ),
         settling: tokio::sync::Semaphore::new(1),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
@@ -260,11 +273,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         shutdown.clone(),
     ));
     let sampling = tokio::spawn(metrics::run(registry.clone(), Arc::clone(&resources), shutdown.clone()));
+    let keeping =
+        tokio::spawn(warm::keep(Arc::clone(&resources.spares), Arc::clone(&resources), shutdown.clone()));
     let served = serving.await;
     shutdown.cancel();
     let _ended = sampling.await;
     let _ended = reporting.await;
     registry.shut_down().await;
+    // After the last create: a spare is claimed, or ended here.
+    let _ended = keeping.await;
     resources.pool.shutdown().await?;
     served.map_err(|e| StartError::Io { action: "serve the control plane", source: std::io::Error::other(e) })
 }

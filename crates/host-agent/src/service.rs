@@ -55,6 +55,7 @@ impl HostService for Service {
             vmm: vmm.vmm.to_string(),
             vmm_version: vmm.build.clone(),
             inventory_generation: self.resources.inventory.generation(),
+            warm_pool: wire::warm_pool(self.resources.spares.counts()).into(),
             ..Default::default()
         })
     }
@@ -67,7 +68,13 @@ impl HostService for Service {
         // The generation first: a change between the two is then seen as one that has not been listed yet.
         let inventory_generation = self.resources.inventory.generation();
         let sandboxes = self.registry.all().iter().map(describe).collect();
-        Response::ok(ListSandboxesResponse { sandboxes, inventory_generation, ..Default::default() })
+        let warm_pool = wire::warm_pool(self.resources.spares.counts()).into();
+        Response::ok(ListSandboxesResponse {
+            sandboxes,
+            inventory_generation,
+            warm_pool,
+            ..Default::default()
+        })
     }
 
     async fn create_sandbox(
@@ -348,7 +355,10 @@ impl HostService for Service {
             store.delete_template(id)?;
             Ok(existed)
         });
-        Response::ok(DeleteTemplateResponse { existed: existed.await?, ..Default::default() })
+        let existed = existed.await?;
+        // They end by themselves; nobody waits for that.
+        self.resources.spares.forget(id);
+        Response::ok(DeleteTemplateResponse { existed, ..Default::default() })
     }
 
     async fn verify_template(

@@ -65,6 +65,7 @@ pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> 
     if let Some(made) = current(resources, request).await? {
         return Ok(made);
     }
+    resources.spares.forget(id);
 
     let (store, image) = (resources.store.clone(), request.image.clone());
     let draft = blocking("clone the image", move || {

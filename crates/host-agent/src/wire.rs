@@ -16,10 +16,17 @@ use crate::error::Error;
 use crate::journal::Deadline;
 use crate::metrics::Point;
 use crate::sandbox::{CreateRequest, Handle, State};
+use crate::warm::Counts;
 
 /// An id in its prefixed form.
 pub(crate) fn parse<K: Kind>(text: &str) -> Result<Id<K>, Error> {
     Id::from_str(text).map_err(|e| Error::BadInput(e.to_string()))
+}
+
+/// How the warm pool does.
+pub(crate) fn warm_pool(counts: Counts) -> host::WarmPool {
+    let Counts { spares, hits, misses } = counts;
+    host::WarmPool { spares: u32::try_from(spares).unwrap_or(u32::MAX), hits, misses, ..Default::default() }
 }
 
 /// Refuses a time-out that no sandbox may have.

@@ -104,6 +104,9 @@ impl Control {
                 return Err(ReconcileError::Host { id, source });
             }
         };
+        if let Some(pool) = inventory.warm_pool.as_option() {
+            tell_warm_pool(id, pool);
+        }
         let reported: BTreeMap<Id<Sandbox>, proto::Sandbox> = inventory
             .sandboxes
             .into_iter()
@@ -291,4 +294,13 @@ pub(super) fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
         created_at: reported::time(sandbox.created_at_unix_ms).unwrap_or(DateTime::<Utc>::MAX_UTC),
         stop_reason: sandbox.stop_reason.clone(),
     })
+}
+
+/// For the metrics endpoint: what a host keeps ready, and what came of it. The host counts from its agent's start.
+#[expect(clippy::cast_precision_loss, reason = "a gauge, of counts far below where it matters")]
+fn tell_warm_pool(id: Id<Host>, pool: &proto::WarmPool) {
+    let proto::WarmPool { spares, hits, misses, .. } = pool;
+    metrics::gauge!("sandbar_warm_pool_spares", "host" => id.to_string()).set(*spares);
+    metrics::gauge!("sandbar_warm_pool_hits", "host" => id.to_string()).set(*hits as f64);
+    metrics::gauge!("sandbar_warm_pool_misses", "host" => id.to_string()).set(*misses as f64);
 }

@@ -182,7 +182,9 @@ impl Actor {
         origin: Arc<Origin>,
         reply: oneshot::Sender<Result<(), Error>>,
     ) -> Ended {
-        let taken = self.holdings.take(&self.resources, &request, &origin).await;
+        let resources = Arc::clone(&self.resources);
+        let busy = resources.spares.busy();
+        let taken = self.holdings.take(&resources, &request, &origin).await;
         // The image's files may be there for this sandbox alone.
         drop(origin);
         match taken {
@@ -191,9 +193,11 @@ impl Actor {
                 self.resources.inventory.changed();
                 // Where the caller is gone, the control plane decides what becomes of the sandbox.
                 let _gone = reply.send(Ok(()));
+                drop(busy);
                 self.run().await
             }
             Err(error) => {
+                drop(busy);
                 tracing::warn!(sandbox = %self.id, error = chain(&error), "not created; giving back what it took");
                 match self.vanish().await {
                     Ok(()) => {

@@ -14,7 +14,8 @@
 //!                             └─────────────────┴─────┘
 //! ```
 //!
-//! - `starting`: a slot, a disk and a machine are being taken. Whatever fails, all of it is given back and the record goes.
+//! - `starting`: a slot, a disk and a machine are being taken, one by one or as a spare that has them ([`claim`]). Whatever fails, all of it
+//!   is given back.
 //! - `running`: the guest has its identity and answers. While it is copied (a snapshot, a fork) it is sealed and stands still for a
 //!   moment; callers wait ([`Handle::enter`]).
 //! - `pausing`: the guest stands still and is copied into files. Until these are published in one step, every failure lets it go
@@ -32,6 +33,7 @@
 pub(crate) mod activity;
 pub(crate) mod actor;
 pub(crate) mod admission;
+mod claim;
 mod expiry;
 mod life;
 pub(crate) mod machine;
