@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::client::Peer;
 use crate::first_bytes::FirstBytes;
 use crate::transport::Listener;
 
@@ -54,6 +55,8 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, stop: Cancella
         let service = router
             .clone()
             .map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                // For what stands before the API, which does not know it.
                 request.extensions_mut().insert(ConnectInfo(peer));
                 request.extensions_mut().insert(scheme.clone());
                 request.map(axum::body::Body::new)

@@ -18,7 +18,7 @@ use sandbar_types::Id;
 use sandbar_types::id::Sandbox;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_util::sync::PollSender;
+use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::HostError;
 use super::client::{HostClient, ResponseBody, Windows, rpc};
@@ -32,6 +32,8 @@ const LANE_WINDOW: u32 = 256 << 20;
 const CHUNK: usize = 64 * 1024;
 /// Messages on their way in one direction.
 const CHUNKS_IN_FLIGHT: usize = 2;
+/// How long a guest that has nothing more to say may take to read what was sent to it last.
+const LINGER: Duration = Duration::from_secs(30);
 
 type Sender = BidiSendHalf<host::TunnelRequest>;
 type Receiver = BidiRecvHalf<ResponseBody, host::TunnelResponseView<'static>>;
@@ -99,11 +101,14 @@ impl HostClient {
         let (sender, receiver) = tokio::time::timeout(limit, opened).await.map_err(late)??;
         let (outgoing, to_send) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let (received, incoming) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        let dropped = CancellationToken::new();
+        let end = dropped.clone();
         tokio::spawn(async move {
             let _place = place;
-            tokio::join!(send(sender, to_send), receive(receiver, received));
+            tokio::join!(send(sender, to_send), receive(receiver, received, end));
         });
-        Ok(TunnelStream { incoming, chunk: Bytes::new(), outgoing: Some(PollSender::new(outgoing)) })
+        let outgoing = Some(PollSender::new(outgoing));
+        Ok(TunnelStream { incoming, chunk: Bytes::new(), outgoing, _dropped: dropped.drop_guard() })
     }
 }
 
@@ -118,13 +123,21 @@ async fn send(mut sender: Sender, mut to_send: mpsc::Receiver<Bytes>) {
 }
 
 /// Until the host ends the call, or nobody reads it any more: dropping it then ends it.
-async fn receive(mut receiver: Receiver, received: mpsc::Sender<io::Result<Bytes>>) {
+async fn receive(
+    mut receiver: Receiver,
+    received: mpsc::Sender<io::Result<Bytes>>,
+    dropped: CancellationToken,
+) {
     let mut received = Some(received);
     loop {
         let unread = async {
             match &received {
                 Some(received) => received.closed().await,
-                None => std::future::pending().await,
+                // What was written last is on its way to a guest that has nothing more to say.
+                None => {
+                    dropped.cancelled().await;
+                    tokio::time::sleep(LINGER).await;
+                }
             }
         };
         let message = tokio::select! {
@@ -138,7 +151,8 @@ async fn receive(mut receiver: Receiver, received: mpsc::Sender<io::Result<Bytes
             }
             // The view borrows from the message's buffer: no copy is made.
             Ok(Some(message)) => Ok(message.bytes().slice_ref(message.view().data)),
-            Ok(None) => return,
+            // Either way nobody said that it is complete.
+            Ok(None) => Err(io::ErrorKind::ConnectionReset.into()),
             Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionReset, HostError::from(error))),
         };
         let Some(received) = &received else { return };
@@ -157,6 +171,7 @@ pub struct TunnelStream {
     /// What is left of the last message.
     chunk: Bytes,
     outgoing: Option<PollSender<Bytes>>,
+    _dropped: DropGuard,
 }
 
 impl AsyncRead for TunnelStream {

@@ -6,7 +6,6 @@ use http::HeaderMap;
 use sandbar_types::{Id, Ingress, id};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::world::{API, World, client, refusal, serve};
 
@@ -58,37 +57,15 @@ async fn another_teams_key_and_one_that_was_revoked_open_nothing() {
     let world = World::new().await;
     world.host.listen(4000, mirror().await);
     let sandbox = world.sandbox(Ingress::default()).await;
-    let strangers = format!("e2b_{}", "1".repeat(40));
-    let execute = |statement: &'static str| sqlx::query(statement);
-    let (user, team) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
-    let hash = Sha256::digest(strangers.as_bytes()).to_vec();
-    let pool = world.database.pool();
-    execute("INSERT INTO users (id, email, name) VALUES ($1, 's@example.org', 'S')")
-        .bind(user)
-        .execute(pool)
-        .await
-        .unwrap();
-    execute("INSERT INTO teams (id, name, slug) VALUES ($1, 'S', '0a1b2c-3d4e5f')")
-        .bind(team)
-        .execute(pool)
-        .await
-        .unwrap();
-    execute(
-        "INSERT INTO api_keys (id, team_id, name, key_hash, key_prefix) VALUES ($1, $2, 's', $3, 'e2b_1')",
-    )
-    .bind(uuid::Uuid::now_v7())
-    .bind(team)
-    .bind(hash)
-    .execute(pool)
-    .await
-    .unwrap();
-    world.control.authenticate_api_key(&strangers).await.expect("a key of another team");
+    let strangers = world.strangers_key().await;
+    let strangers = strangers.expose_secret();
     let asked = |key: &str| world.request("GET", &sandbox, 4000, "/").header("x-api-key", key.to_owned());
-    assert_eq!(refusal(asked(&strangers)).await.0, 403);
+    assert_eq!(refusal(asked(strangers)).await.0, 403);
 
     let own = world.key.expose_secret().to_owned();
     assert_eq!(asked(&own).send().await.unwrap().status(), 200);
-    execute("UPDATE api_keys SET revoked_at = now()").execute(pool).await.unwrap();
+    let revoke = sqlx::query("UPDATE api_keys SET revoked_at = now()");
+    revoke.execute(world.database.pool()).await.unwrap();
     // It is remembered for a moment.
     let refused = async {
         while asked(&own).send().await.unwrap().status() == 200 {
@@ -115,7 +92,7 @@ async fn the_agents_port_is_its_own_gates_and_what_is_the_hosts_stays_the_hosts(
         assert_eq!(status, 404, "{path}: {body}");
     }
     // Nor by another protocol.
-    let upgrade = "Connection: upgrade\r\nUpgrade: tcp\r\n";
+    let upgrade = "Connection: close, upgrade\r\nUpgrade: tcp\r\n";
     let (status, body) = raw(&world, &sandbox.id.e2b(), "GET /health HTTP/1.1", upgrade).await;
     assert_eq!(status, 200, "{body}");
     assert!(!body.contains("upgrade"), "{body}");
@@ -130,7 +107,6 @@ async fn raw(world: &World, id: &str, first_line: &str, more: &str) -> (u16, Str
         "{first_line}\r\nHost: localhost\r\nE2b-Sandbox-Id: {id}\r\nE2b-Sandbox-Port: 49983\r\n{more}Content-Length: 0\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();

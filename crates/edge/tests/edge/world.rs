@@ -8,9 +8,10 @@ use axum::routing::get;
 use reqwest::RequestBuilder;
 use sandbar_control::bootstrap::FirstRunSecrets;
 use sandbar_control::hosts::{Heartbeat, NewHost, Registration};
+use sandbar_control::people::NewUser;
 use sandbar_control::sandboxes::NewSandbox;
 use sandbar_control::secrets::MasterKey;
-use sandbar_control::{Config, Control, OpContext, Sandbox};
+use sandbar_control::{Client, Config, Control, OpContext, Sandbox};
 use sandbar_store::Store;
 use sandbar_testkit::TestDatabase;
 use sandbar_testkit::sim_host::SimHost;
@@ -86,6 +87,21 @@ impl World {
     ) -> RequestBuilder {
         let host = format!("{port}-{}.{DOMAIN}", sandbox.id.e2b());
         client.request(method.parse().unwrap(), format!("http://{}{path}", self.at)).header("host", host)
+    }
+
+    /// A key of another team.
+    pub(crate) async fn strangers_key(&self) -> SecretString {
+        let anybody = OpContext::anonymous(Uuid::now_v7());
+        let stranger = NewUser {
+            email: "stranger@example.org".to_owned(),
+            password: "a long password".to_owned().into(),
+            name: "Stranger".to_owned(),
+        };
+        let client = Client { address: None, user_agent: String::new() };
+        let signed_in = self.control.sign_up(&anybody, &stranger, &client).await.unwrap();
+        let actor = self.control.authenticate_user(signed_in.token.expose_secret()).await.unwrap();
+        let ctx = OpContext::new(Uuid::now_v7(), actor);
+        self.control.api_key_create(&ctx, "strange", None).await.unwrap().secret
     }
 
     pub(crate) async fn pause(&self, sandbox: &Sandbox) {
