@@ -48,6 +48,8 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
+    /// The name below which sandboxes have names of their own.
+    pub domain: Option<String>,
     /// Where else people may sign in.
     pub oauth: Option<OAuthConfig>,
 }
@@ -92,6 +94,7 @@ impl Default for Config {
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
             default_quotas: DEFAULT_QUOTAS,
+            domain: None,
             oauth: None,
         }
     }

@@ -19,7 +19,7 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, PerResource, SandboxStatus, TemplateKind};
+use sandbar_types::{Id, Ingress, PerResource, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -67,6 +67,7 @@ impl Control {
             checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
+            ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
         };
         let (control, ctx) = (self.clone(), ctx.clone());
@@ -141,7 +142,7 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, template, checked, metadata, env: _, key } = request;
+        let Request { team, template, checked, metadata, env: _, ingress, key } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // Before the row is made, which would be counted.
@@ -161,6 +162,7 @@ impl Control {
             on_timeout: checked.on_timeout,
             metadata,
             network: &checked.network,
+            ingress,
             created_by: &audit::created_by(ctx),
             parent_id: None,
         })
@@ -300,6 +302,7 @@ struct Request {
     checked: Checked,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
+    ingress: Ingress,
     key: Option<(IdempotencyKey, [u8; 32])>,
 }
 

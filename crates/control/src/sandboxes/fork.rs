@@ -208,6 +208,7 @@ impl Control {
                 on_timeout: fork.on_timeout.unwrap_or(source.on_timeout),
                 metadata: &source.metadata,
                 network: &source.network,
+                ingress: &source.ingress,
                 created_by: &audit::created_by(ctx),
                 parent_id: Some(source.id),
             })

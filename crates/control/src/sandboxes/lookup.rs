@@ -105,6 +105,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             on_timeout,
             metadata,
             network: _,
+            ingress,
             guest_ip,
             host_ip,
             created_at,
@@ -136,6 +137,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             expires_at,
             updated_at,
             status_reason,
+            ingress,
         })
     }
 }

@@ -24,7 +24,7 @@ use std::net::Ipv4Addr;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Team};
-use sandbar_types::{Id, SandboxStatus, TemplateName, id};
+use sandbar_types::{Id, Ingress, SandboxStatus, TemplateName, id};
 use serde::Serialize;
 
 pub(crate) use change::{Change, return_to};
@@ -69,6 +69,7 @@ pub struct Sandbox {
     pub updated_at: DateTime<Utc>,
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
+    pub ingress: Ingress,
 }
 
 /// What a caller asks for. `None` = the default.
@@ -84,6 +85,7 @@ pub struct NewSandbox {
     pub metadata: BTreeMap<String, String>,
     pub env: BTreeMap<String, String>,
     pub network: Option<NetworkRules>,
+    pub ingress: Ingress,
 }
 
 /// Egress rules of a sandbox.

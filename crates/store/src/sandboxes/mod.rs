@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -39,6 +39,7 @@ pub struct SandboxRow {
     pub on_timeout: OnTimeout,
     pub metadata: BTreeMap<String, String>,
     pub network: NetworkPolicy,
+    pub ingress: Ingress,
     pub guest_ip: Option<String>,
     pub host_ip: Option<String>,
     pub created_at: DateTime<Utc>,
@@ -68,6 +69,7 @@ struct Raw {
     on_timeout: String,
     metadata: Json<BTreeMap<String, String>>,
     network: Option<Json<NetworkPolicy>>,
+    ingress: Option<Json<Ingress>>,
     guest_ip: Option<String>,
     host_ip: Option<String>,
     created_at: DateTime<Utc>,
@@ -100,6 +102,7 @@ impl TryFrom<Raw> for SandboxRow {
             on_timeout: word("sandboxes.on_timeout", &raw.on_timeout)?,
             metadata: raw.metadata.0,
             network: raw.network.map(|network| network.0).unwrap_or_default(),
+            ingress: raw.ingress.map(|ingress| ingress.0).unwrap_or_default(),
             guest_ip: raw.guest_ip,
             host_ip: raw.host_ip,
             created_at: raw.created_at,
@@ -126,7 +129,7 @@ macro_rules! sandboxes {
                        s.vcpus AS "vcpus!", s.memory_mb AS "memory_mb!", s.disk_mb AS "disk_mb!",
                        s.timeout_sec AS "timeout_sec!", s.on_timeout AS "on_timeout!",
                        s.metadata AS "metadata!: Json<BTreeMap<String, String>>",
-                       s.network AS "network?: Json<NetworkPolicy>",
+                       s.network AS "network?: Json<NetworkPolicy>", s.ingress AS "ingress?: Json<Ingress>",
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",
