@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use sandbar_api::Limits;
 use sandbar_control::Control;
 use sandbar_postgres::Server;
 use tokio::net::TcpListener;
@@ -49,9 +50,9 @@ impl RunningControl {
         }
     }
 
-    pub(super) fn serve(&mut self, listener: TcpListener, router: Router) {
+    pub(super) fn serve(&mut self, listener: TcpListener, router: Router, limits: Limits) {
         let stop = self.stop_serving.clone();
-        self.servers.push(tokio::spawn(sandbar_api::serve(listener, router, stop, REQUEST_GRACE)));
+        self.servers.push(tokio::spawn(sandbar_api::serve(listener, router, limits, stop, REQUEST_GRACE)));
     }
 
     /// No new requests; those under way end; then the work that they began; then the background work.
