@@ -51,6 +51,11 @@ impl ApiError {
         Self::new(ErrorCode::InvalidRequest, message)
     }
 
+    /// The same, which says how long to wait before the next attempt.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
     /// The path is ours, the method is not: the one status that has no code of its own.
     pub(crate) fn method_not_allowed(message: impl Into<String>) -> Self {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, ..Self::invalid(message) }

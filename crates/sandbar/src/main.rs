@@ -152,6 +152,8 @@ mod tests {
             "openapi",
             "admin grant ann@example.org",
             "admin reset-password ann@example.org --data-dir /tmp/x",
+            "admin quota team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e --sandboxes 5 --vcpus default",
+            "up --default-quota sandboxes=20,memory_mb=8192",
             "audit export --from 2026-01-01T00:00:00Z --action create,destroy",
             "up --oauth-config /etc/sandbar/oauth.toml --audit-retention-days 90 --trusted-proxy 10.0.0.0/8",
         ] {
@@ -182,6 +184,10 @@ mod tests {
             "up --vmm-users 1000",
             "host-agent",
             "admin grant",
+            "admin quota ann",
+            "admin quota team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e --builds few",
+            "up --default-quota sandboxes",
+            "up --default-quota hosts=3",
             "audit export --from yesterday",
             "up --audit-retention-days 0",
         ] {

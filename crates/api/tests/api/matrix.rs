@@ -105,7 +105,7 @@ fn row(operation: &str) -> Option<Answers> {
         "create_team" | "create_api_key" => people(201),
         "revoke_api_key" => in_team(403, 204, 204),
 
-        "get_team" => in_team(200, 200, 200),
+        "get_team" | "get_team_quotas" => in_team(200, 200, 200),
         "rename_team" | "change_member" => in_team(403, 200, 200),
         "add_member" => in_team(403, 201, 201),
         "remove_member" => in_team(403, 204, 204),
@@ -117,6 +117,8 @@ fn row(operation: &str) -> Option<Answers> {
         | "admin_list_users"
         | "admin_list_sandboxes"
         | "admin_set_byoc"
+        | "admin_get_quotas"
+        | "admin_set_quotas"
         | "admin_set_admin" => platform_only(200),
         _ => return None,
     })
@@ -262,7 +264,9 @@ impl World {
             "search_users" => Call { query: "?email=owner@", ..Call::default() },
             "create_team" | "create_api_key" => Call::default().with(json!({"name": "N"})),
             "revoke_api_key" => Call::on(self.owner.key().await.0),
-            "get_team" | "leave_team" | "delete_team" => Call::on(self.fresh_team().await),
+            "get_team" | "get_team_quotas" | "admin_get_quotas" | "leave_team" | "delete_team" => {
+                Call::on(self.fresh_team().await)
+            }
             "rename_team" => Call::on(self.fresh_team().await).with(json!({"name": "N"})),
             "add_member" => {
                 let body = json!({"email": self.fresh_person().await.email});
@@ -277,6 +281,7 @@ impl World {
             }
             "transfer_team" => Call::on(self.fresh_team().await).with(json!({"user_id": self.member.id})),
             "admin_set_byoc" => Call::on(self.fresh_team().await).with(json!({"is_byoc": true})),
+            "admin_set_quotas" => Call::on(self.fresh_team().await).with(json!({"sandboxes": 5})),
             "admin_set_admin" => Call::on(self.fresh_person().await.id).with(json!({"is_admin": true})),
             _ => Call::default(),
         }

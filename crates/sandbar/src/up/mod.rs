@@ -21,15 +21,18 @@ mod summary;
 mod supervise;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use sandbar_api::{Limits, Origin, RequestRate};
 use sandbar_control::Control;
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
+use sandbar_types::Resource;
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
@@ -103,6 +106,34 @@ pub(crate) struct UpArgs {
         value_delimiter = ','
     )]
     trusted_proxies: Vec<ipnet::IpNet>,
+
+    /// Origins whose pages may call the API, besides its own, e.g. https://app.example.com
+    #[arg(
+        long = "allowed-origin",
+        env = "SANDBAR_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    allowed_origins: Vec<Origin>,
+
+    /// Requests a second that each caller may send, ten times as many at once; 0 = any number
+    #[arg(long, env = "SANDBAR_REQUESTS_PER_SECOND", value_name = "N", default_value_t = RequestRate::DEFAULT.per_second.get())]
+    requests_per_second: u32,
+
+    /// Connections to the API at the same time; those above are told to come again
+    #[arg(long, env = "SANDBAR_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+
+    /// What a team may have for which nothing else is set, e.g. sandboxes=20,memory_mb=8192
+    /// [default: sandboxes=100,vcpus=200,memory_mb=204800,snapshots=500,builds=10]
+    #[arg(
+        long = "default-quota",
+        env = "SANDBAR_DEFAULT_QUOTAS",
+        value_name = "RESOURCE=NUMBER",
+        value_delimiter = ',',
+        value_parser = default_quota
+    )]
+    default_quotas: Vec<(Resource, u64)>,
 
     /// Return once the platform is ready, and leave it running in the background
     #[arg(long, short)]
@@ -224,16 +255,20 @@ impl Start<'_> {
         let running = platform.control.insert(RunningControl::start(control.clone()));
         let mut api = sandbar_api::Config::default();
         api.trusted_proxies.extend(&args.trusted_proxies);
+        api.allowed_origins.clone_from(&args.allowed_origins);
+        api.request_rate = NonZeroU32::new(args.requests_per_second).map(RequestRate::per_second);
+        let limits = Limits { connections: args.max_connections };
         let router = sandbar_api::router(control.clone(), &api);
         let router = sandbar_edge::router(control.clone(), &api.trusted_proxies, router);
-        running.serve(listener, router.clone());
+        running.serve(listener, router.clone(), limits);
         let https = https.map(|https| {
-            running.serve(https.listener, router);
+            running.serve(https.listener, router, limits);
             https.known_as
         });
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
-            running.serve(bind(address).await?, sandbar_api::internal_router(figures));
+            let router = sandbar_api::internal_router(figures);
+            running.serve(bind(address).await?, router, Limits::default());
         }
 
         agent::end_leftover(data).await?;
@@ -291,7 +326,12 @@ impl Start<'_> {
         let oauth = self.args.oauth_config.as_deref().map(OAuthConfig::read).transpose();
         let oauth = oauth.context("the configuration of sign-in providers cannot be used")?;
         let day = std::time::Duration::from_secs(24 * 3600);
+        let mut default_quotas = sandbar_control::Config::default().default_quotas;
+        for (resource, limit) in &self.args.default_quotas {
+            *default_quotas.of_mut(*resource) = *limit;
+        }
         let config = sandbar_control::Config {
+            default_quotas,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
             oauth,
             domain: self.args.edge.domain()?,
@@ -305,6 +345,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: if another program does, choose another --listen")
     })
+}
+
+fn default_quota(text: &str) -> anyhow::Result<(Resource, u64)> {
+    let (resource, limit) = text.split_once('=').context("expected RESOURCE=NUMBER")?;
+    Ok((resource.parse()?, limit.parse()?))
 }
 
 /// The address by which this machine reaches a listener.

@@ -22,7 +22,7 @@ pub(crate) struct RegisterHost {
     /// The one-time token.
     #[schema(value_type = String)]
     token: SecretString,
-    #[schema(value_type = String, example = "x86_64")]
+    #[schema(schema_with = crate::schema::arch)]
     arch: Arch,
     #[schema(minimum = 1)]
     cpu_cores: u32,
@@ -33,7 +33,7 @@ pub(crate) struct RegisterHost {
     /// Where its agent listens.
     #[schema(example = "10.0.0.5:7443")]
     address: String,
-    #[schema(value_type = String, example = "qemu")]
+    #[schema(schema_with = crate::schema::vmm)]
     vmm: VmmKind,
     /// A certificate signing request in PEM, of the key that the agent will serve with.
     csr: String,

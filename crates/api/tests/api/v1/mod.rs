@@ -5,6 +5,7 @@ mod auth;
 mod hosts;
 mod me;
 mod oauth;
+mod quotas;
 mod sandboxes;
 mod snapshots;
 mod teams;
