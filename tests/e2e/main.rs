@@ -5,7 +5,7 @@
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
 //! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
-//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`], [`warm`] break it, or want it for themselves;
+//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -26,7 +26,9 @@ mod host_faults;
 mod isolation;
 mod life;
 mod network;
+mod rpc;
 mod sandbox_faults;
+mod storm;
 mod stream;
 mod warm;
 
@@ -85,8 +87,16 @@ fn main() -> ExitCode {
         ),
         (
             Together::Alone,
-            [life::tests(), crowd::tests(), host_faults::tests(), control_faults::tests(), warm::tests()]
-                .concat(),
+            [
+                life::tests(),
+                crowd::tests(),
+                host_faults::tests(),
+                control_faults::tests(),
+                storm::tests(),
+                warm::tests(),
+                rpc::tests(),
+            ]
+            .concat(),
         ),
         (Together::Alone, farewell::tests()),
     ];

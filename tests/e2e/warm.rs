@@ -89,7 +89,7 @@ async fn a_claimed_machine_is_a_sandbox_like_any_other(platform: &Platform) -> R
     for (sandbox, closed) in [(&one, true), (&other, false)] {
         sandbox.sh(try_out).await?;
         let network = client.get(&format!("/v1/sandboxes/{}/network", sandbox.id)).await?.json(200)?;
-        let denied = network["denied"].to_string().contains("203.0.113.7");
+        let denied = network["denials"].to_string().contains("203.0.113.7");
         assert_eq!(denied, closed, "{network}");
     }
 

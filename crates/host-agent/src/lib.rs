@@ -18,6 +18,7 @@ mod journal;
 mod machine_facts;
 mod metrics;
 mod network_wire;
+mod push;
 mod registry;
 mod resources;
 mod sandbox;

@@ -29,6 +29,7 @@
 //! One task owns a sandbox ([`actor`]); it carries out one order after another ([`life`]). Callers put orders on its queue and read
 //! its state from a watch channel; what reaches the guest only (commands, files) goes past the queue and is refused by state
 //! ([`admission`]). Its network policy is applied before its machine starts, and again when another agent takes it over ([`network`]).
+//! A guest's agent that was started again is heard, and told who it is if it has forgotten ([`restarts`]).
 
 pub(crate) mod activity;
 pub(crate) mod actor;
@@ -38,6 +39,7 @@ mod expiry;
 mod life;
 pub(crate) mod machine;
 mod network;
+mod restarts;
 mod settling;
 mod standstill;
 
