@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sandbar_store::sandboxes::{ListFilter, SandboxRow};
 use sandbar_store::{Position, StoreError};
 use sandbar_types::{Id, SandboxStatus, id};
+use secrecy::SecretString;
 
 use super::{Sandbox, SandboxError};
 use crate::host_client::HostClient;
@@ -50,6 +51,12 @@ impl Control {
         Ok(page.page(sandboxes, position, |sandbox| sandbox))
     }
 
+    /// The token that a sandbox's guest agent takes.
+    #[must_use]
+    pub fn sandbox_access_token(&self, sandbox: &Sandbox) -> SecretString {
+        self.guest_key().token(sandbox.id)
+    }
+
     /// The client of a sandbox's host, if the sandbox is running. One that is being copied runs.
     pub(super) fn client_of_running(
         &self,
@@ -91,7 +98,7 @@ impl TryFrom<SandboxRow> for Sandbox {
         let SandboxRow {
             id,
             team_id,
-            template_id: _,
+            template_id,
             template_name,
             host_id,
             host_address,
@@ -103,8 +110,9 @@ impl TryFrom<SandboxRow> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
             metadata,
-            network: _,
+            network,
             guest_ip,
             host_ip,
             created_at,
@@ -118,6 +126,7 @@ impl TryFrom<SandboxRow> for Sandbox {
         Ok(Self {
             id,
             team_id,
+            template_id,
             status,
             template: template_name.parse().map_err(|_| unknown("templates.name", &template_name))?,
             vcpus,
@@ -125,6 +134,8 @@ impl TryFrom<SandboxRow> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
+            network,
             metadata,
             host_id,
             host_address,

@@ -160,6 +160,7 @@ impl Control {
                 arch,
                 vmm,
                 host_id,
+                source_id: source.id,
                 operation: &operation.to_value(),
             })
             .await;

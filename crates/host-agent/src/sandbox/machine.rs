@@ -153,7 +153,8 @@ impl Holdings {
             env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
         };
         let guest = identify(resources, &slot, &identity, origin.spec.guest_token.as_deref()).await?;
-        let record = record.advance(Phase::Running { process });
+        let deadline = record.deadline.since(now_unix_ms());
+        let record = record.advance(Phase::Running { process }).with_deadline(deadline);
         write_record(resources, record.clone()).await?;
         Ok((record, process, guest))
     }
@@ -183,7 +184,8 @@ impl Holdings {
         let token = record.access_token.as_str();
         let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
         let guest = identify(resources, &slot, &identity, Some(token)).await?;
-        let record = record.advance(Phase::Running { process });
+        let deadline = record.deadline.since(now_unix_ms());
+        let record = record.advance(Phase::Running { process }).with_deadline(deadline);
         write_record(resources, record.clone()).await?;
         Ok((record, process, guest))
     }
