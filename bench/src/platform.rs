@@ -35,6 +35,7 @@ pub(crate) struct Platform {
 #[derive(Debug)]
 pub(crate) struct Created {
     pub(crate) id: String,
+    pub(crate) host_ip: String,
     pub(crate) took: Duration,
 }
 
@@ -92,7 +93,8 @@ impl Platform {
         let sandbox: Value = answer.json().await?;
         let took = started.elapsed();
         ensure!(status.as_u16() == 201, "create: {status} {sandbox}");
-        Ok(Created { id: sandbox["id"].as_str().context("no id")?.to_owned(), took })
+        let text = |field: &'static str| sandbox[field].as_str().map(str::to_owned).context(field);
+        Ok(Created { id: text("id")?, host_ip: text("host_ip")?, took })
     }
 
     /// Runs `true` in a sandbox: from the request to the answer.
@@ -104,6 +106,27 @@ impl Platform {
         let took = started.elapsed();
         ensure!(status.as_u16() == 200 && outcome["exit_code"] == 0, "exec: {status} {outcome}");
         Ok(took)
+    }
+
+    /// Runs a script in a sandbox.
+    pub(crate) async fn sh(&self, id: &str, script: &str) -> Result<()> {
+        let body = json!({"cmd": "bash", "args": ["-c", script]});
+        let answer = self.post(&format!("/v1/sandboxes/{id}/exec"), &body).send().await?;
+        let outcome: Value = answer.error_for_status()?.json().await?;
+        ensure!(outcome["exit_code"] == 0, "{script}: {outcome}");
+        Ok(())
+    }
+
+    /// The client by which all is asked.
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// A request to a port of a sandbox.
+    pub(crate) fn get_port(&self, id: &str, port: u16, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.get(format!("{}{path}", self.endpoint.url));
+        let request = request.header("e2b-sandbox-id", id).header("e2b-sandbox-port", port);
+        request.header("x-api-key", &self.endpoint.api_key)
     }
 
     /// Ends a sandbox.

@@ -6,9 +6,9 @@ use anyhow::Result;
 use futures::future::{join_all, try_join_all};
 
 use crate::bare::{Bare, SLOTS};
-use crate::guest;
 use crate::platform::{Platform, pss_mb};
 use crate::report::{Row, Samples};
+use crate::{guest, proxy};
 
 /// How often each is measured.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,7 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Res
     let crowds = crowds(platform, bare, rounds.crowds).await?;
     rows.splice(4..4, crowds);
     rows.extend(guest::agent(bare, rounds.agent).await?);
+    rows.extend(proxy::edge(platform, rounds.agent).await?);
     Ok(rows)
 }
 

@@ -3,7 +3,7 @@
 //! The groups run one after the other on one platform; within a group, two tests at a time where they do not disturb each other:
 //!
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
-//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`sandbox_faults`] use it, each test with sandboxes
+//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
@@ -16,6 +16,7 @@ mod bad_input;
 mod cli;
 mod control_faults;
 mod crowd;
+mod edge;
 mod exec;
 mod farewell;
 mod files;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
                 guest::tests(),
                 isolation::tests(),
                 network::tests(),
+                edge::tests(),
                 sandbox_faults::tests(),
             ]
             .concat(),

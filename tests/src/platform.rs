@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -23,6 +23,8 @@ const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// The end of the summary that `up` prints when it has nothing left to do.
 const READY_TEXT: &str = "Stop it with:";
+/// The name below which its sandboxes have theirs.
+const DOMAIN: &str = "sbx.test";
 /// Bytes of a log that a failure shows.
 const LOG_TAIL: u64 = 8 << 10;
 
@@ -33,6 +35,7 @@ pub struct Platform {
     data_dir: PathBuf,
     log_dir: PathBuf,
     port: u16,
+    https_port: u16,
     up: Mutex<Option<Up>>,
     starting: tokio::sync::Mutex<()>,
     starts: Mutex<u32>,
@@ -58,6 +61,7 @@ impl Platform {
             data_dir,
             log_dir,
             port: free_port()?,
+            https_port: free_port()?,
             up: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             starts: Mutex::default(),
@@ -105,6 +109,12 @@ impl Platform {
         self.port
     }
 
+    /// Where it serves HTTPS.
+    #[must_use]
+    pub fn https_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.https_port).into()
+    }
+
     /// The network between the host and its sandboxes: not the default one, which may be in use, and in all likelihood not that of
     /// another folder's tests.
     #[must_use]
@@ -125,8 +135,11 @@ impl Platform {
         let data_dir = self.data_dir.to_string_lossy().into_owned();
         let listen = format!("127.0.0.1:{}", self.port);
         let network = self.network();
+        let https = self.https_address().to_string();
         let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
-        Cli::new(&self.binary, own.into_iter().chain(more.iter().copied()))
+        let edge = ["--domain", DOMAIN, "--https-listen", &https];
+        let own = own.into_iter().chain(edge);
+        Cli::new(&self.binary, own.chain(more.iter().copied()))
     }
 
     /// Another of the binary's commands, with the platform's folder.

@@ -5,7 +5,7 @@
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers).
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
-//! - `serve.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
+//! - `serve.rs`, `transport.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
 
 mod auth;
 mod client;
@@ -19,6 +19,7 @@ mod page;
 mod request;
 mod schema;
 mod serve;
+mod transport;
 mod v1;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,6 +37,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::extract::JsonLimit;
 
 pub use serve::serve;
+pub use transport::Listener;
 pub use v1::audit_logs::AuditLogEntry;
 
 /// What every handler is given.

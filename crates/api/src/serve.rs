@@ -4,18 +4,18 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::client::Peer;
 use crate::first_bytes::FirstBytes;
+use crate::transport::Listener;
 
 /// How long a client may take to send the head of a request. Also how long an idle connection is kept.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
@@ -25,7 +25,8 @@ const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then takes no more connections, lets the requests that are under way end within `grace`, and returns.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, grace: Duration) {
+pub async fn serve(listener: impl Into<Listener>, router: Router, stop: CancellationToken, grace: Duration) {
+    let listener = listener.into();
     let connections = GracefulShutdown::new();
     // Whatever ends this future cuts off the connections that are left.
     let cut = CancellationToken::new();
@@ -39,7 +40,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         .keep_alive_timeout(HTTP2_KEEP_ALIVE)
         .enable_connect_protocol();
 
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = stop.run_until_cancelled(listener.tcp.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -50,11 +51,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         };
         // Small answers must not wait for one another; a socket that refuses is served all the same.
         let _ = stream.set_nodelay(true);
-        let stream = FirstBytes::within(HEADER_LIMIT, stream);
+        let (stream, scheme) = (FirstBytes::within(HEADER_LIMIT, listener.secure(stream)), listener.scheme());
         let service = router
             .clone()
             .map_request(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(Peer(peer));
+                // For what stands before the API, which does not know it.
+                request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(scheme.clone());
                 request.map(axum::body::Body::new)
             })
             .map_err(|never: Infallible| match never {});
@@ -82,7 +86,7 @@ mod tests {
 
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
 

@@ -16,6 +16,7 @@ pub(crate) fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
         Actor::ApiKey { id, name, team: _ } => ("api_key", id.to_string(), name),
         Actor::User { id, name, .. } => ("user", id.to_string(), name),
         Actor::Host { id } => ("host", id.to_string(), ""),
+        Actor::Traffic { .. } => ("system", String::new(), "traffic"),
         Actor::System | Actor::Anonymous => ("system", String::new(), ""),
     }
 }

@@ -45,6 +45,8 @@ pub struct Config {
     pub last_use_interval: Duration,
     /// How long the audit trail is kept; none = for ever.
     pub audit_retention: Option<Duration>,
+    /// The name below which sandboxes have names of their own.
+    pub domain: Option<String>,
     /// Where else people may sign in.
     pub oauth: Option<OAuthConfig>,
 }
@@ -84,6 +86,7 @@ impl Default for Config {
             sign_ins_by_address: Allowance { burst: 50, refill: Duration::from_secs(5) },
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
+            domain: None,
             oauth: None,
         }
     }

@@ -34,6 +34,7 @@ pub mod secrets;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod traffic;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};

@@ -25,6 +25,7 @@ mod service;
 mod snapshot;
 mod template;
 mod tls;
+mod tunnel;
 mod virtualization;
 mod wire;
 
@@ -220,7 +221,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry: registry.clone(),
         resources: Arc::clone(&resources),
     });
-    let server = Server::from_listener(listener).with_tls(tls::server_config(&credentials)?);
+    let server = Server::from_listener(listener)
+        .with_tls(tls::server_config(&credentials)?)
+        .with_http2_initial_stream_window_size(tunnel::STREAM_WINDOW)
+        .with_http2_initial_connection_window_size(tunnel::CONNECTION_WINDOW);
     let serving = server
         .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");

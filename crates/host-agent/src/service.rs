@@ -15,9 +15,9 @@ use sandbar_proto::host::{
     PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
     PingSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
     SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse,
-    SnapshotSandboxRequest, SnapshotSandboxResponse, VerifySandboxRequest, VerifySandboxResponse,
-    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, exec_stream_request,
-    write_file_request,
+    SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest,
+    VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest,
+    WriteFileResponse, exec_stream_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
@@ -32,7 +32,7 @@ use crate::resources::{Resources, blocking};
 use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{exec, files, network_wire, snapshot};
+use crate::{exec, files, network_wire, snapshot, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -167,6 +167,20 @@ impl HostService for Service {
         let request = request.to_owned_message();
         let visit = self.registry.get(parse(&request.id)?)?.enter().await?;
         Ok(Response::stream(files::read(visit, &request.path, &request.user).await?))
+    }
+
+    async fn tunnel(
+        &self,
+        _context: RequestContext,
+        mut requests: InboundStream<TunnelRequest>,
+    ) -> ServiceResult<ServiceStream<TunnelResponse>> {
+        let first = requests.next().await.transpose()?.map(|request| request.to_owned_message());
+        let open = first.and_then(|request| request.open.into_option());
+        let open = open.ok_or_else(|| Error::BadInput("the first request must open a port".into()))?;
+        let port = u16::try_from(open.port).ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(|| Error::BadInput("the port makes no sense".into()))?;
+        let visit = self.registry.get(parse(&open.id)?)?.enter_soon().await?;
+        Ok(Response::stream(tunnel::open(visit, port, requests).await?))
     }
 
     async fn create_template(

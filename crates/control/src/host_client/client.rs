@@ -19,11 +19,12 @@ use sandbar_types::id::{Host, Sandbox, Template};
 use tokio_rustls::TlsConnector;
 
 use super::connect::Connect;
+use super::tunnel::Lanes;
 use super::{HostError, Reason};
 use crate::pki::host_name;
 use crate::sandboxes::ExecEvent;
 
-type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
+pub(super) type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
 
 /// Requests that may wait for the connection. More would mean that the host is gone.
 const QUEUE: usize = 1024;
@@ -43,6 +44,7 @@ pub struct HostClient {
     id: Id<Host>,
     address: Arc<str>,
     rpc: host::HostServiceClient<SharedHttp2Connection>,
+    lanes: Arc<Lanes>,
 }
 
 impl HostClient {
@@ -55,19 +57,14 @@ impl HostClient {
             tls: TlsConnector::from(tls),
         };
         let uri = base_uri(&name);
-        let transport = Http2Connection::builder()
-            .establishment_timeout(CONNECT_LIMIT)
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .lazy_with_connector(connect, uri.clone())
-            .shared(QUEUE);
-        let config = ClientConfig::new(uri)
-            .with_default_max_message_size(MESSAGE_BYTES)
-            // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
-            .with_compression(CompressionRegistry::new());
-        Self { id, address, rpc: host::HostServiceClient::new(transport, config) }
+        let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
+        let rpc = rpc(connect.clone(), uri.clone(), windows);
+        Self { id, address, rpc, lanes: Arc::new(Lanes::new(connect, uri)) }
+    }
+
+    /// The connections that tunnels go through.
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// The host.
@@ -181,6 +178,34 @@ impl HostClient {
         let answer = self.rpc.create_template_with_options(request, within(limit)).await?.into_owned();
         answer.template.into_option().ok_or(HostError::Protocol("no template in the answer"))
     }
+}
+
+/// Flow-control windows of a connection to a host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Windows {
+    pub(super) stream: u32,
+    pub(super) connection: u32,
+}
+
+/// The host's service, over a connection of its own.
+pub(super) fn rpc(
+    connect: Connect,
+    uri: Uri,
+    windows: Windows,
+) -> host::HostServiceClient<SharedHttp2Connection> {
+    let transport = Http2Connection::builder()
+        .establishment_timeout(CONNECT_LIMIT)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .lazy_with_connector(connect, uri.clone())
+        .shared(QUEUE);
+    let config = ClientConfig::new(uri)
+        .with_default_max_message_size(MESSAGE_BYTES)
+        // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
+        .with_compression(CompressionRegistry::new());
+    host::HostServiceClient::new(transport, config)
 }
 
 /// The size of a template's machine.

@@ -8,6 +8,7 @@ mod connect;
 mod error;
 mod life;
 mod network;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ pub use client::{ExecStreamReceiver, ExecStreamSender, HostClient, ReadFileStrea
 pub use error::{HostError, Reason};
 pub(crate) use life::{on_timeout_word, timeout_from_word};
 pub(crate) use network::network_word;
+pub use tunnel::TunnelStream;
 
 /// The clients of all hosts that were called so far. Cheap to clone.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, SandboxStatus, TemplateKind};
+use sandbar_types::{Id, Ingress, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -67,6 +67,7 @@ impl Control {
             checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
+            ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
         };
         let (control, ctx) = (self.clone(), ctx.clone());
@@ -141,7 +142,7 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, template, checked, metadata, env: _, key } = request;
+        let Request { team, template, checked, metadata, env: _, ingress, key } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // This commit need not reach the disk before the host is called: if the database server crashes and forgets the row,
@@ -160,6 +161,7 @@ impl Control {
             timeout_from: checked.timeout_from,
             metadata,
             network: &checked.network,
+            ingress,
             created_by: &audit::created_by(ctx),
             parent_id: None,
         })
@@ -299,6 +301,7 @@ struct Request {
     checked: Checked,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
+    ingress: Ingress,
     key: Option<(IdempotencyKey, [u8; 32])>,
 }
 

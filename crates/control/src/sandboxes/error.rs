@@ -253,6 +253,7 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             // Whose message names the file.
             Reason::REASON_SNAPSHOT_DAMAGED
             | Reason::REASON_GUEST_UNREACHABLE
+            | Reason::REASON_PORT_CLOSED
             | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },
@@ -286,6 +287,7 @@ mod tests {
             (Reason::REASON_INCOMPATIBLE, InvalidState),
             (Reason::REASON_TEMPLATE_IN_USE, InvalidState),
             (Reason::REASON_BUSY, InvalidState),
+            (Reason::REASON_PORT_CLOSED, AgentError),
         ];
         let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
         for (reason, code) in table {

@@ -204,6 +204,7 @@ impl Control {
                 timeout_from: fork.timeout_from.unwrap_or(source.timeout_from),
                 metadata: &source.metadata,
                 network: &source.network,
+                ingress: &source.ingress,
                 created_by: &audit::created_by(ctx),
                 parent_id: Some(source.id),
             })

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use sandbar_store::sandboxes::{ListFilter, SandboxRow};
 use sandbar_store::{Position, StoreError};
 use sandbar_types::{Id, SandboxStatus, id};
-use secrecy::SecretString;
 
 use super::{Sandbox, SandboxError};
 use crate::host_client::HostClient;
@@ -49,12 +48,6 @@ impl Control {
         let sandboxes: Vec<Sandbox> = rows.into_iter().map(Sandbox::try_from).collect::<Result<_, _>>()?;
         let position = |sandbox: &Sandbox| Position { created_at: sandbox.created_at, id: sandbox.id.uuid() };
         Ok(page.page(sandboxes, position, |sandbox| sandbox))
-    }
-
-    /// The token that a sandbox's guest agent takes.
-    #[must_use]
-    pub fn sandbox_access_token(&self, sandbox: &Sandbox) -> SecretString {
-        self.guest_key().token(sandbox.id)
     }
 
     /// The client of a sandbox's host, if the sandbox is running. One that is being copied runs.
@@ -113,6 +106,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             timeout_from,
             metadata,
             network,
+            ingress,
             guest_ip,
             host_ip,
             created_at,
@@ -147,6 +141,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             expires_at,
             updated_at,
             status_reason,
+            ingress,
         })
     }
 }

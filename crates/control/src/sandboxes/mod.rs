@@ -26,7 +26,7 @@ use std::net::Ipv4Addr;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, id};
+use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, id};
 use serde::Serialize;
 
 pub(crate) use change::{Change, return_to};
@@ -77,6 +77,7 @@ pub struct Sandbox {
     pub updated_at: DateTime<Utc>,
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
+    pub ingress: Ingress,
 }
 
 /// What a caller asks for. `None` = the default.
@@ -93,6 +94,7 @@ pub struct NewSandbox {
     pub metadata: BTreeMap<String, String>,
     pub env: BTreeMap<String, String>,
     pub network: Option<NetworkRules>,
+    pub ingress: Ingress,
 }
 
 /// Egress rules of a sandbox.

@@ -348,6 +348,14 @@ impl Handle {
         }
     }
 
+    /// Enters a sandbox that runs or is about to: waits while it is on its way to a state in which it stays.
+    pub(crate) async fn enter_soon(&self) -> Result<Visit, Error> {
+        let mut view = self.view.clone();
+        let on_its_way = |state| matches!(state, State::Starting | State::Pausing | State::Resuming);
+        view.wait_for(|view| !on_its_way(view.state)).await.map_err(|_| Error::SandboxNotFound(self.id))?;
+        self.enter().await
+    }
+
     /// The outcome of a start that is under way: completes once the sandbox runs, or will not.
     pub(crate) async fn started(&self) -> Result<(), Error> {
         let mut view = self.view.clone();

@@ -10,6 +10,7 @@
 
 mod agent;
 mod detach;
+mod edge;
 mod first_admin;
 mod local_host;
 pub(crate) mod lock;
@@ -38,6 +39,7 @@ use crate::host_agent::StoreArgs;
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
+use edge::EdgeArgs;
 use local_host::LocalHost;
 use lock::{Holder, Stage, Taken, UpLock};
 use platform::{Platform, RunningControl};
@@ -56,7 +58,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_DATA_DIR", value_name = "FOLDER", default_value = data_dir::DEFAULT)]
     data_dir: PathBuf,
 
-    /// Address of the API. It speaks plain HTTP: put a proxy with TLS before it when others are to reach it
+    /// Address of the API and of sandboxes' ports by plain HTTP: see --domain, or put a proxy with TLS before it, when others are to reach it
     #[arg(long, env = "SANDBAR_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
@@ -74,6 +76,9 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     store: StoreArgs,
+
+    #[command(flatten)]
+    edge: EdgeArgs,
 
     /// E-mail address of the first admin, at the first start
     #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
@@ -103,6 +108,12 @@ pub(crate) struct UpArgs {
     /// This process is the background part of a start with --detach
     #[arg(long, hide = true)]
     detached_child: bool,
+}
+
+/// What there is to tell of a platform that has started.
+struct Started {
+    first_run: Option<FirstRunFile>,
+    https: Option<edge::Known>,
 }
 
 /// Where the platform's parts meet.
@@ -147,7 +158,7 @@ impl UpArgs {
             }
         };
         lock.set_ready()?;
-        summary::print(&data, &url, known.as_ref());
+        summary::print(&data, &url, known.https.as_ref(), known.first_run.as_ref());
         if self.detached_child {
             detach::let_go_of_output(&data)?;
         }
@@ -176,7 +187,7 @@ async fn stop(platform: Platform, signals: &mut Signals, code: u8) -> anyhow::Re
 fn already_runs(data: &DataDir, holder: Option<&Holder>) -> anyhow::Result<ExitCode> {
     match holder {
         Some(Holder { url, stage: Stage::Ready, .. }) => {
-            summary::print(data, url, FirstRunFile::read(&data.first_run())?.as_ref());
+            summary::print(data, url, None, FirstRunFile::read(&data.first_run())?.as_ref());
         }
         Some(Holder { pid, url, stage: Stage::Starting }) => {
             say(format_args!("Another `sandbar up` (process {pid}) is starting the platform at {url}."));
@@ -188,10 +199,11 @@ fn already_runs(data: &DataDir, holder: Option<&Holder>) -> anyhow::Result<ExitC
 
 impl Start<'_> {
     /// All steps. What is started is in `platform`, whatever happens to this future.
-    async fn run(&self, platform: &mut Platform) -> anyhow::Result<Option<FirstRunFile>> {
+    async fn run(&self, platform: &mut Platform) -> anyhow::Result<Started> {
         let Self { args, data, url, progress } = *self;
         // First, since it fails at once where the port is taken.
         let listener = bind(args.listen).await?;
+        let https = args.edge.https(data).await?;
 
         let database_url = match &args.database_url {
             Some(url) => url.clone(),
@@ -209,7 +221,13 @@ impl Start<'_> {
         let running = platform.control.insert(RunningControl::start(control.clone()));
         let mut api = sandbar_api::Config::default();
         api.trusted_proxies.extend(&args.trusted_proxies);
-        running.serve(listener, sandbar_api::router(control.clone(), &api));
+        let router = sandbar_api::router(control.clone(), &api);
+        let router = sandbar_edge::router(control.clone(), &api.trusted_proxies, router);
+        running.serve(listener, router.clone());
+        let https = https.map(|https| {
+            running.serve(https.listener, router);
+            https.known_as
+        });
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
             running.serve(bind(address).await?, sandbar_api::internal_router(figures));
@@ -234,7 +252,7 @@ impl Start<'_> {
             .step(text, template)
             .await
             .map_err(|error| anyhow::Error::from(error).context(format!("see {}", log.display())))?;
-        Ok(known)
+        Ok(Started { first_run: known, https })
     }
 
     /// Until a signal asks for the end. A database that dies is started again; the host agent has a supervisor of its own.
@@ -272,6 +290,7 @@ impl Start<'_> {
         let config = sandbar_control::Config {
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
             oauth,
+            domain: self.args.edge.domain()?,
             ..sandbar_control::Config::default()
         };
         Ok(Control::start(store, &master_key, config).await?)

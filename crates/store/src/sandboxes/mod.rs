@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -42,6 +42,7 @@ pub struct SandboxRow {
     pub timeout_from: TimeoutFrom,
     pub metadata: BTreeMap<String, String>,
     pub network: NetworkPolicy,
+    pub ingress: Ingress,
     pub guest_ip: Option<String>,
     pub host_ip: Option<String>,
     pub created_at: DateTime<Utc>,
@@ -72,6 +73,7 @@ struct Raw {
     timeout_from: String,
     metadata: Json<BTreeMap<String, String>>,
     network: Option<Json<NetworkPolicy>>,
+    ingress: Option<Json<Ingress>>,
     guest_ip: Option<String>,
     host_ip: Option<String>,
     created_at: DateTime<Utc>,
@@ -105,6 +107,7 @@ impl TryFrom<Raw> for SandboxRow {
             timeout_from: word("sandboxes.timeout_from", &raw.timeout_from)?,
             metadata: raw.metadata.0,
             network: raw.network.map(|network| network.0).unwrap_or_default(),
+            ingress: raw.ingress.map(|ingress| ingress.0).unwrap_or_default(),
             guest_ip: raw.guest_ip,
             host_ip: raw.host_ip,
             created_at: raw.created_at,
@@ -132,7 +135,7 @@ macro_rules! sandboxes {
                        s.timeout_sec AS "timeout_sec!", s.on_timeout AS "on_timeout!",
                        s.timeout_from AS "timeout_from!",
                        s.metadata AS "metadata!: Json<BTreeMap<String, String>>",
-                       s.network AS "network?: Json<NetworkPolicy>",
+                       s.network AS "network?: Json<NetworkPolicy>", s.ingress AS "ingress?: Json<Ingress>",
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -27,6 +27,7 @@ pub struct NewSandboxRow<'a> {
     pub timeout_from: TimeoutFrom,
     pub metadata: &'a BTreeMap<String, String>,
     pub network: &'a NetworkPolicy,
+    pub ingress: &'a Ingress,
     /// Who made it, as the audit trail calls them.
     pub created_by: &'a str,
     /// The sandbox that it is a fork of.
@@ -97,8 +98,8 @@ impl Tx {
     pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                                    metadata, created_by, parent_id, network, timeout_from)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                                    metadata, created_by, parent_id, network, timeout_from, ingress)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.template_id.uuid(),
@@ -112,6 +113,7 @@ impl Tx {
             new.parent_id.map(Id::uuid),
             column(new.network) as _,
             new.timeout_from.as_str(),
+            column(new.ingress) as _,
         )
         .execute(self.connection())
         .await?;
@@ -267,8 +269,8 @@ impl Tx {
 }
 
 /// A policy as its column keeps it: none = the default.
-fn column(policy: &NetworkPolicy) -> Option<Json<&NetworkPolicy>> {
-    (*policy != NetworkPolicy::default()).then_some(Json(policy))
+fn column<P: Default + PartialEq>(policy: &P) -> Option<Json<&P>> {
+    (*policy != P::default()).then_some(Json(policy))
 }
 
 #[cfg(test)]

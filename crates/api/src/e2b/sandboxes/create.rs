@@ -90,15 +90,14 @@ async fn create(
         volume_mounts,
     } = body;
     with_memory(auto_pause_memory)?;
-    if auto_resume.is_some_and(|AutoResume { enabled }| enabled) {
-        return Err(not_here("autoResume").into());
-    }
     if iam.is_some_and(|iam| !is_empty(&iam["tokens"])) {
         return Err(not_here("iam").into());
     }
     if !volume_mounts.is_empty() {
         return Err(not_here("volumeMounts").into());
     }
+    let auto_resume = auto_resume.is_some_and(|AutoResume { enabled }| enabled);
+    let (rules, ingress) = network.unwrap_or_default().into_ours(allow_internet_access, auto_resume)?;
     let key = idempotency_key(headers)?;
     let template = app.control.template_resolve(ctx, &template_id).await?;
     let new = sandboxes::NewSandbox {
@@ -108,7 +107,8 @@ async fn create(
         timeout_from: Some(TimeoutFrom::Start),
         metadata: metadata.unwrap_or_default(),
         env: env_vars.unwrap_or_default(),
-        network: Some(network.unwrap_or_default().rules(allow_internet_access)?),
+        network: Some(rules),
+        ingress,
         ..sandboxes::NewSandbox::default()
     };
     let sandbox = app.control.sandbox_create(ctx, &new, key.as_ref()).await?;

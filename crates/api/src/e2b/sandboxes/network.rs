@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::sandboxes::NetworkRules;
+use sandbar_types::Ingress;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,12 +30,17 @@ pub(in crate::e2b) struct NetworkConfig {
     dns_servers: Option<Vec<String>>,
     #[serde(default)]
     https_ports: Value,
+    allow_public_traffic: Option<bool>,
     mask_request_host: Option<String>,
 }
 
 impl NetworkConfig {
     /// The same in our words; what they do not cover is refused. `allow_internet` may also stand beside it.
-    pub(super) fn rules(self, allow_internet: Option<bool>) -> Result<NetworkRules, ApiError> {
+    pub(super) fn into_ours(
+        self,
+        allow_internet: Option<bool>,
+        auto_resume: bool,
+    ) -> Result<(NetworkRules, Ingress), ApiError> {
         let Self {
             allow_out,
             deny_out,
@@ -43,6 +49,7 @@ impl NetworkConfig {
             egress_proxy,
             dns_servers,
             https_ports,
+            allow_public_traffic,
             mask_request_host,
         } = self;
         for (asked, field) in [
@@ -50,17 +57,23 @@ impl NetworkConfig {
             (!is_empty(&egress_proxy), "network.egressProxy"),
             (dns_servers.is_some(), "network.dnsServers"),
             (!is_empty(&https_ports), "network.httpsPorts"),
-            (mask_request_host.is_some(), "network.maskRequestHost"),
         ] {
             if asked {
                 return Err(not_here(field));
             }
         }
-        Ok(NetworkRules {
+        let rules = NetworkRules {
             allow_out: allow_out.unwrap_or_default(),
             deny_out: deny_out.unwrap_or_default(),
             allow_internet: allow_internet_access.or(allow_internet),
-        })
+        };
+        let ingress = Ingress {
+            public: allow_public_traffic.unwrap_or(true),
+            mask_request_host,
+            auto_resume,
+            ..Ingress::default()
+        };
+        Ok((rules, ingress))
     }
 }
 
@@ -71,7 +84,8 @@ pub(in crate::e2b) async fn replace(
     PathSandbox(id): PathSandbox,
     JsonBody(config): JsonBody<NetworkConfig>,
 ) -> Result<StatusCode, ApiError> {
-    let rules = config.rules(None)?;
+    // Who may connect to it is settled when it is made.
+    let (rules, _) = config.into_ours(None, false)?;
     let sandbox = find_settled(&app, &ctx, id).await?;
     app.control.sandbox_set_network(&ctx, &sandbox, &rules).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -7,7 +7,7 @@ use sandbar_control::Control;
 use sandbar_control::sandboxes::{self, OnTimeout};
 use sandbar_types::guest::ENVD_VERSION;
 use sandbar_types::network::Destination;
-use sandbar_types::{NetworkPolicy, SandboxStatus};
+use sandbar_types::{Ingress, NetworkPolicy, SandboxStatus};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
@@ -80,15 +80,17 @@ pub(in crate::e2b) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(control: &Control, sandbox: &sandboxes::Sandbox) -> Self {
+        let access = control.sandbox_access(sandbox);
         Self {
             template_id: names::template_id(sandbox.template_id),
             sandbox_id: sandbox.id.e2b(),
             client_id: CLIENT_ID,
             alias: sandbox.template.to_string(),
             envd_version: ENVD_VERSION,
-            envd_access_token: control.sandbox_access_token(sandbox).expose_secret().to_owned(),
-            traffic_access_token: None,
-            domain: None,
+            envd_access_token: access.access_token.expose_secret().to_owned(),
+            traffic_access_token: (!sandbox.ingress.public)
+                .then(|| access.traffic_token.expose_secret().to_owned()),
+            domain: control.domain().map(str::to_owned),
         }
     }
 }
@@ -152,12 +154,15 @@ pub(in crate::e2b) struct SandboxDetail {
     pause_mode: Option<&'static str>,
 }
 
-/// Where it may connect to.
+/// Where it may connect to, and who may connect to it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Network {
     allow_out: Vec<Destination>,
     deny_out: Vec<Destination>,
+    allow_public_traffic: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask_request_host: Option<String>,
 }
 
 /// How it ends.
@@ -172,13 +177,14 @@ impl SandboxDetail {
     /// As [`ListedSandbox::new`].
     pub(super) fn new(control: &Control, sandbox: &sandboxes::Sandbox) -> Option<Self> {
         let NetworkPolicy { allow_out, deny_out, allow_internet } = sandbox.network.clone();
+        let Ingress { public, public_ports: _, mask_request_host, auto_resume } = sandbox.ingress.clone();
         Some(Self {
             listed: ListedSandbox::new(sandbox)?,
-            envd_access_token: control.sandbox_access_token(sandbox).expose_secret().to_owned(),
+            envd_access_token: control.sandbox_access(sandbox).access_token.expose_secret().to_owned(),
             allow_internet_access: (!allow_internet).then_some(false),
-            domain: None,
-            network: Network { allow_out, deny_out },
-            lifecycle: Lifecycle { auto_resume: false, on_timeout: sandbox.on_timeout },
+            domain: control.domain().map(str::to_owned),
+            network: Network { allow_out, deny_out, allow_public_traffic: public, mask_request_host },
+            lifecycle: Lifecycle { auto_resume, on_timeout: sandbox.on_timeout },
             pause_mode: (sandbox.status == SandboxStatus::Paused).then_some("full"),
         })
     }

@@ -1,16 +1,17 @@
 //! `POST /v1/sandboxes`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NewSandbox, SandboxError};
+use sandbar_types::Ingress;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::network::NetworkRules;
-use super::{OnTimeout, Sandbox, TimeoutFrom};
+use super::{OnTimeout, SandboxWithAccess, TimeoutFrom};
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -49,6 +50,19 @@ pub(crate) struct CreateSandbox {
     env: Option<BTreeMap<String, String>>,
     /// Where it may connect to; anywhere on the internet, where it is left out.
     network: Option<NetworkRules>,
+    /// Whether anybody may reach its ports by their names. Otherwise that takes a key of the team or the sandbox's traffic token. The
+    /// guest agent's port takes the sandbox's access token, always.
+    #[schema(default = false)]
+    public_traffic: Option<bool>,
+    /// The ports that anybody may reach where not all are public.
+    #[schema(max_items = 64)]
+    public_ports: Option<BTreeSet<u16>>,
+    /// What its servers see as `Host`, in place of the name that the client asked for; `${PORT}` stands for the port.
+    #[schema(max_length = 255, example = "localhost:${PORT}")]
+    mask_request_host: Option<String>,
+    /// Whether a request to one of its ports resumes it where it is paused.
+    #[schema(default = false)]
+    auto_resume: Option<bool>,
 }
 
 /// Makes a sandbox and answers once its guest serves.
@@ -63,7 +77,7 @@ pub(crate) struct CreateSandbox {
                 again; with another body it is a `conflict`."),
     ),
     request_body(content = CreateSandbox, description = "May be left out: everything has a default"),
-    responses((status = 201, description = "It runs", body = Sandbox), CreateRefusals),
+    responses((status = 201, description = "It runs", body = SandboxWithAccess), CreateRefusals),
     security(("api_key" = [])),
 )]
 pub(crate) async fn create_sandbox(
@@ -71,10 +85,10 @@ pub(crate) async fn create_sandbox(
     Caller(ctx): Caller,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateSandbox>,
-) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
+) -> Result<(StatusCode, Json<SandboxWithAccess>), ApiError> {
     let key = idempotency_key(&headers)?;
     let sandbox = app.control.sandbox_create(&ctx, &body.into(), key.as_ref()).await?;
-    Ok((StatusCode::CREATED, Json(sandbox.into())))
+    Ok((StatusCode::CREATED, Json(SandboxWithAccess::of(&app.control, sandbox))))
 }
 
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
@@ -97,7 +111,17 @@ impl From<CreateSandbox> for NewSandbox {
             metadata,
             env,
             network,
+            public_traffic,
+            public_ports,
+            mask_request_host,
+            auto_resume,
         } = body;
+        let ingress = Ingress {
+            public: public_traffic.unwrap_or_default(),
+            public_ports: public_ports.unwrap_or_default(),
+            mask_request_host,
+            auto_resume: auto_resume.unwrap_or_default(),
+        };
         Self {
             template,
             vcpus,
@@ -109,6 +133,7 @@ impl From<CreateSandbox> for NewSandbox {
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
             network: network.map(Into::into),
+            ingress,
         }
     }
 }

@@ -54,7 +54,7 @@ async fn a_sandbox_has_every_key_that_clients_require() {
         ("metadata", json!({"a b": "c&d"})),
         ("envdAccessToken", json!(asked.access_token)),
         ("allowInternetAccess", Value::Null),
-        ("network", json!({"allowOut": ["1.1.1.1"], "denyOut": ["0.0.0.0/0"]})),
+        ("network", json!({"allowOut": ["1.1.1.1"], "denyOut": ["0.0.0.0/0"], "allowPublicTraffic": true})),
         ("lifecycle", json!({"autoResume": false, "onTimeout": "pause"})),
     ] {
         assert_eq!(detail[key], value, "{key}");
@@ -70,6 +70,25 @@ async fn a_sandbox_has_every_key_that_clients_require() {
         assert!(lives(&detail, 15), "{detail}");
         assert_eq!(detail["lifecycle"]["onTimeout"], "kill");
     }
+}
+
+#[tokio::test]
+async fn who_may_connect_is_said_when_it_is_made() {
+    let platform = Platform::start().await;
+    let body = json!({
+        "templateID": "base", "autoPause": true, "autoResume": {"enabled": true},
+        "network": {"allowPublicTraffic": false, "maskRequestHost": "localhost:${PORT}"},
+    });
+    let made = platform.api.post("/v2/sandboxes", body).await.expect(201);
+    let id = made["sandboxID"].as_str().unwrap();
+    let native = format!("/v1/sandboxes/sb-{}", uuid::Uuid::try_parse(id).unwrap());
+    let ours = platform.api.get(&native).await.expect(200);
+    assert_eq!(made["trafficAccessToken"], ours["traffic_access_token"]);
+    assert_eq!(made["envdAccessToken"], ours["access_token"]);
+    let detail = platform.api.detail(id).await;
+    assert_eq!(detail["lifecycle"], json!({"autoResume": true, "onTimeout": "pause"}));
+    assert_eq!(detail["network"]["maskRequestHost"], "localhost:${PORT}");
+    assert_eq!(detail["network"]["allowPublicTraffic"], false);
 }
 
 #[tokio::test]
@@ -242,7 +261,8 @@ async fn a_network_is_replaced_whole() {
     assert_eq!(platform.api.detail(&id).await["network"]["allowOut"], json!(["*.example.com"]));
     platform.api.put(&path, json!({"denyOut": ["198.51.100.7"]})).await.expect(204);
     let detail = platform.api.detail(&id).await;
-    assert_eq!(detail["network"], json!({"allowOut": [], "denyOut": ["198.51.100.7"]}));
+    assert_eq!(detail["network"]["denyOut"], json!(["198.51.100.7"]));
+    assert_eq!(detail["network"]["allowOut"], json!([]));
     assert_eq!(detail["allowInternetAccess"], Value::Null);
     for body in [json!({"denyOut": ["x y"]}), json!({"rules": {"a.com": []}})] {
         refused(platform.api.put(&path, body).await, 400);
