@@ -79,6 +79,10 @@ impl ApiError {
         self.code
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -86,7 +90,12 @@ impl ApiError {
     /// The body and status, now that the request's id is known.
     pub(crate) fn render(&self, request_id: Uuid) -> Response<Body> {
         let info = ErrorInfo { code: self.code, message: self.message.clone(), request_id };
-        let mut response = (self.status, axum::Json(ErrorBody { error: info })).into_response();
+        self.respond(&ErrorBody { error: info })
+    }
+
+    /// Status and headers around a body, which is another contract's where it is not ours.
+    pub(crate) fn respond(&self, body: &impl Serialize) -> Response<Body> {
+        let mut response = (self.status, axum::Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             for scheme in ["X-API-Key", "Bearer"] {
                 response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));

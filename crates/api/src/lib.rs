@@ -1,6 +1,7 @@
 //! The HTTP face of the control plane: extract, authorize, call `control`, map the answer. No decision is made here, and no SQL.
 //!
 //! - `v1/`: the native REST API, a folder per resource and a file per verb.
+//! - `e2b/`: E2B's control API, the same services in another contract's words.
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers); `throttle.rs`: how many a caller may send; `browser.rs`: what pages may.
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
@@ -9,6 +10,7 @@
 mod auth;
 mod browser;
 mod client;
+mod e2b;
 mod error;
 mod extract;
 mod first_bytes;
@@ -86,7 +88,8 @@ pub fn router(control: Control, config: &Config) -> Router {
     let router = routes
         .nest("/v1/capsules", v1::sandboxes::routes().into())
         .merge(openapi::routes(&document))
-        .fallback(request::no_route)
+        .merge(e2b::routes())
+        .fallback(e2b::no_route)
         .method_not_allowed_fallback(request::no_method)
         .layer(Extension(JsonLimit(config.json_body_bytes)))
         .layer(CatchPanicLayer::custom(request::panicked))

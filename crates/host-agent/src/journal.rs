@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sandbar_hostnet::SlotIndex;
 use sandbar_storage::TemplateSpec;
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind};
+use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
@@ -46,9 +46,37 @@ pub(crate) struct Record {
 /// When a sandbox ends by itself, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Deadline {
-    /// Seconds without activity; 0 = never.
+    /// Seconds; 0 = never.
     pub(crate) timeout_sec: u32,
     pub(crate) on_timeout: OnTimeout,
+    /// From when they count.
+    #[serde(default = "from_activity")]
+    pub(crate) from: TimeoutFrom,
+    /// When the sandbox was made, resumed or given this time-out.
+    #[serde(default)]
+    pub(crate) since_unix_ms: i64,
+}
+
+/// What records say that are older than the choice.
+const fn from_activity() -> TimeoutFrom {
+    TimeoutFrom::Activity
+}
+
+impl Deadline {
+    /// The same, counted from this moment on.
+    #[must_use]
+    pub(crate) const fn since(self, unix_ms: i64) -> Self {
+        Self { since_unix_ms: unix_ms, ..self }
+    }
+
+    /// When it is up for a sandbox that was last used then; none = never.
+    pub(crate) fn ends_at_unix_ms(self, last_active_unix_ms: i64) -> Option<i64> {
+        let counted_from = match self.from {
+            TimeoutFrom::Activity => last_active_unix_ms,
+            TimeoutFrom::Start => self.since_unix_ms,
+        };
+        (self.timeout_sec > 0).then(|| counted_from + i64::from(self.timeout_sec) * 1000)
+    }
 }
 
 /// How far a sandbox has come.
@@ -349,7 +377,12 @@ mod tests {
             },
             access_token: "secret".into(),
             hostname: "sb".into(),
-            deadline: Deadline { timeout_sec: 60, on_timeout: OnTimeout::Pause },
+            deadline: Deadline {
+                timeout_sec: 60,
+                on_timeout: OnTimeout::Pause,
+                from: TimeoutFrom::Start,
+                since_unix_ms: 1,
+            },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
             created_at_unix_ms: 1,
             process: ProcessIdentity { pid: 41, start_time: 4141 },

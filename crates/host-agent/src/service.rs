@@ -21,15 +21,15 @@ use sandbar_proto::host::{
 };
 use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
-use sandbar_types::{MetricsRange, OnTimeout, limits};
+use sandbar_types::{MetricsRange, limits};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::Error;
 use crate::fork::{self, Forked};
-use crate::journal::{Deadline, PauseReason};
+use crate::journal::PauseReason;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{CreateRequest, DeadlineChange, Order, State};
+use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
 use crate::{exec, files, network_wire, snapshot, tunnel};
@@ -86,16 +86,13 @@ impl HostService for Service {
         if request.access_token.is_empty() {
             return Err(Error::BadInput("access_token is missing".into()).into());
         }
-        wire::check_timeout(request.timeout_sec)?;
+        let deadline = wire::new_deadline(request.timeout_sec, request.on_timeout, request.timeout_from)?;
         let request = CreateRequest {
             id: parse(&request.id)?,
             template_id: parse(&request.template_id)?,
             access_token: request.access_token,
             env: Some(request.env.into_iter().collect()),
-            deadline: Deadline {
-                timeout_sec: request.timeout_sec,
-                on_timeout: wire::on_timeout(request.on_timeout).unwrap_or(OnTimeout::Kill),
-            },
+            deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,
         };
@@ -246,6 +243,8 @@ impl HostService for Service {
         let change = DeadlineChange {
             timeout_sec: request.timeout_sec,
             on_timeout: wire::on_timeout(request.on_timeout),
+            from: wire::timeout_from(request.timeout_from),
+            extent: Extent::Any,
         };
         handle.ask(|reply| Order::Resume(change, reply)).await?;
         Response::ok(ResumeSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -262,6 +261,8 @@ impl HostService for Service {
         let change = DeadlineChange {
             timeout_sec: Some(request.timeout_sec),
             on_timeout: wire::on_timeout(request.on_timeout),
+            from: wire::timeout_from(request.timeout_from),
+            extent: if request.longer_only { Extent::LongerOnly } else { Extent::Any },
         };
         handle.ask(|reply| Order::SetDeadline(change, reply)).await?;
         Response::ok(SetDeadlineResponse { sandbox: describe(&handle).into(), ..Default::default() })

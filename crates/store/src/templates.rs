@@ -1,7 +1,7 @@
 //! Templates and where their files are.
 
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, Team, Template};
+use sandbar_types::id::{Host, Sandbox, Team, Template};
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
 use uuid::Uuid;
 
@@ -23,6 +23,15 @@ pub struct TemplateRow {
     pub arch: Arch,
     pub vmm: VmmKind,
     pub created_at: DateTime<Utc>,
+}
+
+/// How often sandboxes were made from a template, and when last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct TemplateUse {
+    pub id: Id<Template>,
+    pub count: u64,
+    pub last_at: DateTime<Utc>,
 }
 
 /// A template whose files are to be made.
@@ -105,6 +114,84 @@ impl Store {
         .await?
         .map(TemplateRow::try_from)
         .transpose()
+    }
+
+    /// A template that a team may use, by its id.
+    pub async fn template_find(
+        &self,
+        team: Id<Team>,
+        id: Id<Template>,
+    ) -> Result<Option<TemplateRow>, StoreError> {
+        sqlx::query_as!(
+            Raw,
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+             FROM templates
+             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
+            id.uuid(),
+            team.uuid(),
+            Id::PLATFORM.uuid(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(TemplateRow::try_from)
+        .transpose()
+    }
+
+    /// The snapshots that a team made of its sandboxes, or of one of them, or those of one name; newest first.
+    pub async fn template_list_made(
+        &self,
+        team: Id<Team>,
+        source: Option<Id<Sandbox>>,
+        only: Option<Id<Template>>,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Vec<TemplateRow>, StoreError> {
+        sqlx::query_as!(
+            Raw,
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+             FROM templates
+             WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
+               AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
+               AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
+             ORDER BY created_at DESC, id DESC LIMIT $6",
+            team.uuid(),
+            source.map(Id::uuid),
+            only.map(Id::uuid),
+            after.map(|after| after.created_at),
+            after.map(|after| after.id),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(TemplateRow::try_from)
+        .collect()
+    }
+
+    /// How often a team made sandboxes from templates, and when last; of those that it did at all.
+    pub async fn template_uses(
+        &self,
+        team: Id<Team>,
+        ids: &[Id<Template>],
+    ) -> Result<Vec<TemplateUse>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        sqlx::query!(
+            r#"SELECT template_id, count(*) AS "count!", max(created_at) AS "last!" FROM sandboxes
+               WHERE team_id = $1 AND template_id = ANY($2) GROUP BY template_id"#,
+            team.uuid(),
+            &ids,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok(TemplateUse {
+                id: Id::from_uuid(row.template_id),
+                count: unsigned("count", row.count)?,
+                last_at: row.last,
+            })
+        })
+        .collect()
     }
 
     /// The templates that a team may use, newest first.

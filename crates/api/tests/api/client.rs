@@ -69,6 +69,10 @@ impl Client {
         Self { credential: None, ..self.clone() }
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("http://{}{path}", self.address));
         match &self.credential {

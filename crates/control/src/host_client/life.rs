@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use sandbar_proto::host;
 use sandbar_types::id::{Sandbox, Template};
-use sandbar_types::{Id, MetricsRange, OnTimeout};
+use sandbar_types::{Id, MetricsRange, OnTimeout, TimeoutFrom};
 
 use super::client::{HostClient, within};
 use super::{HostError, Reason};
+use crate::sandboxes::{Extent, NewDeadline, Resume};
 
 const NO_SANDBOX: HostError = HostError::Protocol("no sandbox in the answer");
 const NO_TEMPLATE: HostError = HostError::Protocol("no template in the answer");
@@ -20,18 +21,19 @@ impl HostClient {
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
     }
 
-    /// Lets a paused sandbox go on. A running one is a success. None = as before.
+    /// Lets a paused sandbox go on. A running one is a success.
     pub async fn resume_sandbox(
         &self,
         id: Id<Sandbox>,
-        timeout_sec: Option<u32>,
-        on_timeout: Option<OnTimeout>,
+        resume: Resume,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
+        let Resume { timeout_sec, on_timeout, timeout_from } = resume;
         let request = host::ResumeSandboxRequest {
             id: id.to_string(),
             timeout_sec,
             on_timeout: on_timeout_word(on_timeout).into(),
+            timeout_from: timeout_from_word(timeout_from).into(),
             ..Default::default()
         };
         let answer = self.rpc().resume_sandbox_with_options(request, within(limit)).await?.into_owned();
@@ -103,18 +105,20 @@ impl HostClient {
         Ok(self.rpc().list_templates_with_options(request, within(limit)).await?.into_owned().templates)
     }
 
-    /// Changes when a sandbox ends by itself, and how. None = as before.
+    /// Changes when a sandbox ends by itself, and how: in `timeout_sec` from now.
     pub async fn set_deadline(
         &self,
         id: Id<Sandbox>,
         timeout_sec: u32,
-        on_timeout: Option<OnTimeout>,
+        NewDeadline { on_timeout, timeout_from, extent }: NewDeadline,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
         let request = host::SetDeadlineRequest {
             id: id.to_string(),
             timeout_sec,
             on_timeout: on_timeout_word(on_timeout).into(),
+            timeout_from: timeout_from_word(timeout_from).into(),
+            longer_only: extent == Extent::LongerOnly,
             ..Default::default()
         };
         let answer = self.rpc().set_deadline_with_options(request, within(limit)).await?.into_owned();
@@ -146,6 +150,15 @@ impl HostClient {
     ) -> Result<Vec<host::MetricsTier>, HostError> {
         let request = host::FlushSandboxMetricsRequest { id: id.to_string(), ..Default::default() };
         Ok(self.rpc().flush_sandbox_metrics_with_options(request, within(limit)).await?.into_owned().tiers)
+    }
+}
+
+/// The contract's word.
+pub(crate) const fn timeout_from_word(from: Option<TimeoutFrom>) -> host::TimeoutFrom {
+    match from {
+        None => host::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED,
+        Some(TimeoutFrom::Activity) => host::TimeoutFrom::TIMEOUT_FROM_ACTIVITY,
+        Some(TimeoutFrom::Start) => host::TimeoutFrom::TIMEOUT_FROM_START,
     }
 }
 

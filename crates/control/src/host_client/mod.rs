@@ -18,7 +18,7 @@ use sandbar_types::id::Host;
 
 pub use client::{ExecStreamReceiver, ExecStreamSender, HostClient, ReadFileStream, TemplateSize};
 pub use error::{HostError, Reason};
-pub(crate) use life::on_timeout_word;
+pub(crate) use life::{on_timeout_word, timeout_from_word};
 pub(crate) use network::network_word;
 pub use tunnel::TunnelStream;
 

@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::CallSite;
 use super::validate::{self, Checked, InvalidSandbox};
 use super::{IdempotencyKey, NewSandbox, NoHostReason, Sandbox, SandboxError};
-use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word};
+use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word, timeout_from_word};
 use crate::scheduler::{Need, least_loaded};
 use crate::{Control, OpContext, audit, reported};
 
@@ -160,6 +160,7 @@ impl Control {
             disk_mb: template.disk_mb,
             timeout_sec: checked.timeout_sec,
             on_timeout: checked.on_timeout,
+            timeout_from: checked.timeout_from,
             metadata,
             network: &checked.network,
             ingress,
@@ -211,6 +212,7 @@ impl Control {
             timeout_sec: row.timeout_sec,
             hostname: row.id.to_string(),
             on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
+            timeout_from: timeout_from_word(Some(row.timeout_from)).into(),
             network: network_word(&row.network).into(),
             ..Default::default()
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sandbar_types::ingress::InvalidIngress;
 use sandbar_types::name::InvalidName;
 use sandbar_types::network::InvalidPolicy;
-use sandbar_types::{NetworkPolicy, TemplateName, limits};
+use sandbar_types::{NetworkPolicy, TemplateName, TimeoutFrom, limits};
 
 use super::{Command, NetworkRules, NewSandbox, OnTimeout};
 
@@ -112,6 +112,7 @@ pub(super) struct Checked {
     pub(super) disk_mb: Option<u32>,
     pub(super) timeout_sec: u32,
     pub(super) on_timeout: OnTimeout,
+    pub(super) timeout_from: TimeoutFrom,
     pub(super) network: NetworkPolicy,
 }
 
@@ -126,11 +127,12 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     let timeout_sec = new.timeout_sec.unwrap_or(0);
     within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
     let on_timeout = new.on_timeout.unwrap_or(OnTimeout::Kill);
+    let timeout_from = new.timeout_from.unwrap_or(TimeoutFrom::Activity);
     let network = new.network.as_ref().map(network).transpose()?.unwrap_or_default();
     new.ingress.check()?;
     map("metadata", &new.metadata)?;
     map("env", &new.env)?;
-    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, network })
+    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, timeout_from, network })
 }
 
 /// Checks a network policy.

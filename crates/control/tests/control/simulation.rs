@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use sandbar_control::sandboxes::{NewFork, NewSandbox, OnTimeout, Resume, Sandbox, SandboxFilter};
+use sandbar_control::sandboxes::{
+    NewDeadline, NewFork, NewSandbox, OnTimeout, Resume, Sandbox, SandboxFilter,
+};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_control::{Control, OpContext, PageRequest};
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
@@ -98,7 +100,7 @@ async fn operate(
             control.sandbox_resume(&ctx, &of, Resume::default()).await.err().map(|error| error.code())
         }
         (Operation::Fork, Some(of)) => {
-            let fork = NewFork { count: 2, timeout_sec: None, on_timeout: None };
+            let fork = NewFork { count: 2, ..NewFork::default() };
             control.sandbox_fork(&ctx, &of, fork, None).await.err().map(|error| error.code())
         }
         (Operation::Snapshot, Some(of)) => {
@@ -112,7 +114,12 @@ async fn operate(
             control.snapshot_delete(&ctx, &name).await.err().map(|error| error.code())
         }
         (Operation::Timeout, Some(of)) => control
-            .sandbox_set_timeout(&ctx, &of, 600, Some(OnTimeout::Pause))
+            .sandbox_set_timeout(
+                &ctx,
+                &of,
+                600,
+                NewDeadline { on_timeout: Some(OnTimeout::Pause), ..NewDeadline::default() },
+            )
             .await
             .err()
             .map(|error| error.code()),

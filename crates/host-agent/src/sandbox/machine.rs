@@ -199,7 +199,8 @@ impl Holdings {
         let token = record.access_token.as_str();
         let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
         let guest = identify(resources, &slot, &identity, Some(token)).await?;
-        let record = record.advance(Phase::Running { process });
+        let deadline = record.deadline.since(now_unix_ms());
+        let record = record.advance(Phase::Running { process }).with_deadline(deadline);
         write_record(resources, record.clone()).await?;
         Ok((record, process, guest))
     }
@@ -246,6 +247,7 @@ async fn introduce(
         env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
     };
     let guest = identify(resources, &slot, &identity, token.as_deref()).await?;
+    let now = now_unix_ms();
     let record = Record::born(Birth {
         id: request.id,
         template_id: request.template_id,
@@ -253,9 +255,9 @@ async fn introduce(
         machine: origin.spec.clone(),
         access_token: request.access_token.clone(),
         hostname: request.hostname.clone(),
-        deadline: request.deadline,
+        deadline: request.deadline.since(now),
         network: request.network.clone(),
-        created_at_unix_ms: now_unix_ms(),
+        created_at_unix_ms: now,
         process,
     });
     write_record(resources, record.clone()).await?;

@@ -28,6 +28,7 @@ impl World {
             arch: Arch::X86_64,
             vmm: VmmKind::Qemu,
             host_id: self.host,
+            source_id: Id::new(),
             operation: &operation("create"),
         })
         .await?;

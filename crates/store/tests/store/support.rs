@@ -10,7 +10,9 @@ use sandbar_store::users::NewUserRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
 use sandbar_types::id::{Host, Sandbox, Team, Template, User};
-use sandbar_types::{Arch, Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{
+    Arch, Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, TimeoutFrom, VmmKind,
+};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
@@ -103,6 +105,7 @@ impl World {
             disk_mb: 1024,
             timeout_sec: 300,
             on_timeout: OnTimeout::Kill,
+            timeout_from: TimeoutFrom::Activity,
             network: &OPEN,
             ingress: &CLOSED,
             metadata,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::network::NetworkRules;
-use super::{OnTimeout, SandboxWithAccess};
+use super::{OnTimeout, SandboxWithAccess, TimeoutFrom};
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -33,9 +33,12 @@ pub(crate) struct CreateSandbox {
     /// The template's own, or left out.
     #[schema(minimum = 512, maximum = 1_048_576)]
     disk_mb: Option<u32>,
-    /// Seconds without activity after which it ends; 0 = never.
+    /// Seconds after which it ends; 0 = never.
     #[schema(minimum = 0, maximum = 2_592_000, default = 0)]
     timeout_sec: Option<u32>,
+    /// From when they count.
+    #[schema(default = "activity")]
+    timeout_from: Option<TimeoutFrom>,
     /// What happens then: it is destroyed (`kill`), or paused.
     #[schema(default = "kill")]
     on_timeout: Option<OnTimeout>,
@@ -88,7 +91,7 @@ pub(crate) async fn create_sandbox(
     Ok((StatusCode::CREATED, Json(SandboxWithAccess::of(&app.control, sandbox))))
 }
 
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().map_err(|_| SandboxError::from(InvalidSandbox::IdempotencyKey))?;
     let key = text.parse().map_err(SandboxError::from)?;
@@ -103,6 +106,7 @@ impl From<CreateSandbox> for NewSandbox {
             memory_mb,
             disk_mb,
             timeout_sec,
+            timeout_from,
             on_timeout,
             metadata,
             env,
@@ -125,6 +129,7 @@ impl From<CreateSandbox> for NewSandbox {
             disk_mb,
             timeout_sec,
             on_timeout: on_timeout.map(Into::into),
+            timeout_from: timeout_from.map(Into::into),
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
             network: network.map(Into::into),

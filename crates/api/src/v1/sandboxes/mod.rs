@@ -1,6 +1,6 @@
 //! `/v1/sandboxes`, and `/v1/capsules`, which is the same by the dashboard's word.
 
-mod create;
+pub(crate) mod create;
 mod delete;
 mod exec;
 mod exec_stream;
@@ -70,10 +70,12 @@ pub(crate) struct Sandbox {
     vcpus: u32,
     memory_mb: u32,
     disk_mb: u32,
-    /// Seconds without activity after which it ends or pauses; 0 = never.
+    /// Seconds after which it ends or pauses; 0 = never.
     timeout_sec: u32,
     on_timeout: OnTimeout,
-    /// When it ends or pauses unless something happens in it before. Not there while it is paused.
+    timeout_from: TimeoutFrom,
+    /// When it ends or pauses; where its time-out counts from its activity, unless something happens in it before. Not there while it
+    /// is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
@@ -140,6 +142,34 @@ pub(crate) enum OnTimeout {
     Pause,
 }
 
+/// From when a sandbox's time-out counts.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TimeoutFrom {
+    /// From its last use: it ends when it is idle for that long.
+    Activity,
+    /// From when it was made, resumed or given this time-out: it ends then, used or not.
+    Start,
+}
+
+impl From<TimeoutFrom> for sandbar_types::TimeoutFrom {
+    fn from(word: TimeoutFrom) -> Self {
+        match word {
+            TimeoutFrom::Activity => Self::Activity,
+            TimeoutFrom::Start => Self::Start,
+        }
+    }
+}
+
+impl From<sandbar_types::TimeoutFrom> for TimeoutFrom {
+    fn from(word: sandbar_types::TimeoutFrom) -> Self {
+        match word {
+            sandbar_types::TimeoutFrom::Activity => Self::Activity,
+            sandbar_types::TimeoutFrom::Start => Self::Start,
+        }
+    }
+}
+
 impl From<OnTimeout> for sandboxes::OnTimeout {
     fn from(word: OnTimeout) -> Self {
         match word {
@@ -171,6 +201,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
             metadata,
             host_id,
             guest_ip,
@@ -196,6 +227,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout: on_timeout.into(),
+            timeout_from: timeout_from.into(),
             expires_at: expires_at.map(Timestamp),
             metadata,
             host_id,
