@@ -37,7 +37,7 @@ pub mod templates;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};
-pub use control::{Control, StartError};
+pub use control::{Control, ShuttingDown, StartError};
 pub use page::{Cursor, Page, PageRequest};
 pub use people::Client;
 pub use sandboxes::Sandbox;

@@ -16,6 +16,7 @@ mod guest;
 mod instance_lock;
 mod journal;
 mod machine_facts;
+mod membership;
 mod metrics;
 mod network_wire;
 mod registry;
@@ -220,17 +221,22 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry: registry.clone(),
         resources: Arc::clone(&resources),
     });
-    let server = Server::from_listener(listener).with_tls(tls::server_config(&credentials)?);
+    let identity = tls::Identity::new(&credentials)?;
+    let server_config = tls::server_config(&credentials, Arc::clone(&identity))?;
+    let server = Server::from_listener(listener).with_tls(server_config);
     let serving = server
         .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");
-    let reporting = tokio::spawn(enrolment::report(
+    let membership = membership::Membership::new(
         control,
         credentials,
-        Arc::clone(&resources),
-        registry.clone(),
-        shutdown.clone(),
-    ));
+        credentials_file,
+        identity,
+        facts,
+        config.registration_token.clone(),
+    );
+    let tenants = membership::OwnTenants { registry: registry.clone(), resources: Arc::clone(&resources) };
+    let reporting = tokio::spawn(membership.keep(tenants, shutdown.clone()));
     let sampling = tokio::spawn(metrics::run(registry.clone(), Arc::clone(&resources), shutdown.clone()));
     let served = serving.await;
     shutdown.cancel();

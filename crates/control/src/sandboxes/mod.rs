@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use chrono::{DateTime, Utc};
+use sandbar_store::hosts::Demand;
 use sandbar_types::id::{Host, Team};
 use sandbar_types::{Id, SandboxStatus, TemplateName, id};
 use serde::Serialize;
@@ -69,6 +70,13 @@ pub struct Sandbox {
     pub updated_at: DateTime<Utc>,
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
+}
+
+impl Sandbox {
+    /// What it takes of its host.
+    pub(crate) const fn demand(&self) -> Demand {
+        Demand { memory_mb: self.memory_mb, vcpus: self.vcpus, disk_mb: self.disk_mb }
+    }
 }
 
 /// What a caller asks for. `None` = the default.

@@ -27,6 +27,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_control::Control;
+use sandbar_control::config::Scheduling;
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use tokio::net::TcpListener;
@@ -86,6 +87,10 @@ pub(crate) struct UpArgs {
     /// Days after which the audit trail is forgotten [default: never]
     #[arg(long, env = "SANDBAR_AUDIT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
     audit_retention_days: Option<u32>,
+
+    /// How hosts are chosen for new sandboxes: least_loaded or round_robin
+    #[arg(long, env = "SANDBAR_SCHEDULING", value_name = "POLICY", default_value = "least_loaded")]
+    scheduling: Scheduling,
 
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
@@ -271,6 +276,7 @@ impl Start<'_> {
         let day = std::time::Duration::from_secs(24 * 3600);
         let config = sandbar_control::Config {
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
+            scheduling: self.args.scheduling,
             oauth,
             ..sandbar_control::Config::default()
         };

@@ -1,5 +1,6 @@
-//! Sandboxes: the row. Reading is in `read`, writing in `write`, what concerns whole teams in `of_team`.
+//! Sandboxes: the row. Reading is in `read`, writing in `write`, what concerns whole teams in `of_team`, whole hosts in `of_host`.
 
+mod of_host;
 mod of_team;
 mod read;
 mod write;

@@ -60,8 +60,8 @@ async fn silence_makes_unreachable_and_a_heartbeat_undoes_it() {
     let later = world.store.now().await.unwrap() + Duration::from_secs(1);
     assert_eq!(world.store.hosts_silent_since(later).await.unwrap(), [world.host]);
     let mut tx = world.store.begin().await.unwrap();
-    assert!(tx.host_lost(world.host, later).await.unwrap());
-    assert!(!tx.host_lost(world.host, later).await.unwrap(), "once");
+    assert_eq!(tx.host_lost(world.host, later).await.unwrap(), Some(Id::PLATFORM));
+    assert_eq!(tx.host_lost(world.host, later).await.unwrap(), None, "once");
     tx.commit().await.unwrap();
     assert_eq!(world.store.hosts_online().await.unwrap(), 0);
     let mut tx = world.store.begin().await.unwrap();
@@ -72,7 +72,7 @@ async fn silence_makes_unreachable_and_a_heartbeat_undoes_it() {
     // It spoke after the look that found it silent.
     let earlier = later - Duration::from_secs(60);
     let mut tx = world.store.begin().await.unwrap();
-    assert!(!tx.host_lost(world.host, earlier).await.unwrap());
+    assert_eq!(tx.host_lost(world.host, earlier).await.unwrap(), None);
     assert_eq!(tx.host_beat(Id::new(), 1, &json!({})).await.unwrap(), None);
 }
 
