@@ -125,6 +125,20 @@ impl<A: Kind, B: Kind, S: Send + Sync> FromRequestParts<S> for PathIds<A, B> {
     }
 }
 
+/// The id and the name in a path `/{id}/.../{name}`. The name is looked up, not parsed.
+pub(crate) struct PathIdAndName<K>(pub(crate) Id<K>, pub(crate) String);
+
+impl<K: Kind, S: Send + Sync> FromRequestParts<S> for PathIdAndName<K> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(ErrorCode::NotFound, format!("there is no such {}", K::NOUN));
+        let both = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((id, name)) = both.map_err(|_| unknown())?;
+        Ok(Self(id.parse().map_err(|_| unknown())?, name))
+    }
+}
+
 /// A name in the path that is looked up, not parsed. Text that is none names nothing.
 pub(crate) struct PathName(pub(crate) String);
 

@@ -56,6 +56,11 @@ pub(crate) fn role() -> RefOr<Schema> {
     words([Role::Owner, Role::Admin, Role::Member].map(Role::as_str))
 }
 
+/// Whose sandboxes a host takes.
+pub(crate) fn host_kind() -> RefOr<Schema> {
+    words(["regular", "byoc"])
+}
+
 /// What a template holds.
 pub(crate) fn template_kind() -> RefOr<Schema> {
     words([TemplateKind::Base, TemplateKind::Snapshot].map(TemplateKind::as_str))
@@ -134,6 +139,11 @@ refusal_sets! {
     OAuthRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
         RateLimited, InternalError, AgentError,
+    ];
+    /// What people do with hosts.
+    FleetRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, HostHasSandboxes, TooLarge, RateLimited, InternalError,
+        HostUnavailable,
     ];
     /// What hosts ask.
     HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];

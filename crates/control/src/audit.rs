@@ -53,11 +53,16 @@ pub(crate) fn sandbox<'a>(
     }
 }
 
-/// Something happened to a host of the platform.
-pub(crate) fn host<'a>(ctx: &'a OpContext, id: Id<Host>, action: &'a str, outcome: Outcome) -> Event<'a> {
+/// Something happened to a host of the platform's or of a team's.
+pub(crate) fn host<'a>(
+    ctx: &'a OpContext,
+    (id, team): (Id<Host>, Id<Team>),
+    action: &'a str,
+    outcome: Outcome,
+) -> Event<'a> {
     let (actor_type, actor_id, actor_name) = actor(ctx);
     Event {
-        team_id: Some(Id::PLATFORM),
+        team_id: Some(team),
         actor_type,
         actor_id,
         actor_name,

@@ -39,7 +39,7 @@ pub mod traffic;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};
-pub use control::{Control, StartError};
+pub use control::{Control, ShuttingDown, StartError};
 pub use page::{Cursor, Page, PageRequest};
 pub use people::Client;
 pub use sandboxes::Sandbox;

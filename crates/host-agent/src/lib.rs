@@ -16,6 +16,7 @@ mod guest;
 mod instance_lock;
 mod journal;
 mod machine_facts;
+mod membership;
 mod metrics;
 mod network_wire;
 mod push;
@@ -263,20 +264,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry: registry.clone(),
         resources: Arc::clone(&resources),
     });
+    let identity = tls::Identity::new(&credentials)?;
+    let server_config = tls::server_config(&credentials, Arc::clone(&identity))?;
     let server = Server::from_listener(listener)
-        .with_tls(tls::server_config(&credentials)?)
+        .with_tls(server_config)
         .with_http2_initial_stream_window_size(tunnel::STREAM_WINDOW)
         .with_http2_initial_connection_window_size(tunnel::CONNECTION_WINDOW);
     let serving = server
         .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");
-    let reporting = tokio::spawn(enrolment::report(
+    let membership = membership::Membership::new(
         control,
         credentials,
-        Arc::clone(&resources),
-        registry.clone(),
-        shutdown.clone(),
-    ));
+        credentials_file,
+        identity,
+        facts,
+        config.registration_token.clone(),
+    );
+    let tenants = membership::OwnTenants { registry: registry.clone(), resources: Arc::clone(&resources) };
+    let reporting = tokio::spawn(membership.keep(tenants, shutdown.clone()));
     let sampling = tokio::spawn(metrics::run(registry.clone(), Arc::clone(&resources), shutdown.clone()));
     let keeping =
         tokio::spawn(warm::keep(Arc::clone(&resources.spares), Arc::clone(&resources), shutdown.clone()));

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, RunArgs, SandboxArgs, SnapshotArgs};
+use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SnapshotArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -53,6 +53,7 @@ enum Command {
     Sandbox(SandboxArgs),
     Snapshot(SnapshotArgs),
     Cp(CpArgs),
+    Host(HostArgs),
     HostAgent(Box<HostAgentArgs>),
     Admin(AdminArgs),
     Audit(AuditArgs),
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
             Command::Sandbox(args) => args.run().await,
             Command::Snapshot(args) => args.run().await,
             Command::Cp(args) => args.run().await,
+            Command::Host(args) => args.run().await,
         }
     });
     // Not waited for: a thread that reads standard input may never return.

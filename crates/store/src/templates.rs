@@ -1,5 +1,7 @@
 //! Templates and where their files are.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
@@ -222,6 +224,46 @@ impl Store {
         .into_iter()
         .map(TemplateRow::try_from)
         .collect()
+    }
+
+    /// Claims the making of a template of a team on a host of the template's kind that is heard of, lacks it and takes sandboxes: which
+    /// one, if nobody else has claimed it within `lease`. Only a template that is ready elsewhere.
+    pub async fn template_claim(
+        &self,
+        host: Id<Host>,
+        team: Id<Team>,
+        name: &str,
+        lease: Duration,
+    ) -> Result<Option<Id<Template>>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "INSERT INTO template_locations (template_id, host_id, state)
+             SELECT t.id, h.id, 'fetching' FROM templates t JOIN hosts h ON h.arch = t.arch AND h.vmm = t.vmm
+             WHERE h.id = $1 AND h.deleted_at IS NULL AND h.status = 'online' AND t.team_id = $2 AND t.name = $3
+               AND t.deleted_at IS NULL AND t.ready_at IS NOT NULL
+             ON CONFLICT (template_id, host_id) DO UPDATE SET updated_at = now()
+             WHERE template_locations.state = 'fetching'
+               AND template_locations.updated_at < now() - make_interval(secs => $4)
+             RETURNING template_id",
+            host.uuid(),
+            team.uuid(),
+            name,
+            lease.as_secs_f64(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id.map(Id::from_uuid))
+    }
+
+    /// Gives a claim back that came to nothing.
+    pub async fn template_claim_end(&self, template: Id<Template>, host: Id<Host>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM template_locations WHERE template_id = $1 AND host_id = $2 AND state = 'fetching'",
+            template.uuid(),
+            host.uuid(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Forgets that a host has a template's files, because it says that it has not.

@@ -84,7 +84,7 @@ impl HostClient {
     ) -> Result<TunnelStream, HostError> {
         let (rpc, place) = self.lanes().enter();
         let opened = async {
-            let mut call = rpc.tunnel().await?;
+            let mut call = self.call(rpc.tunnel()).await?;
             let open = host::tunnel_request::Open {
                 id: id.to_string(),
                 port: u32::from(port),

@@ -86,6 +86,18 @@ impl Control {
         report
     }
 
+    /// That a host answers. Where it does not, what is in between there is `missing`.
+    pub(super) async fn host_answers(&self, id: Id<Host>) -> Result<(), ReconcileError> {
+        let host = self.store().host_find(id).await?;
+        let address = host.and_then(|host| host.address).ok_or(ReconcileError::NotRegistered { id })?;
+        let client = self.host_clients().get(id, &address);
+        if let Err(source) = client.health(self.config().call_deadline).await {
+            self.lose_sight(&self.store().sandboxes_living_on(id).await?).await?;
+            return Err(ReconcileError::Host { id, source });
+        }
+        Ok(())
+    }
+
     async fn reconcile_locked(
         &self,
         id: Id<Host>,
@@ -137,6 +149,7 @@ impl Control {
         report.absent = verdict.absent;
         report.due_in = verdict.due_in;
         let templates = self.reconcile_templates(&client).await?;
+        self.provision(id).await?;
         report.deleted = templates.deleted;
         report.failed += templates.failed;
         if report.failed == 0 && report.spared == 0 {

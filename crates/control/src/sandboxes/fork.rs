@@ -14,7 +14,7 @@ use sandbar_proto::host::fork_sandbox_request::Child;
 use sandbar_proto::host::fork_sandbox_response::child_result::Outcome as ChildOutcome;
 use sandbar_proto::host::{ForkSandboxRequest, ForkSandboxResponse};
 use sandbar_store::audit::Outcome;
-use sandbar_store::hosts::Room;
+use sandbar_store::hosts::{Purpose, Room};
 use sandbar_store::sandboxes::{NewSandboxRow, SandboxRow, Transition};
 use sandbar_types::{Id, OnTimeout, PerResource, SandboxStatus, TimeoutFrom, id, limits};
 use secrecy::ExposeSecret as _;
@@ -164,13 +164,17 @@ impl Control {
         let (Some(host), false) = (sandbox.host_id, from.is_empty()) else {
             return Err(self.change_refused(ctx, sandbox.id, FORK).await);
         };
-        let percent = self.config().memory_promise_percent;
+        let limits = self.config().limits();
         let mut tx = self.store().begin().await?;
         // The team's row before the host's before the sandbox's: everywhere, so that nobody waits for somebody who waits for them.
         let mut room = self.headroom(&mut tx, sandbox.team_id).await?;
-        match tx.host_room(host, sandbox.memory_mb, percent).await? {
+        match tx.host_room(host, sandbox.demand(), limits, Purpose::New).await? {
             Room::Enough => {}
             Room::Full => return Err(no_room()),
+            Room::Draining => {
+                let message = "it drains, and takes no new sandboxes".to_owned();
+                return Err(SandboxError::NoRoom { message });
+            }
             Room::Gone => return Err(SandboxError::Missing { id: sandbox.id }),
         }
         let transition = Transition::new(sandbox.id, FORK.through).only_from(from).begun_by(&kept);
@@ -190,7 +194,7 @@ impl Control {
                 }
                 Wanted::New(key) => key,
             };
-            if tx.host_room(host, source.memory_mb, percent).await? != Room::Enough {
+            if tx.host_room(host, sandbox.demand(), limits, Purpose::New).await? != Room::Enough {
                 slots.push(Slot::Refused(no_room()));
                 continue;
             }

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use chrono::{DateTime, Utc};
+use sandbar_store::hosts::Demand;
 use sandbar_types::id::{Host, Team, Template};
 use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, id};
 use serde::Serialize;
@@ -78,6 +79,13 @@ pub struct Sandbox {
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
     pub ingress: Ingress,
+}
+
+impl Sandbox {
+    /// What it takes of its host.
+    pub(crate) const fn demand(&self) -> Demand {
+        Demand { memory_mb: self.memory_mb, vcpus: self.vcpus, disk_mb: self.disk_mb }
+    }
 }
 
 /// What a caller asks for. `None` = the default.

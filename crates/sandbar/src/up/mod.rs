@@ -30,6 +30,7 @@ use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_api::{Limits, Origin, RequestRate};
 use sandbar_control::Control;
+use sandbar_control::config::Scheduling;
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use sandbar_types::Resource;
@@ -97,6 +98,10 @@ pub(crate) struct UpArgs {
     /// Days after which the audit trail is forgotten [default: never]
     #[arg(long, env = "SANDBAR_AUDIT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
     audit_retention_days: Option<u32>,
+
+    /// How hosts are chosen for new sandboxes: least_loaded or round_robin
+    #[arg(long, env = "SANDBAR_SCHEDULING", value_name = "POLICY", default_value = "least_loaded")]
+    scheduling: Scheduling,
 
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
@@ -333,6 +338,7 @@ impl Start<'_> {
         let config = sandbar_control::Config {
             default_quotas,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
+            scheduling: self.args.scheduling,
             oauth,
             domain: self.args.edge.domain()?,
             ..sandbar_control::Config::default()

@@ -1,6 +1,8 @@
-//! Sandboxes: the row. Reading is in `read` and `by_start`, writing in `write`, what concerns whole teams in `of_team`.
+//! Sandboxes: the row. Reading is in `read` and `by_start`, writing in `write`, what concerns whole teams in `of_team`, whole hosts in
+//! `of_host`.
 
 mod by_start;
+mod of_host;
 mod of_team;
 mod read;
 mod write;
