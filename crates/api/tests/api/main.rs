@@ -6,6 +6,7 @@
 
 mod auth;
 mod client;
+mod fuzz;
 mod matrix;
 mod openapi;
 mod people;
