@@ -166,11 +166,13 @@ async fn a_disk_that_is_full_during_a_save_harms_nothing() {
     let stopped = line(&*machine).unwrap();
     let small = place.small_filesystem("small", 64 << 10);
     let full = |error: VmmError| {
-        let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let mut causes =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let text = causes.clone().map(ToString::to_string).collect::<Vec<_>>().join(": ");
         let said = text.contains("No space left");
-        let known = causes
-            .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull));
+        let known = causes.any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull)
+        });
         assert!(said || known, "{text}");
     };
     // The memory does not fit, then not even the state; the image that there is of it has holes throughout.
