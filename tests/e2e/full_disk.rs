@@ -63,11 +63,9 @@ async fn new_work_is_refused_and_what_runs_is_not_harmed(platform: &Platform) ->
     let sandbox = Sandbox::create(&client, &json!({})).await?;
     let path = format!("/v1/sandboxes/{}", sandbox.id);
     let call = async |what: &str| client.post(&format!("{path}/{what}"), &json!({})).await;
-    // Kept in memory alone: what a pause has to write.
-    sandbox
-        .sh_as("root", "mkdir -p /m && mount -t tmpfs none /m && head -c 64M /dev/urandom > /m/data")
-        .await?;
-    let content = sandbox.sh_as("root", "sha256sum < /m/data").await?;
+    // In memory alone: what a pause has to write.
+    let fill = "head -c 64M /dev/urandom > /m/data && sha256sum < /m/data";
+    let content = sandbox.sh_as("root", &format!("mkdir -p /m && mount -t tmpfs none /m && {fill}")).await?;
 
     let filler = Filler::new(platform)?;
     filler.leave(512 * MIB)?;
@@ -82,6 +80,8 @@ async fn new_work_is_refused_and_what_runs_is_not_harmed(platform: &Platform) ->
     call("resume").await?.json(200)?;
     ensure!(sandbox.sh_as("root", "sha256sum < /m/data").await? == content);
 
+    // What was written before the pause is in its files already.
+    let content = sandbox.sh_as("root", fill).await?;
     filler.leave(32 * MIB)?;
     let reason = call("pause").await?.refusal(ErrorCode::NoHostsAvailable)?;
     ensure!(reason.contains("disk"), "{reason}");
