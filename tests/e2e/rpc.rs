@@ -78,7 +78,8 @@ impl LoneAgent {
     async fn template(&self) -> Result<rpc::Template> {
         let listed = self.client.list_templates(rpc::ListTemplatesRequest::default()).await?.into_owned();
         let kind = |template: &rpc::Template| template.kind.as_known();
-        let snapshot = |template: &rpc::Template| kind(template) == Some(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT);
+        let snapshot =
+            |template: &rpc::Template| kind(template) == Some(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT);
         listed.templates.into_iter().find(snapshot).context("no template")
     }
 
@@ -167,15 +168,16 @@ async fn a_disk_alone_is_kept_checked_and_small(platform: &Platform) -> Result<(
     // Not flushed by anybody but the call.
     agent.sh(&id, "echo flat > ~/flat; echo stays > /dev/shm/memory").await?;
     let template_id = Id::<Template>::new().to_string();
-    let request = rpc::FlattenRootfsRequest {
-        id: id.clone(),
-        template_id: template_id.clone(),
-        ..Default::default()
-    };
+    let request =
+        rpc::FlattenRootfsRequest { id: id.clone(), template_id: template_id.clone(), ..Default::default() };
     let made = agent.client.flatten_rootfs(request.clone()).await?.into_owned().template;
     let made = made.into_option().context("no template")?;
     assert_eq!(made.kind.as_known(), Some(rpc::TemplateKind::TEMPLATE_KIND_BASE));
-    ensure!(made.disk_mb > 0 && made.disk_mb < agent.template().await?.disk_mb, "not shrunk: {}", made.disk_mb);
+    ensure!(
+        made.disk_mb > 0 && made.disk_mb < agent.template().await?.disk_mb,
+        "not shrunk: {}",
+        made.disk_mb
+    );
     let again = agent.client.flatten_rootfs(request).await?.into_owned().template;
     assert_eq!(again.into_option().context("no template")?.disk_mb, made.disk_mb, "made a second time");
     assert_eq!(agent.sh(&id, "cat ~/flat /dev/shm/memory").await?, "flat\nstays", "the source is lost");
@@ -183,7 +185,11 @@ async fn a_disk_alone_is_kept_checked_and_small(platform: &Platform) -> Result<(
     let folder = platform.footprint().store_dir().join("templates").join(&template_id);
     let disk = folder.join("disk.ext4");
     let bytes = disk.metadata()?.len();
-    ensure!(bytes.div_ceil(1 << 20) == u64::from(made.disk_mb), "{bytes} bytes are told as {} MiB", made.disk_mb);
+    ensure!(
+        bytes.div_ceil(1 << 20) == u64::from(made.disk_mb),
+        "{bytes} bytes are told as {} MiB",
+        made.disk_mb
+    );
     let checked = Command::new("e2fsck").arg("-fn").arg(&disk).output()?;
     ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
     let kept = Command::new("debugfs").args(["-R", "cat /home/user/flat"]).arg(&disk).output()?;
@@ -207,7 +213,8 @@ async fn a_host_that_was_refused_pauses_all_and_can_verify_each(platform: &Platf
     let refused = verify(&one).await.err().context("a sandbox that runs was verified")?;
     assert_eq!(refused.code, connectrpc::ErrorCode::FailedPrecondition, "{refused}");
 
-    let request = rpc::PauseAllRequest { reason: "the control plane refuses this host".into(), ..Default::default() };
+    let request =
+        rpc::PauseAllRequest { reason: "the control plane refuses this host".into(), ..Default::default() };
     let outcome = agent.client.pause_all(request.clone()).await?.into_owned();
     assert_eq!((outcome.paused, outcome.failed), (2, 0));
     assert_eq!(agent.states().await?, [rpc::SandboxState::SANDBOX_STATE_PAUSED; 2]);

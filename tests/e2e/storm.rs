@@ -25,7 +25,10 @@ const REST_LIMIT: Duration = Duration::from_secs(150);
 const ANSWERS: [u16; 10] = [200, 201, 202, 204, 404, 409, 429, 502, 503, 504];
 
 pub(crate) fn tests() -> Vec<Test> {
-    tests![a_storm_leaves_every_sandbox_at_rest_and_nothing_behind, a_machine_killed_in_a_change_ends_or_is_whole]
+    tests![
+        a_storm_leaves_every_sandbox_at_rest_and_nothing_behind,
+        a_machine_killed_in_a_change_ends_or_is_whole
+    ]
 }
 
 /// Numbers that look like chance and are the same for the same seed (`SplitMix64`).
@@ -57,7 +60,9 @@ async fn ask(client: Client, id: String, what: &'static str) -> Result<()> {
         "destroy" => client.delete(&path).await?,
         "exec" => client.exec(&id, &json!({"cmd": "cat", "args": ["/dev/shm/mine"]})).await?,
         "snapshot" => {
-            let kept = client.post("/v1/snapshots", &json!({"sandbox_id": id, "name": format!("storm-{id}")})).await?;
+            let kept = client
+                .post("/v1/snapshots", &json!({"sandbox_id": id, "name": format!("storm-{id}")}))
+                .await?;
             if kept.status == 201 {
                 // It need not be there any more: its team's snapshots are deleted at the end.
                 client.delete(&format!("/v1/snapshots/storm-{id}")).await?;
@@ -100,7 +105,8 @@ async fn a_storm_leaves_every_sandbox_at_rest_and_nothing_behind(platform: &Plat
             continue;
         }
         let id = living[chance.below(living.len())].clone();
-        let kinds = ["pause", "resume", "pause", "resume", "exec", "snapshot", "fork", "destroy", "machine", "agent"];
+        let kinds =
+            ["pause", "resume", "pause", "resume", "exec", "snapshot", "fork", "destroy", "machine", "agent"];
         match kinds[chance.below(kinds.len())] {
             "machine" => {
                 if let Some(vmm) = footprint.vmm_of(&id)? {
@@ -161,7 +167,9 @@ async fn a_machine_killed_in_a_change_ends_or_is_whole(platform: &Platform) -> R
     let client = platform.client()?;
     for (what, wait_ms) in [("pause", 0), ("pause", 60), ("pause", 250), ("resume", 0), ("resume", 120)] {
         let sandbox = Sandbox::create(&client, &json!({"timeout_sec": 0})).await?;
-        sandbox.sh("head -c 60000000 /dev/urandom > /dev/shm/much; sha256sum < /dev/shm/much > ~/sum; sync").await?;
+        sandbox
+            .sh("head -c 60000000 /dev/urandom > /dev/shm/much; sha256sum < /dev/shm/much > ~/sum; sync")
+            .await?;
         let change = async |what: &str| {
             let path = format!("/v1/sandboxes/{}/{what}", sandbox.id);
             client.post(&path, &json!({})).await
@@ -178,7 +186,8 @@ async fn a_machine_killed_in_a_change_ends_or_is_whole(platform: &Platform) -> R
             Ok::<_, anyhow::Error>(())
         };
         let (reply, killed) = tokio::join!(change(what), kill);
-        (reply?, killed?);
+        reply?;
+        killed?;
         let state = wait::until("it is at rest", REST_LIMIT, async || {
             let state = sandbox.status().await?;
             Ok(["running", "paused", "stopped", "error"].contains(&state.as_str()).then_some(state))
@@ -193,7 +202,9 @@ async fn a_machine_killed_in_a_change_ends_or_is_whole(platform: &Platform) -> R
             // The end of a machine is told a moment after it.
             match sandbox.sh(same).await {
                 Ok(answer) => assert_eq!(answer, "same"),
-                Err(error) => ensure!(state == "running" && sandbox.status().await? != "running", "{error:#}"),
+                Err(error) => {
+                    ensure!(state == "running" && sandbox.status().await? != "running", "{error:#}")
+                }
             }
         }
         sandbox.destroy().await?;
