@@ -145,8 +145,10 @@ async fn let_in(control: &Control) -> SimHost {
     };
     let anybody = OpContext::anonymous(Uuid::now_v7());
     let registered = control.host_register(&anybody, &registration).await.unwrap();
-    host.enroll(&registered.host.id.to_string(), &registered.cert, &registered.ca).await.unwrap();
-    let actor = control.authenticate_host(registered.token.expose_secret()).await.unwrap();
+    host.enroll(&registered.host.id.to_string(), &registered.credentials.cert, &registered.credentials.ca)
+        .await
+        .unwrap();
+    let actor = control.authenticate_host(registered.credentials.token.expose_secret()).await.unwrap();
     let heartbeat = Heartbeat { inventory_generation: host.inventory_generation(), ..Heartbeat::default() };
     let ctx = OpContext::new(Uuid::now_v7(), actor);
     control.host_heartbeat(&ctx, created.host.id, &heartbeat).await.unwrap();
