@@ -15,21 +15,25 @@
 //!                     `---------- kill / exit -----------'--> gone
 //! ```
 //!
-//! The `qemu` driver drives `-M microvm`, so it is for x86-64 hosts.
+//! The `firecracker` driver needs KVM. The `qemu` driver drives `-M microvm`, with KVM or in software. Both are for x86-64 hosts.
 
+mod binary;
 pub mod compatibility;
 pub mod error;
+pub mod firecracker;
 pub mod machine;
 mod pages;
 pub mod probe;
 pub mod process;
+mod processor;
 pub mod qemu;
 mod qmp;
 mod spawn;
 mod tsc;
 
 pub use compatibility::{Accelerator, Compatibility, Mismatch};
-pub use error::VmmError;
+pub use error::{ControlError, VmmError};
+pub use firecracker::{FirecrackerOptions, FirecrackerVmm};
 pub use machine::{BootSource, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
 pub use process::ProcessIdentity;
 pub use qemu::QemuVmm;

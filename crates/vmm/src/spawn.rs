@@ -47,8 +47,8 @@ impl Launch {
         };
         let netns = File::open(&self.netns).map_err(file("open", &self.netns))?;
         let inherited = self.inherited.as_raw_fd();
-        let duplicate = |file: &File| file.try_clone().map(Stdio::from);
         let failed = |source| VmmError::Start { binary: self.binary.clone(), source };
+        let (console, log) = self.output.stdio().map_err(failed)?;
         let mut command = Command::new(&self.binary);
         command
             .args(&self.arguments)
@@ -56,8 +56,8 @@ impl Launch {
             .env(MARK, &self.work_dir)
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(duplicate(&self.output.console).map_err(failed)?)
-            .stderr(duplicate(&self.output.log).map_err(failed)?);
+            .stdout(console)
+            .stderr(log);
         let in_child = move || {
             enter(&netns)?;
             // A terminal's or a supervisor's signals to our group are not for the machines.
@@ -112,6 +112,11 @@ impl Output {
             Ok(file)
         };
         Ok(Self { console: bounded("sandbar-console")?, log: bounded("sandbar-vmm-log")? })
+    }
+
+    /// Standard output and standard error for a process.
+    pub(crate) fn stdio(&self) -> io::Result<(Stdio, Stdio)> {
+        Ok((self.console.try_clone()?.into(), self.log.try_clone()?.into()))
     }
 
     /// The output of a process that an earlier agent started.

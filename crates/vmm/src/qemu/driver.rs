@@ -11,7 +11,6 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_types::VmmKind;
-use sha2::{Digest, Sha256};
 use tokio::{process::Command, task};
 
 use super::{
@@ -21,8 +20,10 @@ use super::{
 };
 use crate::{
     Accelerator, BootSource, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles, Vmm,
-    VmmError,
+    VmmError, binary,
+    error::file,
     process::{Process, Unclaimed},
+    processor,
     qmp::{self, Event, Feature, Qmp, QmpError, RunState},
     spawn::{self, Launch, Output},
     tsc,
@@ -44,12 +45,12 @@ impl QemuVmm {
     /// A driver for the QEMU at `binary` (a path, or a name to be found in `PATH`). Asks it for its version and measures the host's
     /// time-stamp counter. Whether `accelerator` works is the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)).
     pub async fn new(binary: &Path, accelerator: Accelerator) -> Result<Self, VmmError> {
-        let binary = resolve(binary)?;
+        let binary = binary::resolve(binary)?;
         let build = build(&binary).await?;
         let model = command_line::processor(accelerator);
         let cpu = match accelerator {
             Accelerator::Tcg => model.to_owned(),
-            Accelerator::Kvm => format!("{model}: {}", host_processor()?),
+            Accelerator::Kvm => format!("{model}: {}", processor::of_host()?),
         };
         let compatibility = Compatibility {
             vmm: VmmKind::Qemu,
@@ -192,11 +193,13 @@ impl Vmm for QemuVmm {
             let qmp = Qmp::new(spawn::connect(work_dir).await?);
             qmp.call(&qmp::Negotiate {}, ADOPT_DEADLINE).await?;
             let memory = GuestMemory::of(&qmp, ADOPT_DEADLINE).await?;
-            Ok((qmp, memory))
+            Ok::<_, QmpError>((qmp, memory))
         };
         match taken_over.await {
             Ok((qmp, memory)) => Ok(Box::new(QemuMachine::new(found, output, qmp, memory))),
-            Err(source) => Err(VmmError::Control { step: "being adopted", log: output.tail(), source }),
+            Err(source) => {
+                Err(VmmError::Control { step: "being adopted", log: output.tail(), source: source.into() })
+            }
         }
     }
 }
@@ -218,7 +221,7 @@ impl Starting {
         let log = self.output.tail();
         match source {
             QmpError::Closed => VmmError::Ended { step, log },
-            source => VmmError::Control { step, log, source },
+            source => VmmError::Control { step, log, source: source.into() },
         }
     }
 
@@ -237,11 +240,6 @@ fn state_uri(state: &Path) -> Result<String, VmmError> {
     }
 }
 
-pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VmmError {
-    let path = path.to_owned();
-    move |source| VmmError::File { action, path, source }
-}
-
 /// QEMU's version and package: what follows "version" in the first line of `-version`.
 async fn build(binary: &Path) -> Result<String, VmmError> {
     let output = Command::new(binary)
@@ -256,32 +254,4 @@ async fn build(binary: &Path) -> Result<String, VmmError> {
         Some((_, build)) if !build.trim().is_empty() => Ok(build.trim().to_owned()),
         _ => Err(VmmError::UnknownBuild { binary: binary.to_owned(), answer: answer.to_owned() }),
     }
-}
-
-/// The binary's absolute path: machines are started without an environment, so without a `PATH`.
-pub(crate) fn resolve(binary: &Path) -> Result<PathBuf, VmmError> {
-    let found = if binary.components().count() > 1 {
-        binary.canonicalize().ok()
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).map(|folder| folder.join(binary)).find(|candidate| candidate.is_file())
-    };
-    found.ok_or_else(|| VmmError::Start {
-        binary: binary.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// The host's processor as a guest sees it through `-cpu host`: the model, and a hash of its features.
-fn host_processor() -> Result<String, VmmError> {
-    let path = Path::new("/proc/cpuinfo");
-    let text = std::fs::read_to_string(path).map_err(file("read", path))?;
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))
-            .unwrap_or_default()
-            .trim()
-    };
-    let features = hex::encode(Sha256::digest(value("flags")));
-    Ok(format!("{} (features {})", value("model name"), &features[..8]))
 }

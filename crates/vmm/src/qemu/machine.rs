@@ -11,9 +11,10 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Mutex, task};
 
-use super::{command_line::MEMORY_OBJECT, driver::file};
+use super::command_line::MEMORY_OBJECT;
 use crate::{
     Machine, ProcessIdentity, Saved, SnapshotFiles, VmmError,
+    error::file,
     pages::PrivateMapping,
     process::Process,
     qmp::{self, Qmp, QmpError, RunState},
@@ -72,7 +73,7 @@ impl QemuMachine {
     fn failed(&self, step: &'static str) -> impl FnOnce(QmpError) -> VmmError {
         move |source| match source {
             QmpError::Closed => VmmError::Ended { step, log: self.output.tail() },
-            source => VmmError::Control { step, log: self.output.tail(), source },
+            source => VmmError::Control { step, log: self.output.tail(), source: source.into() },
         }
     }
 }
