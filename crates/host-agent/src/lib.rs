@@ -36,7 +36,7 @@ use connectrpc::{Router, Server};
 use sandbar_hostnet::{NetConfig, Pool};
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
-use sandbar_vmm::{ProcessIdentity, process};
+use sandbar_vmm::{ProcessIdentity, firecracker, process};
 use tokio_util::sync::CancellationToken;
 
 pub use enrolment::{EnrolmentError, Facts};
@@ -45,7 +45,7 @@ pub use instance_lock::{InstanceLock, LockError};
 pub use journal::JournalError;
 pub use sandbox::State;
 pub use tls::TlsError;
-pub use virtualization::{Virtualization, VirtualizationError};
+pub use virtualization::{Virtualization, VirtualizationError, VmmChoice};
 
 /// What a host agent is told.
 #[derive(Debug, Clone)]
@@ -68,6 +68,8 @@ pub struct Config {
     pub spare_slots: usize,
     /// The store's options.
     pub store: StoreOptions,
+    /// Which virtual machine monitor to use.
+    pub vmm: VmmChoice,
     /// What runs in the guest.
     pub guest: GuestBinaries<'static>,
     /// Where Debian's packages come from.
@@ -159,14 +161,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         })
         .await??
     };
-    let virtualization = Virtualization::detect(&kernel, &config.data_dir).await?;
+    let journal = journal::Journal::open(config.data_dir.join("journal"))?;
+    let records = journal.read_all()?;
+    let in_use: Vec<_> =
+        records.iter().filter(|record| record.phase.can_go_on()).map(|record| record.machine.vmm).collect();
+    let virtualization = Virtualization::detect(config.vmm, &in_use, &kernel, &config.data_dir).await?;
     tracing::info!(reason = virtualization.reason, "virtual machine monitor chosen");
     let vmm = virtualization.vmm;
 
     // The journal against what exists. Nothing is served before the two agree.
-    let journal = journal::Journal::open(config.data_dir.join("journal"))?;
     let mut found = Vec::new();
-    for record in journal.read_all()? {
+    for record in records {
         found.push(registry::Found::look(&*vmm, &store, record).await);
     }
     let keep: Vec<_> = found.iter().filter_map(registry::Found::process).collect();
@@ -241,7 +246,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     served.map_err(|e| StartError::Io { action: "serve the control plane", source: std::io::Error::other(e) })
 }
 
-/// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one.
+/// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one. And
+/// removes what is left of those that ended meanwhile.
 async fn reclaim_machines(store: &std::path::Path, keep: &[ProcessIdentity]) -> Result<(), StartError> {
     let found = process::machines_under(store)
         .map_err(|source| StartError::Io { action: "look for machines without a record", source })?;
@@ -249,5 +255,5 @@ async fn reclaim_machines(store: &std::path::Path, keep: &[ProcessIdentity]) -> 
         tracing::warn!(work_dir = %work_dir.display(), %machine, "machine without a record ended");
         process::kill(machine).await?;
     }
-    Ok(())
+    Ok(firecracker::remove_abandoned(store, keep).await?)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::Config;
+use sandbar_host_agent::{Config, VmmChoice};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,25 @@ pub(crate) struct HostAgentArgs {
 
     #[command(flatten)]
     store: StoreArgs,
+
+    #[command(flatten)]
+    vmm: VmmArgs,
+}
+
+/// What runs virtual machines.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmmArgs {
+    /// Virtual machine monitor: auto, firecracker or qemu. Of itself it is Firecracker where that is installed and boots a guest, and
+    /// otherwise QEMU. Sandboxes and snapshots of the one cannot go on with the other
+    #[arg(long, env = "SANDBAR_VMM", value_name = "NAME", default_value_t = VmmChoice::Auto)]
+    vmm: VmmChoice,
+}
+
+impl VmmArgs {
+    /// The same for another process.
+    pub(crate) fn as_arguments(&self) -> [String; 2] {
+        ["--vmm".to_owned(), self.vmm.to_string()]
+    }
 }
 
 /// Where disks are kept.
@@ -98,6 +117,7 @@ impl HostAgentArgs {
             private_egress: self.allow_private_egress,
             spare_slots: self.spare_networks,
             store: self.store.options(),
+            vmm: self.vmm.vmm,
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,
         };

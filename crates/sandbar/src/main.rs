@@ -148,6 +148,8 @@ mod tests {
             "down",
             "doctor --json",
             "host-agent --control-url http://x --store-size 10",
+            "host-agent --control-url http://x --vmm firecracker",
+            "up --vmm qemu",
             "openapi",
             "admin grant ann@example.org",
             "admin reset-password ann@example.org --data-dir /tmp/x",
@@ -182,6 +184,7 @@ mod tests {
             "admin grant",
             "audit export --from yesterday",
             "up --audit-retention-days 0",
+            "up --vmm xen",
         ] {
             let words = std::iter::once("sandbar").chain(bad.split(' ').filter(|word| !word.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{bad}");

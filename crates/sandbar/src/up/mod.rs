@@ -34,7 +34,7 @@ use tracing::{error, warn};
 
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
-use crate::host_agent::StoreArgs;
+use crate::host_agent::{StoreArgs, VmmArgs};
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
@@ -74,6 +74,9 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     store: StoreArgs,
+
+    #[command(flatten)]
+    vmm: VmmArgs,
 
     /// E-mail address of the first admin, at the first start
     #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
@@ -222,6 +225,7 @@ impl Start<'_> {
             control_url: url.to_owned(),
             network: args.network.to_string(),
             store: args.store.clone(),
+            vmm: args.vmm.clone(),
         };
         let agent = platform.agent.insert(agent::start(data, &control, host, options));
         let log = data.log("host-agent");
