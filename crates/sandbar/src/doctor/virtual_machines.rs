@@ -12,7 +12,7 @@ use crate::guest_binaries::GUEST_BINARIES;
 const CHECK: &str = "virtual machines";
 
 /// How Firecracker is had, where KVM works.
-const GET_FIRECRACKER: &str = "with KVM, Firecracker starts sandboxes faster than QEMU: of release v1.16.1 or later of firecracker-microvm/firecracker on GitHub \
+const GET_FIRECRACKER: &str = "where KVM works, Firecracker can take QEMU's place: of release v1.16.1 or later of firecracker-microvm/firecracker on GitHub \
      take the .tgz for x86_64, compare it with its .sha256.txt, and install its firecracker-* and jailer-* as /usr/local/bin/firecracker \
      and /usr/local/bin/jailer; snapshots and paused sandboxes of QEMU stay with QEMU (--vmm)";
 
