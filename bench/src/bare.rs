@@ -18,7 +18,10 @@ use sandbar_proto::process::{ProcessClient, ProcessConfig, StartRequest, StartRe
 use sandbar_storage::{Store, StoreOptions, Template, TemplateFile, clone_file};
 use sandbar_types::guest::{AGENT_PORT, DEFAULT_USER};
 use sandbar_types::{TemplateKind, VmmKind};
-use sandbar_vmm::{Compatibility, Machine, MachineSpec, ProcessIdentity, QemuVmm, SnapshotFiles, Vmm};
+use sandbar_vmm::{
+    Cgroups, Compatibility, Confinement, DiskRate, Machine, MachineSpec, ProcessIdentity, QemuVmm,
+    SnapshotFiles, Vmm,
+};
 use serde_json::json;
 
 /// The network of bare machines: neither the platform's nor that of its tests.
@@ -26,6 +29,8 @@ const NETWORK: &str = "10.215.0.0/16";
 /// As many slots as are taken at once.
 pub(crate) const SLOTS: usize = 10;
 const TOKEN: &str = "bench";
+/// Users of bare machines: beside those of platforms.
+const FIRST_USER: u32 = 0x7100_0000;
 
 /// What bare machines are made with.
 pub(crate) struct Bare {
@@ -68,7 +73,8 @@ impl Bare {
         let template = templates.pop().context("the platform has no template with memory")?;
         let needed: Compatibility = serde_json::from_value(template.manifest.spec.compatibility.clone())?;
         let qemu = std::env::var_os("SANDBAR_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into());
-        let vmm = QemuVmm::new(qemu.as_ref(), needed.accelerator).await?;
+        let cgroups = Cgroups::open(&format!("sandbar-bench-{}", std::process::id()))?;
+        let vmm = QemuVmm::new(qemu.as_ref(), needed.accelerator, cgroups).await?;
         needed.check(vmm.compatibility())?;
 
         let mut tag = [0; 2];
@@ -99,7 +105,19 @@ impl Bare {
         let spec = &self.template.manifest.spec;
         let (vcpus, memory_mb) = (spec.vcpus, spec.memory_mb);
         let (netns, tap) = (slot.netns.clone(), slot.tap.clone());
-        Ok(Prepared { spec: MachineSpec { vcpus, memory_mb, disk, work_dir, netns, tap }, slot })
+        let confinement =
+            Confinement { user: FIRST_USER + u32::from(slot.index.0), group: "bare".to_owned() };
+        let spec = MachineSpec {
+            vcpus,
+            memory_mb,
+            disk,
+            work_dir,
+            netns,
+            tap,
+            confinement,
+            disk_rate: DiskRate::default(),
+        };
+        Ok(Prepared { spec, slot })
     }
 
     /// Restores the template: from the VMM's start until the guest's agent answers.

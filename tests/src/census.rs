@@ -44,6 +44,8 @@ pub struct Leftovers {
     pub journal: BTreeSet<String>,
     /// Network namespaces, links and tables.
     pub network: BTreeSet<String>,
+    /// Control groups of machines.
+    pub groups: BTreeSet<PathBuf>,
 }
 
 impl Process {
@@ -158,7 +160,10 @@ impl Footprint {
         let inside = |link: &str| {
             fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|path| path.starts_with(&self.data_dir))
         };
-        if named || inside("cwd") || inside("root") {
+        // A virtual machine's command line names no folder, its environment does.
+        let marked = fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|text| text.starts_with(format!("SANDBAR_MACHINE={folder}/").as_bytes()));
+        if named || marked || inside("cwd") || inside("root") {
             return Ok(Some(Process { pid, started: stat(pid)?.started, command }));
         }
         Ok(None)
@@ -202,6 +207,21 @@ impl Footprint {
         Ok(text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect())
     }
 
+    /// Control groups of machines, in all hierarchies.
+    pub fn groups(&self) -> Result<BTreeSet<PathBuf>> {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = names_in(root)?.into_iter().map(|name| root.join(name));
+        let parent = format!("sandbar-{}", self.tag());
+        let mut found = BTreeSet::new();
+        for folder in hierarchies.map(|hierarchy| hierarchy.join(&parent)).chain([root.join(&parent)]) {
+            if folder.is_dir() {
+                let groups = names_in(&folder)?.into_iter().map(|name| folder.join(name));
+                found.extend(groups.filter(|group| group.is_dir()));
+            }
+        }
+        Ok(found)
+    }
+
     /// Mount points under the folder, in the order of their mounting.
     pub fn mounts(&self) -> Result<Vec<PathBuf>> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
@@ -221,6 +241,7 @@ impl Footprint {
             sandbox_folders: self.sandbox_folders()?,
             journal: names_in(&self.host_dir().join("journal"))?,
             network: self.network()?,
+            groups: self.groups()?,
         })
     }
 

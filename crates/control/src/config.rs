@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub use sandbar_store::sign_in::Allowance;
+use sandbar_types::PerResource;
 
 use crate::oauth::OAuthConfig;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub last_use_interval: Duration,
     /// How long the audit trail is kept; none = for ever.
     pub audit_retention: Option<Duration>,
+    /// What a team may have for which nothing else was set.
+    pub default_quotas: PerResource<u64>,
     /// Where else people may sign in.
     pub oauth: Option<OAuthConfig>,
 }
@@ -63,6 +66,10 @@ pub struct MonitorConfig {
     /// cost a fleet.
     pub mass_limit: usize,
 }
+
+/// Enough for a team's daily work, and little enough that one that runs away leaves room for others.
+const DEFAULT_QUOTAS: PerResource<u64> =
+    PerResource { sandboxes: 100, vcpus: 200, memory_mb: 204_800, snapshots: 500, builds: 10 };
 
 impl Default for Config {
     fn default() -> Self {
@@ -84,6 +91,7 @@ impl Default for Config {
             sign_ins_by_address: Allowance { burst: 50, refill: Duration::from_secs(5) },
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
+            default_quotas: DEFAULT_QUOTAS,
             oauth: None,
         }
     }

@@ -7,7 +7,7 @@ use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
 use sandbar_types::id::Host;
-use tokio::sync::broadcast;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -24,6 +24,9 @@ use crate::secrets::{GuestKey, MasterKey, SecretError};
 
 /// Heartbeats that a slow listener may lag behind.
 const HEARD_BACKLOG: usize = 64;
+/// Network policies that are being replaced at the same time. Each holds a connection to the database while a host is asked: hosts that
+/// do not answer must leave most of them to others.
+const NETWORK_TURNS: usize = 6;
 
 /// The control plane. Cheap to clone; stateless but for connections: any number of replicas may run on one database.
 #[derive(Clone)]
@@ -42,6 +45,7 @@ struct Inner {
     passwords: Passwords,
     last_use: LastUse,
     host_clients: HostClients,
+    network_turns: Semaphore,
     wanted: Wanted,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
@@ -85,6 +89,7 @@ impl Control {
             passwords: Passwords::default(),
             last_use: LastUse::default(),
             host_clients,
+            network_turns: Semaphore::new(NETWORK_TURNS),
             wanted: Wanted::default(),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
@@ -182,6 +187,11 @@ impl Control {
 
     pub(crate) fn host_clients(&self) -> &HostClients {
         &self.inner.host_clients
+    }
+
+    /// Waits for a turn to replace a network policy. The semaphore is never closed.
+    pub(crate) async fn network_turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.inner.network_turns.acquire().await
     }
 
     pub(crate) fn wanted(&self) -> &Wanted {

@@ -26,6 +26,7 @@ mod operation;
 pub mod page;
 pub mod people;
 pub mod pki;
+pub mod quotas;
 pub mod reconcile;
 mod reported;
 pub mod sandboxes;

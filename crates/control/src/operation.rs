@@ -1,4 +1,4 @@
-//! Who began a change that takes time. Its row keeps it, so that whoever finishes the change, this control plane or the one after it,
+//! Who began a change that takes time. Its row keeps it until the change comes to rest, so that whoever finishes the change, this control plane or the one after it,
 //! tells the audit trail on their behalf: once, and in the transaction that finishes it.
 
 use sandbar_store::audit::{Event, Outcome, Scope};

@@ -1,5 +1,7 @@
 //! Why the host agent refuses or fails a call: one type, mapped once to the RPC's code and reason.
 
+use std::io;
+
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use sandbar_proto::host::{self, error_detail::Reason};
 use sandbar_storage::StoreError;
@@ -85,12 +87,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps the failure of one of the host's own steps: `.map_err(Error::internal("take a network slot"))`.
+    /// Wraps the failure of one of the host's own steps: `.map_err(Error::internal("take a network slot"))`. One whose cause is a full
+    /// disk is no fault of the step's.
     pub fn internal<E>(step: &'static str) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        move |source| Self::Internal { step, source: source.into() }
+        move |source| {
+            let source = source.into();
+            if is_full_disk(&*source) {
+                tracing::error!(step, error = chain(&*source), "the disk is full");
+                return Self::NoCapacity(format!("its disk is full (while it tried to {step})"));
+            }
+            Self::Internal { step, source }
+        }
     }
 
     /// What programs are told of it.
@@ -127,6 +137,13 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// Whether anywhere in the chain of causes the system says that there is no room.
+fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
 /// The name under which the detail travels.
 const DETAIL_TYPE: &str = "sandbar.host.v1.ErrorDetail";
 
@@ -143,7 +160,7 @@ impl From<StoreError> for Error {
                 id,
                 reason: "it is an image alone, without a machine's memory".into(),
             },
-            other => Self::Internal { step: "use the store", source: Box::new(other) },
+            other => Self::internal("use the store")(other),
         }
     }
 }
@@ -158,5 +175,20 @@ impl From<Error> for ConnectError {
         }
         let detail = host::ErrorDetail { reason: reason.into(), ..Default::default() };
         Self::new(code, error.to_string()).with_detail(ErrorDetail::from_message(DETAIL_TYPE, &detail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_want_of_room_however_deep_it_lies() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let deep = sandbar_vmm::VmmError::File { action: "write", path: "/x".into(), source: full() };
+        assert!(matches!(Error::internal("save the machine")(deep), Error::NoCapacity(_)));
+        assert!(matches!(Error::internal("write")(full()), Error::NoCapacity(_)));
+        let other = Error::internal("write")(io::Error::from(io::ErrorKind::NotFound));
+        assert!(matches!(other, Error::Internal { step: "write", .. }));
     }
 }

@@ -29,6 +29,7 @@ mod virtualization;
 mod wire;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ use connectrpc::{Router, Server};
 use sandbar_hostnet::{NetConfig, Pool};
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
-use sandbar_vmm::{ProcessIdentity, firecracker, process};
+use sandbar_vmm::{Cgroups, DiskRate, ProcessIdentity, firecracker, process};
 use tokio_util::sync::CancellationToken;
 
 pub use enrolment::{EnrolmentError, Facts};
@@ -70,6 +71,8 @@ pub struct Config {
     pub store: StoreOptions,
     /// Which virtual machine monitor to use.
     pub vmm: VmmChoice,
+    /// What each sandbox may take of the host.
+    pub limits: Limits,
     /// What runs in the guest.
     pub guest: GuestBinaries<'static>,
     /// Where Debian's packages come from.
@@ -94,6 +97,24 @@ impl Config {
     pub fn credentials_file(data_dir: &std::path::Path) -> PathBuf {
         data_dir.join("credentials.json")
     }
+}
+
+/// What each sandbox may take of the host, whatever its size.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The first of the users that virtual machine monitors run as; 2^23 from it on are theirs alone.
+    pub first_user: u32,
+    /// How fast it may use its disk.
+    pub disk_rate: DiskRate,
+    /// Bytes that it may send, and be sent, in a second.
+    pub network_rate: Option<NonZeroU64>,
+}
+
+impl Limits {
+    /// The first user, where nobody says otherwise.
+    pub const FIRST_USER: u32 = resources::FIRST_USER;
+    /// The last number that may be the first user.
+    pub const LAST_FIRST_USER: u32 = u32::MAX - resources::USERS;
 }
 
 /// Why the agent cannot start or go on.
@@ -167,7 +188,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         records.iter().filter(|record| record.phase.can_go_on()).map(|record| record.machine.vmm).collect();
     let virtualization = Virtualization::detect(config.vmm, &in_use, &kernel, &config.data_dir).await?;
     tracing::info!(reason = virtualization.reason, "virtual machine monitor chosen");
-    let vmm = virtualization.vmm;
+    let Virtualization { vmm, cgroups, .. } = virtualization;
+    match cgroups.shortfall() {
+        None => tracing::info!(controllers = cgroups.describe(), "machines are bounded"),
+        Some(reason) => tracing::warn!(reason, "machines are not bounded by the host in every way"),
+    }
 
     // The journal against what exists. Nothing is served before the two agree.
     let mut found = Vec::new();
@@ -175,11 +200,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         found.push(registry::Found::look(&*vmm, &store, record).await);
     }
     let keep: Vec<_> = found.iter().filter_map(registry::Found::process).collect();
-    reclaim_machines(store.dir(), &keep).await?;
+    reclaim_machines(store.dir(), &cgroups, &keep).await?;
     let in_use: Vec<_> = found.iter().filter_map(registry::Found::slot_in_use).collect();
     let network = NetConfig {
         pool_size: config.spare_slots,
         private_egress: config.private_egress.clone(),
+        bytes_per_second: config.limits.network_rate,
         ..NetConfig::new(virtualization::network_tag(&config.data_dir), config.network)
     };
     let pool = Pool::open(network, &in_use).await?;
@@ -195,6 +221,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         kernel,
         inventory: resources::Inventory::starting_now(),
         deadlines: resources::Deadlines::default(),
+        first_user: config.limits.first_user,
+        disk_rate: config.limits.disk_rate,
         settling: tokio::sync::Semaphore::new(1),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
@@ -246,14 +274,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     served.map_err(|e| StartError::Io { action: "serve the control plane", source: std::io::Error::other(e) })
 }
 
-/// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one. And
-/// removes what is left of those that ended meanwhile.
-async fn reclaim_machines(store: &std::path::Path, keep: &[ProcessIdentity]) -> Result<(), StartError> {
-    let found = process::machines_under(store)
-        .map_err(|source| StartError::Io { action: "look for machines without a record", source })?;
-    for (work_dir, machine) in found.into_iter().filter(|(_, machine)| !keep.contains(machine)) {
-        tracing::warn!(work_dir = %work_dir.display(), %machine, "machine without a record ended");
+/// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one. They
+/// are known by their control groups, which a machine cannot leave; where there are none, by the mark that they were started with or
+/// the jail that they are in. And removes what is left of those that ended meanwhile.
+async fn reclaim_machines(
+    store: &std::path::Path,
+    cgroups: &Cgroups,
+    keep: &[ProcessIdentity],
+) -> Result<(), StartError> {
+    let failed = |source| StartError::Io { action: "look for machines without a record", source };
+    let mut found = cgroups.processes().map_err(failed)?;
+    found.extend(process::machines_under(store).map_err(failed)?.into_iter().map(|(_, machine)| machine));
+    for machine in found.into_iter().filter(|machine| !keep.contains(machine)) {
+        tracing::warn!(%machine, "machine without a record ended");
         process::kill(machine).await?;
     }
-    Ok(firecracker::remove_abandoned(store, keep).await?)
+    firecracker::remove_abandoned(store, keep).await?;
+    cgroups.sweep().map_err(failed)
 }

@@ -63,8 +63,8 @@ impl Found {
     pub(crate) async fn look(vmm: &dyn Vmm, store: &Store, record: Record) -> Self {
         let files = |reason| if store.has_paused(record.id) { Some(Remains::Files(reason)) } else { None };
         let machine = async |process| {
-            let work_dir = store.sandbox_files(record.id).dir;
-            match vmm.adopt(&work_dir, process).await {
+            let files = store.sandbox_files(record.id);
+            match vmm.adopt(&files.dir, &files.memory, process).await {
                 Ok(machine) => Some(Remains::Machine(machine)),
                 Err(error) => {
                     tracing::warn!(sandbox = %record.id, error = chain(&error), "its machine cannot be taken over");

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sandbar_hostnet::Pool;
+use sandbar_hostnet::{Pool, Slot};
 use sandbar_storage::{Kernel, Store, TemplateSpec};
-use sandbar_vmm::{Compatibility, Vmm};
+use sandbar_vmm::{Compatibility, Confinement, DiskRate, Vmm};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
@@ -22,6 +22,10 @@ pub(crate) struct Resources {
     pub(crate) kernel: Kernel,
     pub(crate) inventory: Inventory,
     pub(crate) deadlines: Deadlines,
+    /// Users of machines begin here.
+    pub(crate) first_user: u32,
+    /// How fast each sandbox may use its disk.
+    pub(crate) disk_rate: DiskRate,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
 }
@@ -33,6 +37,20 @@ impl Resources {
             .map_err(|error| Error::Incompatible(error.to_string()))?;
         let host = self.vmm.compatibility();
         needed.check(host).map_err(|mismatch| Error::Incompatible(mismatch.to_string()))
+    }
+}
+
+/// Number of users that an agent's machines may have, and the first of them unless another is wanted: beyond the ranges of accounts
+/// and of containers, and within what 32 bits can tell.
+pub(crate) const USERS: u32 = 1 << 23;
+pub(crate) const FIRST_USER: u32 = 0x7000_0000;
+
+impl Resources {
+    /// As whom the machine in a slot runs. The slot's address tells the user: no two slots that live have the same one, not even those
+    /// of two platforms on one machine, whose networks must not overlap.
+    pub(crate) fn confinement(&self, slot: &Slot, name: String) -> Confinement {
+        let link = u32::from(slot.host_ip) / 2;
+        Confinement { user: self.first_user + link % USERS, group: name }
     }
 }
 

@@ -6,7 +6,7 @@ use sandbar_hostnet::Slot;
 use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
-use sandbar_vmm::{BootSource, Compatibility, Machine, MachineSpec, SnapshotFiles};
+use sandbar_vmm::{BootSource, Compatibility, DiskRate, Machine, MachineSpec, SnapshotFiles};
 use tokio::io::AsyncReadExt as _;
 
 use crate::error::Error;
@@ -140,6 +140,9 @@ async fn make(
         work_dir: draft.dir().to_owned(),
         netns: slot.netns.clone(),
         tap: slot.tap.clone(),
+        confinement: resources.confinement(slot, request.id.to_string()),
+        // Nobody else waits for its disk.
+        disk_rate: DiskRate::default(),
     };
     let source = BootSource {
         kernel: resources.kernel.vmlinux.clone(),

@@ -14,7 +14,9 @@ use sandbar_hostnet::Tag;
 use sandbar_storage::Kernel;
 use sandbar_types::VmmKind;
 use sandbar_vmm::probe::{KvmProbe, KvmVerdict, ProbedVmm};
-use sandbar_vmm::{Accelerator, FirecrackerOptions, FirecrackerVmm, QemuVmm, Vmm, VmmError};
+use sandbar_vmm::{
+    Accelerator, CgroupError, Cgroups, FirecrackerOptions, FirecrackerVmm, QemuVmm, Vmm, VmmError,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -23,10 +25,6 @@ use crate::journal::{JournalError, write_atomically};
 
 /// A guest kernel that has not started its first process by then is not going to.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Users of Firecracker's machines: beyond the ranges of accounts and of containers, and more of them than machines.
-const FIRST_USER: u32 = 0x7000_0000;
-const USERS: u32 = 1 << 23;
 
 /// Which VMM is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +64,8 @@ pub struct Virtualization {
     pub vmm: Arc<dyn Vmm>,
     /// Why it is this one, for people.
     pub reason: String,
+    /// What bounds its machines.
+    pub cgroups: Cgroups,
 }
 
 /// Why there is none.
@@ -77,6 +77,9 @@ pub enum VirtualizationError {
     /// Firecracker is wanted and not usable.
     #[error("Firecracker is not usable: {0}")]
     Firecracker(String),
+    /// Control groups cannot be looked at.
+    #[error("control groups cannot be used")]
+    Cgroups(#[from] CgroupError),
     /// The verdict cannot be kept.
     #[error("the verdict on KVM cannot be kept")]
     Cache(#[from] JournalError),
@@ -105,7 +108,8 @@ impl Virtualization {
         kernel: &Kernel,
         folder: &Path,
     ) -> Result<Self, VirtualizationError> {
-        let asked = Asked { kernel, folder };
+        let cgroups = Cgroups::open(&format!("sandbar-{}", network_tag(folder)))?;
+        let asked = Asked { kernel, folder, cgroups };
         match choice {
             VmmChoice::Only(VmmKind::Qemu) => asked.qemu("it was asked for").await,
             VmmChoice::Only(VmmKind::Firecracker) => match asked.firecracker().await? {
@@ -128,16 +132,16 @@ fn stays_with_qemu(in_use: &[VmmKind]) -> bool {
 }
 
 /// What a VMM is looked for with.
-#[derive(Clone, Copy)]
 struct Asked<'a> {
     kernel: &'a Kernel,
     folder: &'a Path,
+    cgroups: Cgroups,
 }
 
 impl Asked<'_> {
-    async fn firecracker(self) -> Result<Found, VirtualizationError> {
+    async fn firecracker(&self) -> Result<Found, VirtualizationError> {
         let options = firecracker_options();
-        let vmm = match FirecrackerVmm::new(&options).await {
+        let vmm = match FirecrackerVmm::new(&options, self.cgroups.clone()).await {
             Ok(vmm) => vmm,
             Err(error) => return Ok(Found::Unusable(not_usable(&error))),
         };
@@ -149,32 +153,39 @@ impl Asked<'_> {
                 reason: format!(
                     "Firecracker {build} with KVM: a guest kernel booted under it in {boot_ms} ms"
                 ),
+                cgroups: self.cgroups.clone(),
             }),
             KvmVerdict::Unusable { reason } => Found::Unusable(reason),
         })
     }
 
-    async fn qemu(self, why: &str) -> Result<Virtualization, VirtualizationError> {
+    async fn qemu(&self, why: &str) -> Result<Virtualization, VirtualizationError> {
         let qemu = qemu_binary();
-        let emulated = QemuVmm::new(&qemu, Accelerator::Tcg).await.map_err(VirtualizationError::Qemu)?;
+        let emulated = QemuVmm::new(&qemu, Accelerator::Tcg, self.cgroups.clone())
+            .await
+            .map_err(VirtualizationError::Qemu)?;
         let build = emulated.compatibility().build.clone();
         Ok(match self.verdict("kvm", &build, ProbedVmm::Qemu(qemu.clone())).await? {
             KvmVerdict::Usable { boot_ms } => Virtualization {
                 vmm: Arc::new(
-                    QemuVmm::new(&qemu, Accelerator::Kvm).await.map_err(VirtualizationError::Qemu)?,
+                    QemuVmm::new(&qemu, Accelerator::Kvm, self.cgroups.clone())
+                        .await
+                        .map_err(VirtualizationError::Qemu)?,
                 ),
                 reason: format!("QEMU with KVM: a guest kernel booted under it in {boot_ms} ms; {why}"),
+                cgroups: self.cgroups.clone(),
             },
             KvmVerdict::Unusable { reason } => Virtualization {
                 vmm: Arc::new(emulated),
                 reason: format!("QEMU with software emulation, since KVM is not usable: {reason}; {why}"),
+                cgroups: self.cgroups.clone(),
             },
         })
     }
 
     /// Whether a guest boots, as it was found before or is found now.
     async fn verdict(
-        self,
+        &self,
         name: &str,
         build: &str,
         vmm: ProbedVmm,
@@ -228,12 +239,7 @@ pub(crate) fn qemu_binary() -> PathBuf {
 fn firecracker_options() -> FirecrackerOptions {
     let firecracker =
         std::env::var_os("SANDBAR_FIRECRACKER").map_or_else(|| PathBuf::from("firecracker"), PathBuf::from);
-    FirecrackerOptions {
-        jailer: firecracker.with_file_name("jailer"),
-        firecracker,
-        users: FIRST_USER..FIRST_USER + USERS,
-        group: FIRST_USER,
-    }
+    FirecrackerOptions { jailer: firecracker.with_file_name("jailer"), firecracker }
 }
 
 /// Marks what this agent makes in the host's network: stable for its folder, different for another's.

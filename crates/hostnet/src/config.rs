@@ -1,6 +1,6 @@
 //! What a pool is told: names and addresses.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
+use std::{fmt, net::Ipv4Addr, num::NonZeroU64, path::PathBuf, str::FromStr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -43,13 +43,15 @@ pub struct NetConfig {
     pub private_egress: Vec<Ipv4Net>,
     /// Where the resolvers are listed that answer for sandboxes whose policy names domains (`resolv.conf`).
     pub resolvers: PathBuf,
+    /// Bytes that pass a slot in a second, each way. None: no bound.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 impl NetConfig {
     /// The network that slots use where nothing else is said.
     pub const DEFAULT_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 213, 0, 0), 16);
 
-    /// No slots ahead, the default route's device, no private network opened, the host's own resolvers.
+    /// No slots ahead, the default route's device, no private network opened, the host's own resolvers, no bound.
     #[must_use]
     pub fn new(tag: Tag, network: Ipv4Net) -> Self {
         Self {
@@ -59,6 +61,7 @@ impl NetConfig {
             uplink: Uplink::Detect,
             private_egress: Vec::new(),
             resolvers: PathBuf::from("/etc/resolv.conf"),
+            bytes_per_second: None,
         }
     }
 }

@@ -31,6 +31,7 @@ mod netns;
 mod plan;
 mod pool;
 mod rules;
+mod shaping;
 mod slot;
 mod tap;
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
     AddressFamily,
@@ -10,9 +10,13 @@ use netlink_packet_route::{
     neighbour::NeighbourState,
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::NetError;
+use crate::{NetError, shaping::Bucket};
 
 /// A netlink socket: of the namespace in which it was opened, wherever it is used.
 #[derive(Debug, Clone)]
@@ -23,6 +27,14 @@ pub(crate) struct Netlink(Handle);
 pub(crate) struct VethEnd<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: [u8; 6],
+}
+
+/// What became of a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shaped {
+    Bounded,
+    /// The kernel was built without it.
+    UnknownToKernel,
 }
 
 /// A route to an IPv4 network. The default route's is 0.0.0.0/0.
@@ -134,6 +146,25 @@ impl Netlink {
     pub(crate) async fn add_default_route(&self, device: u32, gateway: Ipv4Addr) -> Result<(), NetError> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(device).gateway(gateway).build();
         self.0.route().add(route).execute().await.map_err(NetError::netlink("add the default route"))
+    }
+
+    /// Bounds what a device sends.
+    pub(crate) async fn set_bucket(&self, device: u32, bucket: Bucket) -> Result<Shaped, NetError> {
+        let failed = || NetError::netlink("bound what a device sends");
+        let message = bucket.on(device).map_err(|_| failed()(rtnetlink::Error::RequestFailed))?;
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let mut answers = self.0.clone().request(request).map_err(failed())?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                match rtnetlink::Error::NetlinkError(error) {
+                    error if is(&error, 0) => {}
+                    error if is(&error, libc::ENOENT) => return Ok(Shaped::UnknownToKernel),
+                    error => return Err(failed()(error)),
+                }
+            }
+        }
+        Ok(Shaped::Bounded)
     }
 
     /// The routes to other machines.

@@ -16,10 +16,12 @@ use tokio::net::TcpListener;
 
 use crate::{
     NetConfig, NetError, SlotIndex, egress,
-    netlink::{Netlink, VethEnd},
+    netlink::{Netlink, Shaped, VethEnd},
     netns,
     plan::{LINK_PREFIX_LEN, SlotPlan, TAP, VETH},
-    rules, tap,
+    rules,
+    shaping::Bucket,
+    tap,
 };
 
 /// A prepared network for one sandbox. A plain description: dropping it changes nothing, [`Pool::release`](crate::Pool::release)
@@ -59,6 +61,7 @@ impl Slot {
 /// Makes a slot. The name comes first, so that whatever a dead process leaves can be found by it.
 pub(crate) async fn make(plan: SlotPlan, config: &NetConfig) -> Result<(), NetError> {
     let rules = egress::rules(&plan, config, &NetworkPolicy::default(), &[]);
+    let bucket = config.bytes_per_second.map(Bucket::new);
     netns::on_own_thread(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -77,6 +80,9 @@ pub(crate) async fn make(plan: SlotPlan, config: &NetConfig) -> Result<(), NetEr
             let there = VethEnd { name: &plan.host_device, mac: plan.host_mac };
             slot.add_veth(here, there, host_namespace.as_fd()).await?;
             inside(&slot, &plan).await?;
+            if let Some(bucket) = bucket {
+                bound(&slot, bucket).await?;
+            }
             outside(&host, &plan).await
         })?;
         rules::apply(&rules)
@@ -97,6 +103,23 @@ async fn inside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
     netlink.set_up(veth).await?;
     netlink.add_neighbour(veth, plan.host_end, plan.host_mac).await?;
     netlink.add_default_route(veth, plan.host_end).await
+}
+
+/// What the guest is sent goes out by the TAP, what it sends by the link to the host.
+async fn bound(netlink: &Netlink, bucket: Bucket) -> Result<(), NetError> {
+    for name in [TAP, VETH] {
+        let device = netlink.device(name).await?;
+        match netlink.set_bucket(device, bucket).await? {
+            Shaped::Bounded => {}
+            Shaped::UnknownToKernel => {
+                tracing::warn!(
+                    "the kernel has no token bucket (sch_tbf): sandboxes' networks are not bounded"
+                );
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The host's end of the pair.

@@ -1,12 +1,14 @@
 //! `sandbar host-agent`: one host alone, for a control plane elsewhere (or that of `sandbar up`, which starts this command).
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::{Config, VmmChoice};
+use sandbar_host_agent::{Config, Limits, VmmChoice};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
+use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
 
 use crate::guest_binaries::GUEST_BINARIES;
@@ -64,6 +66,9 @@ pub(crate) struct HostAgentArgs {
     store: StoreArgs,
 
     #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
     vmm: VmmArgs,
 }
 
@@ -83,6 +88,57 @@ impl VmmArgs {
     }
 }
 
+/// What each sandbox may take of this machine.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LimitArgs {
+    /// First of the 8388608 users as which virtual machine monitors run, each as one of its own; nothing else may use them
+    #[arg(
+        long,
+        env = "SANDBAR_VMM_USERS",
+        value_name = "UID",
+        default_value_t = Limits::FIRST_USER,
+        value_parser = clap::value_parser!(u32).range(65_536..=i64::from(Limits::LAST_FIRST_USER))
+    )]
+    vmm_users: u32,
+
+    /// Disk requests a second of each sandbox, 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_DISK_IOPS", value_name = "NUMBER", default_value_t = 20_000)]
+    sandbox_disk_iops: u64,
+
+    /// MB that each sandbox may read and write on its disk in a second, 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_DISK_MBPS", value_name = "MB", default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(..=1 << 40))]
+    sandbox_disk_mbps: u64,
+
+    /// Mbit that each sandbox may send in a second, and be sent, files and commands included; 0 for no bound
+    #[arg(long, env = "SANDBAR_SANDBOX_NETWORK_MBIT", value_name = "MBIT", default_value_t = 2_000,
+        value_parser = clap::value_parser!(u64).range(..=1 << 40))]
+    sandbox_network_mbit: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        let disk_rate = DiskRate {
+            requests: NonZeroU64::new(self.sandbox_disk_iops),
+            bytes: NonZeroU64::new(self.sandbox_disk_mbps * 1_000_000),
+        };
+        let network_rate = NonZeroU64::new(self.sandbox_network_mbit * 125_000);
+        Limits { first_user: self.vmm_users, disk_rate, network_rate }
+    }
+
+    /// The same for another process.
+    pub(crate) fn as_arguments(&self) -> Vec<String> {
+        let Self { vmm_users, sandbox_disk_iops, sandbox_disk_mbps, sandbox_network_mbit } = self;
+        let all = [
+            ("--vmm-users", u64::from(*vmm_users)),
+            ("--sandbox-disk-iops", *sandbox_disk_iops),
+            ("--sandbox-disk-mbps", *sandbox_disk_mbps),
+            ("--sandbox-network-mbit", *sandbox_network_mbit),
+        ];
+        all.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]).collect()
+    }
+}
+
 /// Where disks are kept.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
@@ -90,16 +146,29 @@ pub(crate) struct StoreArgs {
     /// files by reference. It takes only what is used [default: 80 % of the free space]
     #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
     store_size: Option<u64>,
+
+    /// GiB to keep free for what runs: below it nothing new is begun, neither sandboxes nor copies of them [default: 2, or 5 % of the
+    /// store if that is more]
+    #[arg(long, env = "SANDBAR_STORE_RESERVE", value_name = "GIB", value_parser = clap::value_parser!(u64).range(..=1 << 20))]
+    store_reserve: Option<u64>,
 }
 
 impl StoreArgs {
     pub(crate) fn options(&self) -> StoreOptions {
-        StoreOptions { backing: Backing::Auto, size: self.store_size.map(|gib| gib << 30), reserve: None }
+        let bytes = |gib: u64| gib << 30;
+        StoreOptions {
+            backing: Backing::Auto,
+            size: self.store_size.map(bytes),
+            reserve: self.store_reserve.map(bytes),
+        }
     }
 
     /// The same for another process.
     pub(crate) fn as_arguments(&self) -> Vec<String> {
-        self.store_size.iter().flat_map(|gib| ["--store-size".to_owned(), gib.to_string()]).collect()
+        let Self { store_size, store_reserve } = self;
+        let all = [("--store-size", store_size), ("--store-reserve", store_reserve)];
+        let given = all.into_iter().filter_map(|(name, gib)| Some((name, gib.as_ref()?)));
+        given.flat_map(|(name, gib)| [name.to_owned(), gib.to_string()]).collect()
     }
 }
 
@@ -118,6 +187,7 @@ impl HostAgentArgs {
             spare_slots: self.spare_networks,
             store: self.store.options(),
             vmm: self.vmm.vmm,
+            limits: self.limits.limits(),
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,
         };

@@ -62,6 +62,16 @@ impl Store {
     /// Starts a machine image of which `bytes` will be new.
     pub fn begin_image(&self, bytes: u64) -> Result<ImageDraft, StoreError> {
         self.require_space(bytes)?;
+        self.new_image()
+    }
+
+    /// Starts the image of a machine that will end with it: `bytes` have to fit, and that is all.
+    pub fn begin_pause(&self, bytes: u64) -> Result<ImageDraft, StoreError> {
+        self.require_room(bytes)?;
+        self.new_image()
+    }
+
+    fn new_image(&self) -> Result<ImageDraft, StoreError> {
         Ok(ImageDraft { store: self.clone(), dir: self.session().folder("image")? })
     }
 }

@@ -117,7 +117,8 @@ pub struct StoreOptions {
     pub backing: Backing,
     /// Bytes of the XFS image, if one has to be made; unset: 80 % of the free space. The image is sparse and takes what is used.
     pub size: Option<u64>,
-    /// Bytes to be kept free, so that running sandboxes can write; unset: 1 GiB, or 2 % of the store if that is more.
+    /// Bytes to be kept free, so that running sandboxes can write and be paused; unset: 2 GiB, or 5 % of the store if that is more, but no
+    /// more than a quarter of it.
     pub reserve: Option<u64>,
 }
 
@@ -206,11 +207,19 @@ impl Store {
         }
     }
 
-    /// Refuses where writing `bytes` would leave less than the reserve.
+    /// Refuses where writing `bytes` would leave less than the reserve: for new work, of which there may be less.
     pub fn require_space(&self, bytes: u64) -> Result<(), StoreError> {
-        let Space { total, free } = self.space()?;
-        let reserve = self.inner.reserve.unwrap_or_else(|| (total / 50).max(1 << 30));
-        let needed = reserve.saturating_add(bytes);
+        let space = self.space()?;
+        let reserve = self.inner.reserve.unwrap_or_else(|| default_reserve(space.total));
+        self.require(space, reserve.saturating_add(bytes))
+    }
+
+    /// Refuses where `bytes` do not fit at all: for what ends in less being needed, which may use the reserve.
+    pub(crate) fn require_room(&self, bytes: u64) -> Result<(), StoreError> {
+        self.require(self.space()?, bytes.saturating_add(ROUNDING))
+    }
+
+    fn require(&self, Space { free, .. }: Space, needed: u64) -> Result<(), StoreError> {
         if free >= needed {
             return Ok(());
         }
@@ -247,6 +256,13 @@ impl Store {
         ids.sort_unstable();
         Ok(ids)
     }
+}
+
+/// What a filesystem needs beside the bytes of a few files: their descriptions, its log, the rounding of their pieces.
+const ROUNDING: u64 = 16 << 20;
+
+fn default_reserve(total: u64) -> u64 {
+    (total / 20).max(2 << 30).min(total / 4)
 }
 
 fn lay_out(dir: &Path) -> Result<(), FileError> {

@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod idempotency;
 pub mod locks;
 pub mod platform;
+pub mod quotas;
 pub mod sandbox_metrics;
 pub mod sandboxes;
 pub mod sessions;

@@ -2,7 +2,8 @@
 //! given back by a replica that died.
 
 use sandbar_types::Id;
-use sandbar_types::id::Host;
+use sandbar_types::id::{Host, Sandbox};
+use uuid::Uuid;
 
 use crate::{Store, StoreError, Tx};
 
@@ -15,26 +16,32 @@ pub enum Lock {
     Monitor,
     /// Forgetting what is too old to be kept.
     Retention,
+    /// Replacing one sandbox's network policy.
+    Network(Id<Sandbox>),
 }
 
 impl Lock {
-    /// PostgreSQL's key: the kind in the upper half, the host (hashed) in the lower. A collision makes one host wait for another.
+    /// PostgreSQL's key: the kind in the upper half, the id (hashed) in the lower. A collision makes one wait for another.
     fn key(self) -> (i32, i32) {
         const KIND_MONITOR: i32 = 0x5b01;
         const KIND_RECONCILE: i32 = 0x5b02;
         const KIND_RETENTION: i32 = 0x5b03;
+        const KIND_NETWORK: i32 = 0x5b04;
         match self {
             Self::Monitor => (KIND_MONITOR, 0),
             Self::Retention => (KIND_RETENTION, 0),
-            Self::Reconcile(host) => {
-                let folded = host.uuid().as_bytes().chunks_exact(4).fold(0, |hash: u32, chunk| {
-                    let word = chunk.try_into().map_or(0, u32::from_be_bytes);
-                    hash.rotate_left(7) ^ word.wrapping_mul(0x9e37_79b1)
-                });
-                (KIND_RECONCILE, folded.cast_signed())
-            }
+            Self::Reconcile(host) => (KIND_RECONCILE, folded(host.uuid())),
+            Self::Network(sandbox) => (KIND_NETWORK, folded(sandbox.uuid())),
         }
     }
+}
+
+fn folded(id: Uuid) -> i32 {
+    let folded = id.as_bytes().chunks_exact(4).fold(0, |hash: u32, chunk| {
+        let word = chunk.try_into().map_or(0, u32::from_be_bytes);
+        hash.rotate_left(7) ^ word.wrapping_mul(0x9e37_79b1)
+    });
+    folded.cast_signed()
 }
 
 /// A lock that is held.

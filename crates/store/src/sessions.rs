@@ -39,7 +39,6 @@ pub struct SessionRow {
 #[expect(missing_docs, reason = "the schema says what each column is")]
 pub struct SignedInRow {
     pub name: String,
-    pub email: String,
     pub is_admin: bool,
     pub expires_at: DateTime<Utc>,
     /// In the team that was asked for. None: not a member (any more), or the team is gone.
@@ -55,7 +54,7 @@ impl Store {
         team: Option<Id<Team>>,
     ) -> Result<Option<SignedInRow>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT u.name, u.email, u.is_admin, s.expires_at, m.role AS "role?"
+            r#"SELECT u.name, u.is_admin, s.expires_at, m.role AS "role?"
                FROM sessions s
                JOIN users u ON u.id = s.user_id
                LEFT JOIN (memberships m JOIN teams t ON t.id = m.team_id AND t.deleted_at IS NULL)
@@ -70,7 +69,6 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(SignedInRow {
             name: row.name,
-            email: row.email,
             is_admin: row.is_admin,
             expires_at: row.expires_at,
             role: word_opt("memberships.role", row.role.as_deref())?,

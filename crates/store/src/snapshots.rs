@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Team, Template};
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
 use serde_json::Value;
+use sqlx::PgExecutor;
 
 use crate::convert::{bigint, integer, word};
 use crate::templates::{CompleteTemplate, Raw, TemplateRow};
@@ -67,6 +68,15 @@ pub struct Debt {
 }
 
 impl Tx {
+    /// As [`Store::snapshot_name_taken`], in this transaction.
+    pub async fn snapshot_name_is_taken(
+        &mut self,
+        team: Id<Team>,
+        name: &TemplateName,
+    ) -> Result<bool, StoreError> {
+        name_taken(self.connection(), team, name).await
+    }
+
     /// Takes an id, and with [`Naming::Fresh`] a name, for a snapshot, and writes down that a host may have files of it. Fails with
     /// [`StoreError::Taken`] where the name is.
     pub async fn snapshot_reserve(&mut self, new: &NewSnapshotRow<'_>) -> Result<(), StoreError> {
@@ -307,14 +317,7 @@ impl Tx {
 impl Store {
     /// Whether a team has a snapshot of a name, ready or being made under it.
     pub async fn snapshot_name_taken(&self, team: Id<Team>, name: &TemplateName) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT 1 FROM templates
-                              WHERE team_id = $1 AND name = $2 AND deleted_at IS NULL AND NOT draft) AS "taken!""#,
-            team.uuid(),
-            name.as_str(),
-        )
-        .fetch_one(&self.pool)
-        .await?)
+        name_taken(&self.pool, team, name).await
     }
 
     /// Writes down that a host has deleted a template's files.
@@ -384,4 +387,19 @@ impl Store {
         .map(Id::from_uuid)
         .collect())
     }
+}
+
+async fn name_taken(
+    executor: impl PgExecutor<'_>,
+    team: Id<Team>,
+    name: &TemplateName,
+) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM templates
+                          WHERE team_id = $1 AND name = $2 AND deleted_at IS NULL AND NOT draft) AS "taken!""#,
+        team.uuid(),
+        name.as_str(),
+    )
+    .fetch_one(executor)
+    .await?)
 }

@@ -325,14 +325,6 @@ impl Tx {
         .await?)
     }
 
-    /// Holds a team's deletion off until the transaction ends. For whoever locks rows of the team before making something of it: the
-    /// deletion locks the team first, too.
-    pub async fn team_stays(&mut self, id: Id<Team>) -> Result<(), StoreError> {
-        let found =
-            sqlx::query!("SELECT id FROM teams WHERE id = $1 AND deleted_at IS NULL FOR SHARE", id.uuid());
-        found.fetch_optional(self.connection()).await?.map(drop).ok_or(StoreError::TeamGone)
-    }
-
     /// Locks all members of a team, in one order for everybody, so that two who do so do not wait for each other.
     pub async fn members_lock(&mut self, team: Id<Team>) -> Result<(), StoreError> {
         sqlx::query!(

@@ -34,7 +34,6 @@ pub struct UserRow {
 #[expect(missing_docs, reason = "the schema says what each column is")]
 pub struct CredentialsRow {
     pub id: Id<User>,
-    pub name: String,
     pub password_hash: Option<String>,
     /// Their default team, for the audit trail.
     pub team_id: Option<Id<Team>>,
@@ -91,7 +90,7 @@ impl Store {
     /// What the sign-in of whoever has this address is held against.
     pub async fn user_credentials(&self, email: &str) -> Result<Option<CredentialsRow>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT u.id, u.name, u.password_hash, d.team_id AS "team_id?"
+            r#"SELECT u.id, u.password_hash, d.team_id AS "team_id?"
                FROM users u LEFT JOIN memberships d ON d.user_id = u.id AND d.is_default
                WHERE lower(u.email) = lower($1)"#,
             email,
@@ -100,7 +99,6 @@ impl Store {
         .await?;
         Ok(row.map(|row| CredentialsRow {
             id: Id::from_uuid(row.id),
-            name: row.name,
             password_hash: row.password_hash,
             team_id: row.team_id.map(Id::from_uuid),
         }))

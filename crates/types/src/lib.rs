@@ -10,6 +10,7 @@ pub mod limits;
 pub mod name;
 pub mod network;
 pub mod platform;
+pub mod quota;
 pub mod sandbox_status;
 pub mod words;
 
@@ -19,5 +20,6 @@ pub use life::{MetricsRange, OnTimeout};
 pub use name::TemplateName;
 pub use network::NetworkPolicy;
 pub use platform::{Arch, TemplateKind, VmmKind};
+pub use quota::{PerResource, QuotaExceeded, Resource};
 pub use sandbox_status::SandboxStatus;
 pub use words::UnknownWord;

@@ -99,6 +99,17 @@ impl SandboxStatus {
         matches!(self, Pending | Starting | Pausing | Resuming | Snapshotting | Stopping)
     }
 
+    /// Whether the sandbox occupies its host's processors and memory, or is about to, and so counts against its team's quotas. One
+    /// that cannot be reached does; one that is being ended is given up already, whether its host answers or not. The index
+    /// `sandboxes_occupying` says the same.
+    #[must_use]
+    pub const fn occupies(self) -> bool {
+        match self {
+            Pending | Starting | Running | Pausing | Resuming | Snapshotting | Missing => true,
+            Paused | Stopping | Stopped | Error => false,
+        }
+    }
+
     /// The word used in the database and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    ProcessIdentity,
+    CgroupError, ProcessIdentity,
+    confine::LaunchError,
     firecracker::{ApiError, Version},
     qmp::QmpError,
 };
@@ -57,6 +58,22 @@ pub enum VmmError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A thread of ours died.
+    #[error("starting the VMM was cut short")]
+    Thread(#[source] io::Error),
+    /// What confines the VMMs of this host cannot be made.
+    #[error("cannot make the root that VMMs run in")]
+    Root(#[source] io::Error),
+    /// The process cannot be confined, or its program does not start.
+    #[error("cannot start the VMM: {source}")]
+    Launch {
+        /// Which step failed.
+        #[from]
+        source: LaunchError,
+    },
+    /// The machine's control group cannot be made.
+    #[error("cannot bound the VMM")]
+    Cgroup(#[from] CgroupError),
     /// The VMM's binary says something unexpected about itself.
     #[error("{binary} does not tell its version: {answer:?}")]
     UnknownBuild {
@@ -86,12 +103,6 @@ pub enum VmmError {
         jailer: PathBuf,
         /// Its version.
         jailers: Version,
-    },
-    /// As many machines run as there are users for them.
-    #[error("none of the {count} users for machines is free")]
-    NoUser {
-        /// How many users there are.
-        count: usize,
     },
     /// The VMM did not let go of a memory image that it wrote, so the image may change behind our back.
     #[error("{process} still holds {image} open for writing", image = .image.display())]

@@ -15,10 +15,13 @@
 //!                     `---------- kill / exit -----------'--> gone
 //! ```
 //!
+//! Whichever driver starts it, a VMM is confined as `confine` says; Firecracker by its own jailer, to the same end.
+//!
 //! The `firecracker` driver needs KVM. The `qemu` driver drives `-M microvm`, with KVM or in software. Both are for x86-64 hosts.
 
 mod binary;
 pub mod compatibility;
+mod confine;
 pub mod error;
 pub mod firecracker;
 pub mod machine;
@@ -32,8 +35,9 @@ mod spawn;
 mod tsc;
 
 pub use compatibility::{Accelerator, Compatibility, Mismatch};
+pub use confine::{CgroupError, Cgroups, Confinement};
 pub use error::{ControlError, VmmError};
 pub use firecracker::{FirecrackerOptions, FirecrackerVmm};
-pub use machine::{BootSource, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
+pub use machine::{BootSource, DiskRate, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
 pub use process::ProcessIdentity;
 pub use qemu::QemuVmm;

@@ -1,11 +1,12 @@
 //! The contract that every VMM driver fulfils.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use sandbar_types::VmmKind;
 
-use crate::{Compatibility, ProcessIdentity, VmmError};
+use crate::{Compatibility, Confinement, ProcessIdentity, VmmError};
 
 /// What a machine is made of, whether it boots or is restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,12 +17,25 @@ pub struct MachineSpec {
     pub memory_mb: u32,
     /// The writable root disk, a raw image that belongs to this machine alone.
     pub disk: PathBuf,
-    /// Folder for the control socket and the logs. It must exist, and belong to this machine alone.
+    /// Folder for the control socket. It must exist, and belong to this machine alone.
     pub work_dir: PathBuf,
     /// The network namespace that the VMM runs in (`/run/netns/NAME`).
     pub netns: PathBuf,
     /// The TAP device in that namespace.
     pub tap: String,
+    /// As whom the VMM runs.
+    pub confinement: Confinement,
+    /// How fast the guest may use its disk.
+    pub disk_rate: DiskRate,
+}
+
+/// Bounds of a disk's use, reading and writing together. None of a kind: no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskRate {
+    /// Requests a second.
+    pub requests: Option<NonZeroU64>,
+    /// Bytes a second.
+    pub bytes: Option<NonZeroU64>,
 }
 
 /// What a machine boots from.
@@ -77,8 +91,13 @@ pub trait Vmm: Send + Sync + 'static {
     ) -> Result<Box<dyn Machine>, VmmError>;
 
     /// Takes over a machine that another process started: the pid's start time must match and its control socket must answer.
-    /// The machine is left as it is, running or paused.
-    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError>;
+    /// `memory` is the file that it was booted on or restored from. The machine is left as it is, running or paused.
+    async fn adopt(
+        &self,
+        work_dir: &Path,
+        memory: &Path,
+        process: ProcessIdentity,
+    ) -> Result<Box<dyn Machine>, VmmError>;
 }
 
 /// One machine. Dropping the handle leaves the machine running; only [`Machine::kill`] ends it.

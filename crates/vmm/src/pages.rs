@@ -63,8 +63,8 @@ struct Part {
 }
 
 impl PrivateMapping {
-    /// Opens the mapping of `file` in a process, which must cover all of its `size` bytes.
-    pub(crate) fn open(process: ProcessIdentity, file: &Path, size: u64) -> io::Result<Self> {
+    /// Opens the mapping of `file` in a process, where its name is `name`. It must cover all of its `size` bytes.
+    pub(crate) fn open(process: ProcessIdentity, file: &Path, name: &str, size: u64) -> io::Result<Self> {
         let proc = |name: &str| format!("/proc/{}/{name}", process.pid);
         let maps = fs::read(proc("maps"))?;
         let (pagemap, memory) = (File::open(proc("pagemap"))?, File::open(proc("mem"))?);
@@ -72,7 +72,7 @@ impl PrivateMapping {
         if ProcessIdentity::of(process.pid)? != process {
             return Err(Errno::SRCH.into());
         }
-        let parts = parts(&maps, fs::metadata(file)?.ino(), file.file_name().unwrap_or_default());
+        let parts = parts(&maps, fs::metadata(file)?.ino(), OsStr::new(name));
         let mapped: u64 = parts.iter().map(|part| part.addresses.end - part.addresses.start).sum();
         if mapped != size {
             let reason = format!("{mapped} of {size} bytes of {} are mapped", file.display());
@@ -322,7 +322,7 @@ mod tests {
         memory[40 * page..60 * page].fill(0);
 
         let us = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        let mapping = PrivateMapping::open(us, &path, (pages * page) as u64).unwrap();
+        let mapping = PrivateMapping::open(us, &path, "memory", (pages * page) as u64).unwrap();
         assert_eq!(mapping.changed().unwrap(), 22 * page as u64);
         let copy = folder.path().join("copy");
         fs::copy(&path, &copy).unwrap();
@@ -332,8 +332,8 @@ mod tests {
         assert!(fs::read(&copy).unwrap() == *memory);
 
         let other = ProcessIdentity { start_time: us.start_time + 1, ..us };
-        assert!(PrivateMapping::open(other, &path, (pages * page) as u64).is_err());
-        assert!(PrivateMapping::open(us, &path, (pages * page) as u64 + 1).is_err());
+        assert!(PrivateMapping::open(other, &path, "memory", (pages * page) as u64).is_err());
+        assert!(PrivateMapping::open(us, &path, "memory", (pages * page) as u64 + 1).is_err());
         // SAFETY: `memory` is not used any more.
         assert_eq!(unsafe { libc::munmap(base, pages * page) }, 0);
     }

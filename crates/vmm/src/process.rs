@@ -10,7 +10,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     VmmError,
+    confine::Group,
     firecracker::{RootFolder, machines_in},
 };
 
@@ -70,7 +71,7 @@ fn start_time(stat: &str) -> Option<u64> {
 
 /// Ends a VMM process that cannot be adopted, and returns once it is gone. Fine if it already is.
 pub async fn kill(process: ProcessIdentity) -> Result<(), VmmError> {
-    match Process::open(process) {
+    match Process::open(process, Group::none()) {
         Ok(found) => found.kill().await,
         Err(VmmError::Gone { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -119,11 +120,14 @@ fn marked_folder(environment: &[u8]) -> Option<PathBuf> {
 pub(crate) struct Process {
     identity: ProcessIdentity,
     pidfd: AsyncFd<OwnedFd>,
+    /// Goes with the process.
+    group: Group,
+    ended: Once,
 }
 
 impl Process {
-    /// Opens a recorded process.
-    pub(crate) fn open(identity: ProcessIdentity) -> Result<Self, VmmError> {
+    /// Opens a recorded process, which is alone in its control group.
+    pub(crate) fn open(identity: ProcessIdentity, group: Group) -> Result<Self, VmmError> {
         let failed = |source: io::Error| VmmError::Process { action: "open", process: identity, source };
         let pid = Pid::from_raw(identity.pid).ok_or(VmmError::Gone { process: identity })?;
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -138,14 +142,14 @@ impl Process {
         // SAFETY: an `OwnedFd` stays open, and is the same descriptor, as long as the `AsyncFd` owns it.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
             .map_err(|error| failed(error.into_parts().1))?;
-        Ok(Self { identity, pidfd })
+        Ok(Self { identity, pidfd, group, ended: Once::new() })
     }
 
     pub(crate) fn identity(&self) -> ProcessIdentity {
         self.identity
     }
 
-    /// Completes when the process is gone, and takes its exit status if it is our child, so that no zombie stays.
+    /// Completes when the process is gone, and takes its exit status if it is our child, so that no zombie stays, nor its group.
     pub(crate) async fn gone(&self) {
         // Readiness is never cleared: an ended process stays ended, for every waiter. Without the I/O driver (the runtime is being
         // torn down) nobody is left to be told.
@@ -153,6 +157,7 @@ impl Process {
         drop(guard);
         // ECHILD: an adopted process is init's, or another waiter was faster.
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        self.ended.call_once(|| self.group.remove());
     }
 
     fn send_kill(&self) -> rustix::io::Result<()> {
@@ -182,13 +187,13 @@ pub(crate) struct Unclaimed {
 }
 
 impl Unclaimed {
-    /// Takes a child that was just started. It is reaped when it ends, whoever else waits.
-    pub(crate) fn child(pid: i32) -> Result<Self, VmmError> {
+    /// Takes a child that was just started in `group`. It is reaped when it ends, whoever else waits.
+    pub(crate) fn child(pid: i32, group: &Group) -> Result<Self, VmmError> {
         let unknown = ProcessIdentity { pid, start_time: 0 };
         // A child's pid is its own until we reap it, so what `/proc` says is about it.
         let process = ProcessIdentity::of(pid)
             .map_err(|source| VmmError::Process { action: "identify", process: unknown, source })
-            .and_then(Process::open);
+            .and_then(|identity| Process::open(identity, group.clone()));
         match process {
             Ok(process) => {
                 let process = Arc::new(process);
@@ -202,13 +207,16 @@ impl Unclaimed {
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                     let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
                 }
+                group.remove();
                 Err(error)
             }
         }
     }
 
-    /// Takes a process that is another's child, or an orphan.
+    /// Takes a process that is not our child. Its group goes with it, whoever else waits.
     pub(crate) fn found(process: Arc<Process>) -> Self {
+        let ending = Arc::clone(&process);
+        tokio::spawn(async move { ending.gone().await });
         Self { process, claimed: false }
     }
 
@@ -265,7 +273,7 @@ mod tests {
     #[expect(clippy::zombie_processes, reason = "reaping it is what is tested")]
     async fn all_waiters_learn_of_the_end_and_nothing_stays() {
         let child = sleeper(None);
-        let unclaimed = Unclaimed::child(pid(&child)).unwrap();
+        let unclaimed = Unclaimed::child(pid(&child), &Group::none()).unwrap();
         let process = unclaimed.claim();
         let identity = process.identity();
         let waiters: Vec<_> = (0..3)
@@ -280,7 +288,7 @@ mod tests {
         }
         process.kill().await.unwrap();
         assert!(!Path::new(&format!("/proc/{}", identity.pid)).exists(), "a zombie is left");
-        assert!(matches!(Process::open(identity), Err(VmmError::Gone { .. })));
+        assert!(matches!(Process::open(identity, Group::none()), Err(VmmError::Gone { .. })));
         kill(identity).await.unwrap();
     }
 
@@ -289,8 +297,8 @@ mod tests {
     async fn a_start_that_is_given_up_leaves_no_process() {
         let child = sleeper(None);
         let identity = ProcessIdentity::of(pid(&child)).unwrap();
-        let watcher = Process::open(identity).unwrap();
-        drop(Unclaimed::child(identity.pid).unwrap());
+        let watcher = Process::open(identity, Group::none()).unwrap();
+        drop(Unclaimed::child(identity.pid, &Group::none()).unwrap());
         timeout(Duration::from_secs(10), watcher.gone()).await.unwrap();
     }
 
@@ -299,7 +307,7 @@ mod tests {
         let mut child = sleeper(None);
         let mut identity = ProcessIdentity::of(pid(&child)).unwrap();
         identity.start_time -= 1;
-        assert!(matches!(Process::open(identity), Err(VmmError::Gone { .. })));
+        assert!(matches!(Process::open(identity, Group::none()), Err(VmmError::Gone { .. })));
         kill(identity).await.unwrap();
         assert!(child.try_wait().unwrap().is_none(), "a stranger was killed");
         child.kill().unwrap();

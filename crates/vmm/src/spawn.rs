@@ -1,88 +1,119 @@
-//! Starting a VMM process: which namespace, which files, which session.
+//! Starting a VMM process: which files, which descriptors, what of its output is kept.
 
 use std::{
-    ffi::OsString,
+    ffi::{CString, OsString},
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::FileExt, process::CommandExt},
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{FileExt, MetadataExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
+    sync::Arc,
 };
 
-use rustix::{
-    fs::{MemfdFlags, SealFlags},
-    io::FdFlags,
-    process::{Resource, Rlimit},
-    thread::LinkNameSpaceType,
-};
+use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
-    ProcessIdentity, VmmError,
+    MachineSpec, ProcessIdentity, VmmError,
+    confine::{Access, Bounds, Cgroups, Child, Handed, LaunchError, Root, Tree},
     process::{MARK, Unclaimed},
 };
+
+/// The least that a VMM may write into a file: its state and what it complains of.
+const FILE_BYTES: u64 = 16 << 20;
 
 /// What to start.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    pub(crate) binary: PathBuf,
+    pub(crate) root: Arc<Root>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) bounds: Bounds,
+    pub(crate) spec: MachineSpec,
     pub(crate) arguments: Vec<OsString>,
+    /// The machine's folder, by its canonical path.
     pub(crate) work_dir: PathBuf,
-    pub(crate) netns: PathBuf,
-    /// A descriptor that the process gets under the same number.
-    pub(crate) inherited: OwnedFd,
+    /// Files that the VMM opens by itself, under these names in its root.
+    pub(crate) files: Vec<(&'static str, PathBuf, Access)>,
+    /// Descriptors beside the standard ones.
+    pub(crate) handed: Vec<Handed>,
+    /// The number under which the VMM gets its TAP.
+    pub(crate) tap: RawFd,
     pub(crate) output: Output,
 }
 
 impl Launch {
-    /// Starts the process: in the network namespace, in a session of its own, with no descriptors but the named ones and no
-    /// environment but its mark. Blocks for a few milliseconds. Must be called on a thread of a tokio runtime.
-    pub(crate) fn start(&self) -> Result<Unclaimed, VmmError> {
-        let file = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| VmmError::File { action, path, source }
+    /// Starts the process, confined, with no descriptors but the named ones and no environment but its mark. Blocks for a few
+    /// milliseconds. Must be called on a thread of a tokio runtime.
+    pub(crate) fn start(self) -> Result<(Unclaimed, Output), VmmError> {
+        let Self { root, cgroups, bounds, spec, arguments, work_dir, files, mut handed, tap, output } = self;
+        let failed = LaunchError::at("hand descriptors over");
+        let standard = (|| {
+            let null = File::open("/dev/null")?;
+            Ok([null, output.console.try_clone()?, output.log.try_clone()?])
+        })();
+        let standard = standard.map_err(failed)?;
+        handed.extend((0..).zip(standard).map(|(number, file)| Handed { number, descriptor: file.into() }));
+        let user = spec.confinement.user;
+        let files = files.into_iter().map(|(name, path, access)| {
+            let tree = admit(&path, access, user).and_then(|()| Tree::take(&path, access));
+            let tree = tree.map_err(|source| VmmError::File { action: "give the VMM", path, source })?;
+            Ok((text(Root::file(name))?, tree))
+        });
+        let files = files.collect::<Result<_, VmmError>>()?;
+        let mark = [MARK.as_bytes(), b"=", work_dir.as_os_str().as_bytes()].concat();
+        let disk = spec.disk.metadata().map_err(|source| VmmError::File {
+            action: "look at",
+            path: spec.disk.clone(),
+            source,
+        })?;
+        let group = cgroups.create(&spec.confinement.group, &bounds)?;
+        let child = Child {
+            root: &root,
+            arguments: arguments.into_iter().map(text).collect::<Result<_, _>>()?,
+            environment: vec![text(OsString::from_vec(mark))?],
+            user,
+            group: &group,
+            netns: &spec.netns,
+            tap: (&spec.tap, tap),
+            files,
+            handed,
+            // More than its disk would be room that nobody gave it.
+            file_bytes: disk.len().max(FILE_BYTES),
+            tasks: bounds.tasks,
         };
-        let netns = File::open(&self.netns).map_err(file("open", &self.netns))?;
-        let inherited = self.inherited.as_raw_fd();
-        let failed = |source| VmmError::Start { binary: self.binary.clone(), source };
-        let (console, log) = self.output.stdio().map_err(failed)?;
-        let mut command = Command::new(&self.binary);
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .env(MARK, &self.work_dir)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(console)
-            .stderr(log);
-        let in_child = move || {
-            enter(&netns)?;
-            // A terminal's or a supervisor's signals to our group are not for the machines.
-            rustix::process::setsid()?;
-            // A core file would be the guest's memory.
-            rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-            // SAFETY: `self` owns the descriptor and outlives the call to `spawn`, which returns after this has run.
-            let inherited = unsafe { rustix::fd::BorrowedFd::borrow_raw(inherited) };
-            rustix::io::fcntl_setfd(inherited, FdFlags::empty())?;
-            Ok(())
-        };
-        // SAFETY: the closure makes system calls only, all of which may be made between fork and exec; it does not allocate.
-        unsafe { command.pre_exec(in_child) };
-        let child = command.spawn().map_err(failed)?;
-        let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
-        Unclaimed::child(pid)
+        let pid = child.start().inspect_err(|_| group.remove())?;
+        drop(child);
+        Ok((Unclaimed::child(pid, &group)?, output))
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "runs in the forked child, which has one thread and becomes the VMM"
-)]
-fn enter(netns: &File) -> rustix::io::Result<()> {
-    rustix::thread::move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+fn text(text: impl Into<OsString>) -> Result<CString, VmmError> {
+    let text: OsString = text.into();
+    CString::new(text.as_bytes()).map_err(|_| VmmError::UnusablePath(text.into()))
+}
+
+/// Lets the VMM's user open a file. What leads to the file is the VMM's own root and, on the host, folders that are open to root
+/// alone; so what is only read may be readable by everyone, and is by all that were restored from it.
+pub(crate) fn admit(path: &Path, access: Access, user: u32) -> io::Result<()> {
+    let file = File::open(path)?;
+    let found = file.metadata()?;
+    let (owner, mode) = match access {
+        Access::Read | Access::Execute => (0, 0o444),
+        Access::Write => (user, 0o600),
+    };
+    if found.uid() != owner || found.gid() != owner {
+        std::os::unix::fs::fchown(&file, Some(owner), Some(owner))?;
+    }
+    if found.mode() & 0o7777 != mode {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// What a VMM and its guest write, each kept up to a bound.
@@ -165,13 +196,6 @@ fn address(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(CONTROL_SOCKET)
 }
 
-/// A path as it is written in a comma-separated option of QEMU.
-pub(crate) fn option_value(path: &Path) -> Result<String, VmmError> {
-    let text = std::str::from_utf8(path.as_os_str().as_bytes())
-        .map_err(|_| VmmError::UnusablePath(path.to_owned()))?;
-    Ok(text.replace(',', ",,"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -202,12 +226,5 @@ mod tests {
         assert_eq!(connect(&work_dir).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let _listening = listen(&work_dir).unwrap();
         connect(&work_dir).await.unwrap();
-    }
-
-    #[test]
-    fn commas_in_paths_are_doubled() {
-        assert_eq!(option_value(Path::new("/a,b/c")).unwrap(), "/a,,b/c");
-        let odd = Path::new(std::ffi::OsStr::from_bytes(b"/a\xff"));
-        assert!(matches!(option_value(odd), Err(VmmError::UnusablePath(_))));
     }
 }

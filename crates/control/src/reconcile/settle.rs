@@ -7,6 +7,7 @@ use sandbar_store::audit::{Event, Outcome};
 use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_types::id::{Host, Sandbox};
 use sandbar_types::{Id, SandboxStatus};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::host::{Done, machine};
@@ -65,10 +66,11 @@ impl Control {
                 let transition =
                     Transition::new(id, SandboxStatus::Running).only_from(&[was]).at_generation(generation);
                 let mut tx = self.store().begin().await?;
+                let begun = tx.sandbox_operation(id, generation).await?;
                 let Some(row) = tx.sandbox_run(&transition, &reported::running_on(seen)).await? else {
                     return Ok(Done::Overtaken);
                 };
-                self.tell(tx, row, was, to, seen).await?
+                self.tell(tx, row, (was, begun), to, seen).await?
             }
             Rest::Paused => {
                 let metrics = self.all_metrics(client, id).await;
@@ -78,13 +80,14 @@ impl Control {
                     transition = transition.because(why);
                 }
                 let mut tx = self.store().begin().await?;
+                let begun = tx.sandbox_operation(id, generation).await?;
                 let Some(row) = tx.sandbox_transition(&transition).await? else {
                     return Ok(Done::Overtaken);
                 };
                 for (range, points) in &metrics {
                     tx.metrics_replace(id, *range, points).await?;
                 }
-                self.tell(tx, row, was, to, seen).await?
+                self.tell(tx, row, (was, begun), to, seen).await?
             }
         };
         tracing::info!(%id, %was, is = %row.status, "a sandbox is what its host says");
@@ -95,11 +98,11 @@ impl Control {
         &self,
         mut tx: sandbar_store::Tx,
         row: SandboxRow,
-        was: SandboxStatus,
+        (was, begun): (SandboxStatus, Option<Value>),
         to: Rest,
         seen: &proto::Sandbox,
     ) -> Result<SandboxRow, StoreError> {
-        let operation = Operation::read(row.operation.as_ref());
+        let operation = Operation::read(begun.as_ref());
         let host = host_context(row.host_id);
         match told(was, to, operation.as_ref().map(|operation| operation.action), &seen.pause_reason) {
             Told::Nothing => {}
@@ -153,12 +156,23 @@ enum Told {
 fn told(was: SandboxStatus, to: Rest, begun: Option<operation::Action>, pause_reason: &str) -> Told {
     use operation::Action;
     let outcome = |done| if done { Outcome::Success } else { Outcome::Error };
-    match (was, to) {
-        (SandboxStatus::Pausing, to) => Told::Begun(outcome(to == Rest::Paused)),
-        (SandboxStatus::Resuming, to) => Told::Begun(outcome(to == Rest::Running)),
+    // A sandbox that went missing in the middle of a change comes back to what the change came to.
+    let change = match was {
+        SandboxStatus::Pausing => Some(Action::Pause),
+        SandboxStatus::Resuming => Some(Action::Resume),
+        SandboxStatus::Snapshotting => Some(begun.unwrap_or(Action::Snapshot)),
+        SandboxStatus::Missing => begun,
+        _ => None,
+    };
+    match change {
+        Some(Action::Pause) => return Told::Begun(outcome(to == Rest::Paused)),
+        Some(Action::Resume) => return Told::Begun(outcome(to == Rest::Running)),
+        Some(Action::Fork) => return Told::Begun(Outcome::Error),
         // A snapshot that was given up is told of where it is given up.
-        (SandboxStatus::Snapshotting, _) if begun == Some(Action::Fork) => Told::Begun(Outcome::Error),
-        (SandboxStatus::Snapshotting, _) => Told::Nothing,
+        Some(Action::Snapshot) => return Told::Nothing,
+        Some(Action::Create | Action::Delete) | None => {}
+    }
+    match (was, to) {
         (SandboxStatus::Running | SandboxStatus::Missing, Rest::Paused) => {
             Told::Host(if pause_reason == REQUESTED { "pause" } else { "auto_pause" })
         }
@@ -198,10 +212,16 @@ mod tests {
         assert_eq!(of(Snapshotting, Rest::Running, Some(Action::Fork)), Told::Begun(Outcome::Error));
         assert_eq!(of(Snapshotting, Rest::Paused, Some(Action::Snapshot)), Told::Nothing);
         for was in [Running, Missing] {
-            assert_eq!(of(was, Rest::Paused, Some(Action::Resume)), Told::Host("auto_pause"));
+            assert_eq!(of(was, Rest::Paused, None), Told::Host("auto_pause"));
             assert_eq!(told(was, Rest::Paused, None, REQUESTED), Told::Host("pause"));
         }
         assert_eq!(of(Paused, Rest::Running, None), Told::Host("resume"));
         assert_eq!(of(Missing, Rest::Running, None), Told::Nothing);
+        // Lost sight of in the middle.
+        assert_eq!(of(Missing, Rest::Paused, Some(Action::Pause)), Told::Begun(Outcome::Success));
+        assert_eq!(of(Missing, Rest::Running, Some(Action::Pause)), Told::Begun(Outcome::Error));
+        assert_eq!(of(Missing, Rest::Running, Some(Action::Resume)), Told::Begun(Outcome::Success));
+        assert_eq!(of(Missing, Rest::Running, Some(Action::Fork)), Told::Begun(Outcome::Error));
+        assert_eq!(of(Missing, Rest::Running, Some(Action::Snapshot)), Told::Nothing);
     }
 }

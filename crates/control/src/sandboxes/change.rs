@@ -13,7 +13,7 @@
 use sandbar_store::hosts::Room;
 use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_store::{StoreError, Tx};
-use sandbar_types::{Id, SandboxStatus, id};
+use sandbar_types::{Id, PerResource, SandboxStatus, id};
 
 use super::{CallSite, Sandbox, SandboxError};
 use crate::host_client::{HostError, Reason};
@@ -53,7 +53,8 @@ impl Change {
 }
 
 impl Control {
-    /// Step 1. Changes that take memory of the host's check that there is room, in the same transaction.
+    /// Step 1. Changes that make a sandbox run again check that its team may have it and that its host has room, in the same
+    /// transaction.
     pub(crate) async fn begin_change(
         &self,
         ctx: &OpContext,
@@ -66,10 +67,12 @@ impl Control {
         let from = change.starting_from(sandbox.status);
         let transition = Transition::new(sandbox.id, through).only_from(from).begun_by(&kept);
         let mut tx = self.store().begin().await?;
-        // The host's row before the sandbox's, as everywhere.
+        let mut room = None;
+        // The team's row before the host's before the sandbox's, as everywhere.
         if let (SandboxStatus::Resuming, Some(host)) = (through, sandbox.host_id)
             && !from.is_empty()
         {
+            room = Some(self.headroom(&mut tx, sandbox.team_id).await?);
             match tx.host_room(host, sandbox.memory_mb, self.config().memory_promise_percent).await? {
                 Room::Enough => {}
                 Room::Full => {
@@ -83,6 +86,9 @@ impl Control {
             drop(tx);
             return Err(self.change_refused(ctx, sandbox.id, change).await);
         };
+        if let Some(room) = &mut room {
+            room.take(&PerResource::of_sandbox(row.vcpus, row.memory_mb))?;
+        }
         tx.commit().await?;
         Ok(Begun { row, operation })
     }
@@ -150,5 +156,6 @@ pub(crate) async fn return_to(
 ) -> Result<Option<SandboxRow>, StoreError> {
     let transition =
         Transition::new(row.id, was).only_from(&[SandboxStatus::Snapshotting]).at_generation(row.generation);
+    let transition = transition.keeping_the_reason();
     tx.sandbox_transition(&transition).await
 }

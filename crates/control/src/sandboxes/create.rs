@@ -1,9 +1,9 @@
 //! Making a sandbox, in steps that are undone when a later one fails.
 //!
 //! ```text
-//!   1 place   one transaction: row, idempotency key, room on a host      undo: the transaction
-//!   2 start   the host clones, restores, waits for the guest             undo: destroy on the host; row -> error
-//!   3 run     row: starting -> running                                   undo: as 2
+//!   1 place   one transaction: row, quota, idempotency key, room on a host   undo: the transaction
+//!   2 start   the host clones, restores, waits for the guest                 undo: destroy on the host; row -> error
+//!   3 run     row: starting -> running                                       undo: as 2
 //! ```
 //!
 //! A control plane that dies between the steps leaves a row in `starting`. The reconciler finds it past its deadline and does
@@ -19,7 +19,7 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, SandboxStatus, TemplateKind};
+use sandbar_types::{Id, PerResource, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -144,6 +144,8 @@ impl Control {
         let Request { team, template, checked, metadata, env: _, key } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
+        // Before the row is made, which would be counted.
+        let mut room = self.headroom(&mut tx, *team).await?;
         // This commit need not reach the disk before the host is called: if the database server crashes and forgets the row,
         // the machine is one that no row knows and is destroyed; the caller was told nothing yet. The commit that makes the
         // sandbox `running` waits for the disk, and this one is in the log before it.
@@ -171,6 +173,7 @@ impl Control {
                 KeyUse::Failed => tx.idempotency_retake(*team, key, hash, id).await?,
             }
         }
+        room.take(&PerResource::of_sandbox(template.vcpus, template.memory_mb))?;
         match tx.host_room(host, template.memory_mb, self.config().memory_promise_percent).await? {
             Room::Enough => {}
             Room::Full => return Ok(Err(NoHostReason::Full)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sandbar_store::StoreError;
 use sandbar_types::id::{self, Host};
-use sandbar_types::{ErrorCode, Id, SandboxStatus};
+use sandbar_types::{ErrorCode, Id, QuotaExceeded, SandboxStatus};
 
 use super::{InvalidSandbox, Sandbox};
 use crate::Control;
@@ -28,6 +28,9 @@ pub enum SandboxError {
     /// The caller acts for no team.
     #[error(transparent)]
     NoTeam(#[from] NoTeam),
+    /// The team has as much as it may have.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// The team has no such sandbox.
     #[error("there is no sandbox {id}")]
     NotFound {
@@ -192,6 +195,7 @@ impl SandboxError {
             | Self::Busy { .. }
             | Self::Incompatible { .. }
             | Self::DiskFull { .. } => ErrorCode::InvalidState,
+            Self::Quota(_) => ErrorCode::RateLimited,
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
             Self::NoHosts { .. } | Self::NoRoom { .. } => ErrorCode::NoHostsAvailable,
             Self::Timeout { .. } => ErrorCode::Timeout,

@@ -16,7 +16,7 @@ use sandbar_proto::host::{ForkSandboxRequest, ForkSandboxResponse};
 use sandbar_store::audit::Outcome;
 use sandbar_store::hosts::Room;
 use sandbar_store::sandboxes::{NewSandboxRow, SandboxRow, Transition};
-use sandbar_types::{Id, OnTimeout, SandboxStatus, id, limits};
+use sandbar_types::{Id, OnTimeout, PerResource, SandboxStatus, id, limits};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -63,8 +63,8 @@ enum Slot {
     Known(Id<id::Sandbox>),
     /// Its row is in `starting`.
     Placed(Box<SandboxRow>),
-    /// There was no room for it.
-    NoRoom,
+    /// The team may not have it, or its host has no room for it.
+    Refused(SandboxError),
 }
 
 /// One child's idempotency key and what its request is.
@@ -124,7 +124,7 @@ impl Control {
         for slot in slots {
             results.push(match slot {
                 Slot::Known(id) => self.sandbox_get(ctx, id).await,
-                Slot::NoRoom => Err(no_room()),
+                Slot::Refused(error) => Err(error),
                 Slot::Placed(row) => {
                     let outcome = outcome_of(&mut answer, row.id);
                     let started = match outcome {
@@ -148,7 +148,7 @@ impl Control {
         Ok(results)
     }
 
-    /// Step 1. Nothing is changed unless at least one child has room.
+    /// Step 1. Nothing is changed unless the team may have at least one child and the host has room for it.
     async fn place_children(
         &self,
         ctx: &OpContext,
@@ -164,8 +164,8 @@ impl Control {
         };
         let percent = self.config().memory_promise_percent;
         let mut tx = self.store().begin().await?;
-        tx.team_stays(sandbox.team_id).await?;
-        // The host's row before the sandbox's: everywhere, so that nobody waits for somebody who waits for them.
+        // The team's row before the host's before the sandbox's: everywhere, so that nobody waits for somebody who waits for them.
+        let mut room = self.headroom(&mut tx, sandbox.team_id).await?;
         match tx.host_room(host, sandbox.memory_mb, percent).await? {
             Room::Enough => {}
             Room::Full => return Err(no_room()),
@@ -176,6 +176,9 @@ impl Control {
             drop(tx);
             return Err(self.change_refused(ctx, sandbox.id, FORK).await);
         };
+        let child = PerResource::of_sandbox(source.vcpus, source.memory_mb);
+        let mut fits = room;
+        fits.take(&child)?;
         let mut slots = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let key = match wanted {
@@ -186,7 +189,11 @@ impl Control {
                 Wanted::New(key) => key,
             };
             if tx.host_room(host, source.memory_mb, percent).await? != Room::Enough {
-                slots.push(Slot::NoRoom);
+                slots.push(Slot::Refused(no_room()));
+                continue;
+            }
+            if let Err(exceeded) = room.take(&child) {
+                slots.push(Slot::Refused(exceeded.into()));
                 continue;
             }
             let id = Id::new();
@@ -238,11 +245,14 @@ impl Control {
         }
     }
 
-    /// Step 3, the source. That somebody changed it meanwhile is no matter to the children.
+    /// Step 3, the source. That somebody changed it meanwhile is no matter to the children; whoever did so may have told of the fork
+    /// that they found under way, and then nobody tells again.
     async fn source_runs_on(&self, source: &SandboxRow, operation: &Operation) -> Result<(), SandboxError> {
         let mut tx = self.store().begin().await?;
         let back = return_to(&mut tx, source, SandboxStatus::Running).await?;
-        tx.audit(&operation.sandbox_event(back.as_ref().unwrap_or(source), Outcome::Success)).await?;
+        if back.is_some() || tx.sandbox_operation_take(source.id, &operation.to_value()).await? {
+            tx.audit(&operation.sandbox_event(back.as_ref().unwrap_or(source), Outcome::Success)).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -289,7 +299,7 @@ impl Slot {
     fn placed(&self) -> Option<&SandboxRow> {
         match self {
             Self::Placed(row) => Some(row),
-            Self::Known(_) | Self::NoRoom => None,
+            Self::Known(_) | Self::Refused(_) => None,
         }
     }
 }

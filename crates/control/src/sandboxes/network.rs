@@ -1,10 +1,11 @@
 //! Where a sandbox may connect to. Its host enforces that, so its host is asked first and the row follows; what is told is what the host
-//! says is in force.
+//! says is in force. One request of a sandbox at a time: else two could come to the host in one order and to the row in the other.
 
 use chrono::{DateTime, Utc};
 use sandbar_proto::host::get_network_denials_response::{Address, Count, Name, Reason};
 use sandbar_proto::host::{self, GetNetworkDenialsResponse};
 use sandbar_store::audit::Outcome;
+use sandbar_store::locks::Lock;
 use sandbar_types::NetworkPolicy;
 use sandbar_types::network::InvalidPolicy;
 
@@ -97,6 +98,9 @@ impl Control {
     ) -> Result<(), SandboxError> {
         let limit = self.config().call_deadline;
         let client = self.client_of_kept(sandbox, "changing its network policy")?;
+        let _turn = self.network_turn().await;
+        let lock = self.store().try_lock(Lock::Network(sandbox.id)).await?;
+        let lock = lock.ok_or(SandboxError::Busy { id: sandbox.id })?;
         client
             .set_network_policy(sandbox.id, policy, limit)
             .await
@@ -105,7 +109,8 @@ impl Control {
         let row = tx.sandbox_network(sandbox.id, policy).await?;
         let row = row.ok_or(SandboxError::Gone { id: sandbox.id })?;
         tx.audit(&audit::sandbox(ctx, &row, "update_network", Outcome::Success)).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(lock.release().await?)
     }
 }
 

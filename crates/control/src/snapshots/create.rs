@@ -15,7 +15,7 @@ use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
-use sandbar_types::{Arch, Id, SandboxStatus, TemplateKind, TemplateName, VmmKind, id};
+use sandbar_types::{Arch, Id, PerResource, SandboxStatus, TemplateKind, TemplateName, VmmKind, id};
 
 use super::SnapshotError;
 use crate::host_client::HostError;
@@ -139,14 +139,19 @@ impl Control {
         let kept = operation.to_value();
         let transition = Transition::new(sandbox.id, SNAPSHOT.through)
             .only_from(SNAPSHOT.starting_from(sandbox.status))
+            .keeping_the_reason()
             .begun_by(&kept);
         let mut tx = self.store().begin().await?;
-        tx.team_stays(team).await?;
+        let mut room = self.headroom(&mut tx, team).await.map_err(SnapshotError::Store)?;
         let Some(source) = tx.sandbox_transition(&transition).await? else {
             drop(tx);
             return Err(self.change_refused(ctx, sandbox.id, SNAPSHOT).await.into());
         };
         let host_id = source.host_id.ok_or(SandboxError::Missing { id: source.id })?;
+        // One that takes the place of another is none more.
+        if naming == Naming::Fresh || !tx.snapshot_name_is_taken(team, &name).await? {
+            room.take(&PerResource::of_snapshot())?;
+        }
         let operation = Operation::begun(ctx, Action::Create);
         let reserved = tx
             .snapshot_reserve(&NewSnapshotRow {

@@ -10,7 +10,7 @@ mod delete;
 
 use sandbar_store::StoreError;
 use sandbar_types::name::InvalidName;
-use sandbar_types::{ErrorCode, TemplateName};
+use sandbar_types::{ErrorCode, QuotaExceeded, TemplateName};
 
 pub use create::NewSnapshot;
 
@@ -23,6 +23,9 @@ pub enum SnapshotError {
     /// The caller acts for no team.
     #[error(transparent)]
     NoTeam(#[from] NoTeam),
+    /// The team has as many as it may have.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// A name that cannot be one.
     #[error("name: {0}")]
     Name(#[from] InvalidName),
@@ -78,6 +81,7 @@ impl SnapshotError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::NoTeam(_) => ErrorCode::NoTeam,
+            Self::Quota(_) => ErrorCode::RateLimited,
             Self::Name(_) => ErrorCode::InvalidRequest,
             Self::Exists { .. } => ErrorCode::AlreadyExists,
             Self::Reserved { .. } => ErrorCode::NameReserved,

@@ -9,7 +9,8 @@ use chrono::{DateTime, Utc};
 use sandbar_store::teams::{MemberRow, TeamRow};
 use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, User};
-use sandbar_types::{ErrorCode, Id};
+use sandbar_types::quota::LARGEST_LIMIT;
+use sandbar_types::{ErrorCode, Id, Resource};
 use serde_json::json;
 
 use crate::access::{AccessError, Role, store_code};
@@ -76,6 +77,12 @@ pub enum TeamError {
     /// The team's hosts would have no owner.
     #[error("the team still has hosts of its own: delete them first")]
     HasHosts,
+    /// No limit that can be set.
+    #[error("{resource}: a limit is between 0 and {LARGEST_LIMIT}")]
+    Limit {
+        /// Of what.
+        resource: Resource,
+    },
     /// The slug that was made is another team's.
     #[error("no free slug was found")]
     Slug,
@@ -90,7 +97,7 @@ impl TeamError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Access(error) => error.code(),
-            Self::Name => ErrorCode::InvalidRequest,
+            Self::Name | Self::Limit { .. } => ErrorCode::InvalidRequest,
             Self::NoSuchAccount | Self::NoSuchMember { .. } => ErrorCode::NotFound,
             Self::AlreadyMember => ErrorCode::AlreadyExists,
             Self::OwnerStays | Self::LastTeam | Self::HasHosts => ErrorCode::Conflict,

@@ -117,11 +117,15 @@ async fn a_fork_that_fails_leaves_no_child_and_the_source_running() {
 async fn a_fork_whose_control_plane_died_is_taken_back_past_its_deadline() {
     let world = World::new().await;
     let source = world.create().await.unwrap();
-    fork(&world, &source, of(2), None).await.unwrap();
-    // As it was between the host's answer and the rows' changes.
-    let begun =
-        "UPDATE sandboxes SET status = CASE WHEN parent_id IS NULL THEN 'snapshotting' ELSE 'starting' END";
-    world.execute(begun).await;
+    world.host.inject(Rpc::ForkSandbox, Fault::HangAfter, Times::Once);
+    let id = source.id;
+    let doomed = world.doomed(move |control, ctx| async move {
+        let source = control.sandbox_get(&ctx, id).await.unwrap();
+        drop(control.sandbox_fork(&ctx, &source, of(2), None).await);
+    });
+    // Between the host's doing and the rows' changes.
+    world.host.sandboxes_are(3).await;
+    doomed.kill();
     assert_eq!((world.look().await.ended, world.host.sandboxes().len()), (0, 3));
     world.age_rows().await;
     let report = world.look().await;

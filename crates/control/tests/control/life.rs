@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use sandbar_control::Config;
 use sandbar_control::sandboxes::{NewSandbox, OnTimeout, Resume, SandboxError};
+use sandbar_control::snapshots::NewSnapshot;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
 use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus};
 
@@ -157,6 +158,68 @@ async fn a_host_that_dies_in_the_middle_leaves_the_row_missing_until_it_is_back(
     world.host.restart().await.unwrap();
     assert_eq!(world.look().await.settled, 1);
     assert_eq!(world.get(sandbox.id).await.status, SandboxStatus::Running);
+}
+
+/// Has the host carry a call out, loses sight of it before its answer comes, and finds it again.
+async fn lost_in_the_middle(world: &World, rpc: Rpc, change: impl Future<Output = Result<(), ErrorCode>>) {
+    world.host.inject(rpc, Fault::LoseReply, Times::Once);
+    let list = world.host.hold(Rpc::ListSandboxes);
+    let lost = async {
+        world.host.arrived(rpc, 1).await;
+        world.host.arrived(Rpc::ListSandboxes, 1).await;
+        world.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '2 minutes'").await;
+        world.control.monitor_round(true).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(change, lost);
+    assert!(outcome.is_err(), "its answer did not come");
+    assert_eq!(world.statuses().await, [SandboxStatus::Missing]);
+    list.open();
+    world.host.heal();
+    world.beat().await;
+    world.look().await;
+}
+
+#[tokio::test]
+async fn a_change_that_was_lost_sight_of_is_told_as_what_it_came_to() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let pause = async {
+        world.control.sandbox_pause(&world.ctx, &sandbox).await.map(drop).map_err(|error| error.code())
+    };
+    lost_in_the_middle(&world, Rpc::PauseSandbox, pause).await;
+    let paused = world.get(sandbox.id).await;
+    assert_eq!(paused.status, SandboxStatus::Paused);
+    assert_eq!(world.told().await, ["api_key sandbox pause success"]);
+
+    // And is over then: what happens to the sandbox later is not its doing.
+    let running = world.control.sandbox_resume(&world.ctx, &paused, Resume::default()).await.unwrap();
+    assert_eq!(running.status, SandboxStatus::Running);
+    world.execute("UPDATE sandboxes SET status = 'missing'").await;
+    world.host.auto_pause(&sandbox.id.to_string());
+    world.look().await;
+    assert_eq!(
+        world.told().await,
+        ["api_key sandbox pause success", "api_key sandbox resume success", "host sandbox auto_pause info"]
+    );
+}
+
+#[tokio::test]
+async fn why_a_sandbox_is_paused_outlives_a_snapshot_of_it() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    world.host.auto_pause(&sandbox.id.to_string());
+    world.look().await;
+    let paused = world.get(sandbox.id).await;
+    for fault in [None, Some(Fault::Fail)] {
+        if let Some(fault) = fault {
+            world.host.inject(Rpc::SnapshotSandbox, fault, Times::Once);
+        }
+        // Made or not.
+        let _ = world.control.snapshot_create(&world.ctx, &paused, &NewSnapshot::default()).await;
+        let after = world.get(sandbox.id).await;
+        assert_eq!(after.status, SandboxStatus::Paused);
+        assert_eq!(after.status_reason.as_deref(), Some("it was idle for its time-out"));
+    }
 }
 
 #[tokio::test]

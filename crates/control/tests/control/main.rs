@@ -9,6 +9,7 @@ mod fork;
 mod hosts;
 mod life;
 mod operations;
+mod quotas;
 mod reconcile;
 mod simulation;
 mod snapshots;

@@ -92,7 +92,7 @@ impl Actor {
         // What a former pause left must not pass for this one's files: where it cannot be removed, nothing is begun.
         let (store, id) = (self.resources.store.clone(), self.id);
         blocking("remove the files of a former pause", move || Ok(store.remove_paused(id)?)).await?;
-        let draft = self.begin_image().await?;
+        let draft = self.begin_pause().await?;
         self.record_phase(Phase::Pausing { process, reason }).await?;
         self.show(|view| view.state = State::Pausing);
         self.resources.inventory.changed();
@@ -298,10 +298,10 @@ impl Actor {
         .await
     }
 
-    async fn begin_image(&self) -> Result<ImageDraft, Error> {
+    async fn begin_pause(&self) -> Result<ImageDraft, Error> {
         let bytes = self.cost_of_copy().await?;
         let store = self.resources.store.clone();
-        blocking("make room for a pause", move || Ok(store.begin_image(bytes)?)).await
+        blocking("make room for a pause", move || Ok(store.begin_pause(bytes)?)).await
     }
 
     /// How much disk a copy of the machine takes: the memory that it changed, and clones where they are no mere references.

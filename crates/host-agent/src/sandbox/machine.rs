@@ -203,6 +203,8 @@ impl Holdings {
             work_dir: files.dir.clone(),
             netns: slot.netns.clone(),
             tap: slot.tap.clone(),
+            confinement: resources.confinement(slot, self.id.to_string()),
+            disk_rate: resources.disk_rate,
         };
         let snapshot = SnapshotFiles { state: state.to_owned(), memory: files.memory.clone() };
         let machine = resources.vmm.restore(&machine_spec, &snapshot).await;

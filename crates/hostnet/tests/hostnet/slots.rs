@@ -1,8 +1,16 @@
 //! Slots: how they are made, reached, kept apart and removed.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    num::NonZeroU64,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use sandbar_hostnet::{Counts, NetError, Pool, Slot, SlotIndex};
+use sandbar_hostnet::{Counts, NetConfig, NetError, Pool, Slot, SlotIndex};
 use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, READY_PORT};
 use tokio::runtime::Runtime;
 
@@ -45,7 +53,7 @@ fn host_and_guest_reach_each_other_under_the_agreed_addresses() {
 
         // The guest stays plugged in until the end: what it sends after `connect` returned has to arrive too.
         let from = guest.namespace();
-        let push = move || inside(&from, || std::net::TcpStream::connect((GATEWAY_IP, READY_PORT)));
+        let push = move || inside(&from, || TcpStream::connect((GATEWAY_IP, READY_PORT)));
         let pushed = tokio::task::spawn_blocking(push);
         let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
         let (_, peer) = accepted.unwrap().unwrap();
@@ -106,7 +114,7 @@ fn a_guest_reaches_the_world_and_nothing_else() {
     });
 }
 
-fn first_address(device: &str) -> std::net::Ipv4Addr {
+fn first_address(device: &str) -> Ipv4Addr {
     let line = run("ip", &["-o", "-4", "addr", "show", "dev", device]);
     let address = line.split_ascii_whitespace().nth(3).unwrap();
     address.split('/').next().unwrap().parse().unwrap()
@@ -283,5 +291,50 @@ fn addresses_that_the_host_uses_are_refused() {
             other => panic!("{other:?}"),
         }
         assert_eq!(world.traces(), [""; 0]);
+    });
+}
+
+/// Sends bytes from one namespace to an address in another, and says how long the last of them took to arrive.
+fn transfer(from: &Path, to: &Path, address: Ipv4Addr, port: u16, bytes: usize) -> Duration {
+    let listener = inside(to, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        let receiving = scope.spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut received = Vec::new();
+            connection.read_to_end(&mut received).unwrap();
+            (received.len(), begun.elapsed())
+        });
+        let mut connection = inside(from, || TcpStream::connect((address, port)).unwrap());
+        connection.write_all(&vec![7; bytes]).unwrap();
+        drop(connection);
+        let (received, took) = receiving.join().unwrap();
+        assert_eq!(received, bytes);
+        took
+    })
+}
+
+/// A bound can only be seen to make things slow, so that a busy machine changes nothing about it.
+#[test]
+fn what_a_slot_sends_and_is_sent_is_bounded() {
+    let (world, runtime) = world();
+    runtime.block_on(async {
+        let (rate, bytes) = (400_000, 1_000_000);
+        let bytes_per_second = NonZeroU64::new(rate);
+        let config = NetConfig { bytes_per_second, ..world.config("10.250.40.0/24", 1) };
+        let pool = Pool::open(config, &[]).await.unwrap();
+        let slot = pool.take().await.unwrap();
+        let guest = Guest::plug_into(&slot);
+        let least = Duration::from_secs(bytes as u64 / rate) / 2;
+        let out = transfer(&guest.namespace(), &world.outside(), WORLD, PORT, bytes);
+        assert!(out > least, "the guest sent {bytes} bytes in {out:?}");
+        let held = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+        let back = transfer(Path::new(&path), &guest.namespace(), slot.host_ip, PORT, bytes);
+        assert!(back > least, "the guest was sent {bytes} bytes in {back:?}");
+        for device in ["tap0", "veth0"] {
+            let shown = inside(&slot.netns, || run("tc", &["qdisc", "show", "dev", device]));
+            assert!(shown.contains("tbf") && shown.contains("rate 3200Kbit"), "{device}: {shown}");
+        }
     });
 }

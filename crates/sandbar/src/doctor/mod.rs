@@ -97,6 +97,7 @@ impl DoctorArgs {
             report.add(disks);
             report.add(disk::check_space(&self.data_dir));
             report.add(virtual_machines::check(kernel_store).await);
+            report.add(resources::check_cgroups());
             report.add(network::check_tap().await);
             report.add(network::check_nftables().await);
         } else {
@@ -108,7 +109,6 @@ impl DoctorArgs {
             ));
             report.add(disk::check_space(&self.data_dir));
         }
-        report.add(resources::check_cgroups());
         report.add(resources::check_memory());
         report.add(database::check(self.database_url.is_some()).await);
         report.end()

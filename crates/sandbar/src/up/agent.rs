@@ -21,7 +21,7 @@ use tracing::info;
 use super::local_host::LocalHost;
 use super::supervise::{Policy, Supervised, supervise};
 use crate::data_dir::{DataDir, open_log, tail};
-use crate::host_agent::{REGISTER_VARIABLE, StoreArgs, VmmArgs};
+use crate::host_agent::{LimitArgs, REGISTER_VARIABLE, StoreArgs, VmmArgs};
 use crate::process::Process;
 
 /// How long an agent may take to end. It leaves its machines running, so there is little to do.
@@ -45,6 +45,7 @@ pub(super) struct AgentOptions {
     pub(super) network: String,
     pub(super) store: StoreArgs,
     pub(super) vmm: VmmArgs,
+    pub(super) limits: LimitArgs,
 }
 
 /// Ends the agent that an earlier `up` left, if there is one.
@@ -94,6 +95,7 @@ async fn command(
         .args(["--network", &options.network])
         .args(options.store.as_arguments())
         .args(options.vmm.as_arguments())
+        .args(options.limits.as_arguments())
         .current_dir("/")
         .env_remove("DATABASE_URL")
         .env_remove(crate::master_key::VARIABLE)

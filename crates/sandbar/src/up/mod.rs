@@ -34,7 +34,7 @@ use tracing::{error, warn};
 
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
-use crate::host_agent::{StoreArgs, VmmArgs};
+use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
@@ -77,6 +77,9 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     vmm: VmmArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 
     /// E-mail address of the first admin, at the first start
     #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
@@ -226,6 +229,7 @@ impl Start<'_> {
             network: args.network.to_string(),
             store: args.store.clone(),
             vmm: args.vmm.clone(),
+            limits: args.limits.clone(),
         };
         let agent = platform.agent.insert(agent::start(data, &control, host, options));
         let log = data.log("host-agent");

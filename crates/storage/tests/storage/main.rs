@@ -4,6 +4,7 @@
 
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod full;
 mod guest_system;
 mod paused;
 mod store;

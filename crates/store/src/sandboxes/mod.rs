@@ -47,7 +47,7 @@ pub struct SandboxRow {
     pub expires_at: Option<DateTime<Utc>>,
     pub transition_started_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
-    /// Who began the last change that took time. An object, in the audit trail's words.
+    /// Who began the change that is under way. An object, in the audit trail's words.
     pub operation: Option<Value>,
 }
 

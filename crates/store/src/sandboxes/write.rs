@@ -39,15 +39,32 @@ pub struct Transition<'a> {
     to: SandboxStatus,
     from: Vec<SandboxStatus>,
     generation: Option<i64>,
-    reason: Option<&'a str>,
+    reason: Reason<'a>,
     operation: Option<&'a Value>,
+}
+
+/// What becomes of the reason for the state that a sandbox is in.
+#[derive(Debug, Clone, Copy)]
+enum Reason<'a> {
+    /// The new state has none.
+    None,
+    /// The sandbox is as it was: so is why.
+    Kept,
+    Because(&'a str),
 }
 
 impl<'a> Transition<'a> {
     /// To a state, from any that may become it.
     #[must_use]
     pub fn new(id: Id<Sandbox>, to: SandboxStatus) -> Self {
-        Self { id, to, from: SandboxStatus::sources_of(to), generation: None, reason: None, operation: None }
+        Self {
+            id,
+            to,
+            from: SandboxStatus::sources_of(to),
+            generation: None,
+            reason: Reason::None,
+            operation: None,
+        }
     }
 
     /// Only from these states.
@@ -67,11 +84,18 @@ impl<'a> Transition<'a> {
     /// Why, for people.
     #[must_use]
     pub const fn because(mut self, reason: &'a str) -> Self {
-        self.reason = Some(reason);
+        self.reason = Reason::Because(reason);
         self
     }
 
-    /// Who began it, in the audit trail's words: kept for whoever finishes it.
+    /// For a state that changes nothing about the sandbox itself: why it is as it is stays.
+    #[must_use]
+    pub const fn keeping_the_reason(mut self) -> Self {
+        self.reason = Reason::Kept;
+        self
+    }
+
+    /// Who began it, in the audit trail's words: kept for whoever finishes it, until the sandbox is at rest.
     #[must_use]
     pub const fn begun_by(mut self, operation: &'a Value) -> Self {
         self.operation = Some(operation);
@@ -138,25 +162,33 @@ impl Tx {
     }
 
     /// Changes a sandbox's state. None when it is in none of the states that it may come from: another change came first. A paused
-    /// one has no address and does not end by itself.
+    /// one has no address and does not end by itself; one at rest has no change under way.
     pub async fn sandbox_transition(
         &mut self,
         transition: &Transition<'_>,
     ) -> Result<Option<SandboxRow>, StoreError> {
+        let (because, kept) = match transition.reason {
+            Reason::None => (None, false),
+            Reason::Kept => (None, true),
+            Reason::Because(reason) => (Some(reason), false),
+        };
         sandboxes!(
             "WITH s AS (
-                 UPDATE sandboxes SET status = $2, status_reason = $5, generation = generation + 1,
+                 UPDATE sandboxes SET status = $2, generation = generation + 1,
+                        status_reason = CASE WHEN $7 THEN status_reason ELSE $5 END,
                         host_ip = CASE WHEN $2 = 'paused' THEN NULL ELSE host_ip END,
                         expires_at = CASE WHEN $2 = 'paused' THEN NULL ELSE expires_at END,
-                        operation = COALESCE($6, operation), transition_started_at = now(), updated_at = now()
+                        operation = CASE WHEN $2 NOT IN ('running', 'paused') THEN COALESCE($6, operation) END,
+                        transition_started_at = now(), updated_at = now()
                  WHERE id = $1 AND status = ANY($3) AND ($4::bigint IS NULL OR generation = $4) RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
             transition.id.uuid(),
             transition.to.as_str(),
             &words(&transition.from),
             transition.generation,
-            transition.reason,
+            because,
             transition.operation,
+            kept,
         )
         .fetch_optional(self.connection())
         .await?
@@ -173,7 +205,7 @@ impl Tx {
         debug_assert_eq!(transition.to, SandboxStatus::Running);
         sandboxes!(
             "WITH s AS (
-                 UPDATE sandboxes SET status = 'running', status_reason = NULL, generation = generation + 1,
+                 UPDATE sandboxes SET status = 'running', status_reason = NULL, operation = NULL, generation = generation + 1,
                         guest_ip = $4, host_ip = $5, last_active_at = $6, expires_at = $7,
                         timeout_sec = COALESCE($8, timeout_sec), on_timeout = COALESCE($9, on_timeout),
                         started_at = COALESCE(started_at, now()), transition_started_at = now(), updated_at = now()
@@ -193,6 +225,34 @@ impl Tx {
         .await?
         .map(SandboxRow::try_from)
         .transpose()
+    }
+
+    /// The change that is under way in a row which was not changed since it was read: who began it, in the audit trail's words.
+    pub async fn sandbox_operation(
+        &mut self,
+        id: Id<Sandbox>,
+        generation: i64,
+    ) -> Result<Option<Value>, StoreError> {
+        let operation = sqlx::query_scalar!(
+            "SELECT operation FROM sandboxes WHERE id = $1 AND generation = $2",
+            id.uuid(),
+            generation,
+        );
+        Ok(operation.fetch_optional(self.connection()).await?.flatten())
+    }
+
+    /// Takes a change off a row, wherever that is by now, so that nobody else tells of it. False when somebody has done so.
+    pub async fn sandbox_operation_take(
+        &mut self,
+        id: Id<Sandbox>,
+        operation: &Value,
+    ) -> Result<bool, StoreError> {
+        let taken = sqlx::query!(
+            "UPDATE sandboxes SET operation = NULL, updated_at = now() WHERE id = $1 AND operation = $2",
+            id.uuid(),
+            operation,
+        );
+        Ok(taken.execute(self.connection()).await?.rows_affected() > 0)
     }
 
     /// Writes down a deadline that the host has taken. Grows the generation: what was read of the row before is old; not in the middle

@@ -5,6 +5,7 @@
 mod audit;
 mod hosts;
 mod people;
+mod quotas;
 mod sandboxes;
 mod schema;
 mod snapshots;

@@ -2,7 +2,7 @@
 //!
 //! Whoever changes what the guest can see raises [`DEVICES`].
 
-use std::path::Path;
+use std::{num::NonZeroU64, path::Path};
 
 use sandbar_types::guest::GUEST_MAC;
 use serde_json::{Value, json};
@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use super::{
     jail,
     requests::{
-        BackendType, BootSource, CacheType, DISK, Drive, EntropyDevice, INTERFACE, LoadSnapshot,
-        MachineConfiguration, MemoryBackend, NetworkInterface, NetworkOverride,
+        BackendType, BootSource, CacheType, ChangedDrive, DISK, Drive, EntropyDevice, INTERFACE,
+        LoadSnapshot, MachineConfiguration, MemoryBackend, NetworkInterface, NetworkOverride, RateLimiter,
+        TokenBucket,
     },
 };
-use crate::{MachineSpec, VmmError};
+use crate::{DiskRate, MachineSpec, VmmError};
 
 /// Version of the list of devices. Snapshots of another version are refused.
 pub(super) const DEVICES: u32 = 1;
@@ -36,7 +37,8 @@ pub(super) struct Configuration {
 }
 
 pub(super) fn for_boot(spec: &MachineSpec) -> Configuration {
-    let MachineSpec { vcpus, memory_mb, disk: _, work_dir: _, netns: _, tap } = spec;
+    let MachineSpec { vcpus, memory_mb, disk: _, work_dir: _, netns: _, tap, confinement: _, disk_rate } =
+        spec;
     Configuration {
         machine: MachineConfiguration {
             vcpu_count: *vcpus,
@@ -55,6 +57,7 @@ pub(super) fn for_boot(spec: &MachineSpec) -> Configuration {
             is_root_device: true,
             is_read_only: false,
             cache_type: CacheType::Writeback,
+            rate_limiter: rate_limiter(*disk_rate),
         },
         network: NetworkInterface {
             iface_id: INTERFACE,
@@ -75,6 +78,20 @@ pub(super) fn for_load(spec: &MachineSpec) -> LoadSnapshot {
         resume_vm: true,
         network_overrides: vec![NetworkOverride { iface_id: INTERFACE, host_dev_name: spec.tap.clone() }],
     }
+}
+
+/// A loaded machine's disk has the bounds of the machine that was saved, until it is told its own.
+pub(super) fn after_load(spec: &MachineSpec) -> ChangedDrive {
+    ChangedDrive { drive_id: DISK, rate_limiter: rate_limiter(spec.disk_rate) }
+}
+
+fn rate_limiter(rate: DiskRate) -> RateLimiter {
+    let DiskRate { requests, bytes } = rate;
+    let bucket = |bound: Option<NonZeroU64>| match bound {
+        Some(bound) => TokenBucket { size: bound.get(), refill_time: 1_000 },
+        None => TokenBucket { size: 0, refill_time: 0 },
+    };
+    RateLimiter { bandwidth: bucket(bytes), ops: bucket(requests) }
 }
 
 /// What the kernel is told. Firecracker adds the root device and, for kernels without ACPI, where the devices are.
@@ -110,6 +127,7 @@ pub(crate) fn probe_file(kernel: &Path, initramfs: &Path) -> Result<Value, VmmEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Confinement;
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -119,6 +137,8 @@ mod tests {
             work_dir: "/s/one".into(),
             netns: "/run/netns/sb-0001-7".into(),
             tap: "tap0".to_owned(),
+            confinement: Confinement { user: 900_007, group: "one".to_owned() },
+            disk_rate: DiskRate { requests: None, bytes: NonZeroU64::new(5_000_000) },
         }
     }
 
@@ -126,6 +146,13 @@ mod tests {
     fn a_boot_says_what_the_api_has_names_for() {
         let Configuration { machine, boot, disk, network, entropy } = for_boot(&spec());
         let text = |value: Result<Value, _>| value.unwrap();
+        let rate_limiter = json!({
+            "bandwidth": { "size": 5_000_000, "refill_time": 1_000 }, "ops": { "size": 0, "refill_time": 0 },
+        });
+        assert_eq!(
+            text(serde_json::to_value(after_load(&spec()))),
+            json!({ "drive_id": "disk", "rate_limiter": rate_limiter })
+        );
         assert_eq!(
             text(serde_json::to_value(machine)),
             json!({ "vcpu_count": 2, "mem_size_mib": 512, "smt": false, "track_dirty_pages": true })
@@ -143,7 +170,7 @@ mod tests {
             text(serde_json::to_value(disk)),
             json!({
                 "drive_id": "disk", "path_on_host": "/disk.ext4", "is_root_device": true, "is_read_only": false,
-                "cache_type": "Writeback",
+                "cache_type": "Writeback", "rate_limiter": rate_limiter,
             })
         );
         assert_eq!(

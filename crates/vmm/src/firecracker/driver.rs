@@ -2,7 +2,6 @@
 
 use std::{
     fs::OpenOptions,
-    ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,16 +14,21 @@ use sandbar_types::VmmKind;
 use super::{
     api::{Api, ApiError},
     configuration::{self, Configuration},
-    jail::{self, Access, Jail, blocking},
+    jail::{self, Jail, blocking},
     jailer::{Jailed, Launch},
     machine::{FirecrackerMachine, Parts},
     requests::{Action, ActionType, DescribeInstance, DescribeMachine, State},
-    users::{User, Users},
     version,
 };
 use crate::{
-    Accelerator, BootSource, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles, Vmm,
-    VmmError, binary, error::file, process::Process, processor, spawn::Output, tsc,
+    Accelerator, BootSource, Cgroups, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles,
+    Vmm, VmmError, binary,
+    confine::{Access, Bounds},
+    error::file,
+    process::Process,
+    processor,
+    spawn::Output,
+    tsc,
 };
 
 /// For a request of a start. A load maps its memory; on a host with many starts at once they share the processors.
@@ -32,17 +36,30 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Until a process that is taken over answers.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where Firecracker is, and whom its machines run as.
+/// Memory that Firecracker may take beside its guest's: itself, page tables, and room for the pages of files that it writes.
+const OWN_MEMORY: u64 = 128 << 20;
+/// Processor time beside the guest's processors', for input and output.
+const OWN_PERCENT: u32 = 50;
+/// Processes and threads beside the guest's processors': the jailer, and one each for devices and the API.
+const OWN_TASKS: u32 = 8;
+
+fn bounds(spec: &MachineSpec) -> Bounds {
+    let MachineSpec { vcpus, memory_mb, .. } = spec;
+    Bounds {
+        memory_bytes: (u64::from(*memory_mb) << 20) + OWN_MEMORY,
+        processor_percent: vcpus * 100 + OWN_PERCENT,
+        weight: *vcpus,
+        tasks: vcpus + OWN_TASKS,
+    }
+}
+
+/// Where Firecracker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirecrackerOptions {
     /// The binary (a path, or a name to be found in `PATH`). Its file name contains `firecracker`.
     pub firecracker: PathBuf,
     /// The jailer of the same release.
     pub jailer: PathBuf,
-    /// Users that nobody else on the host has: every machine that lives gets one.
-    pub users: Range<u32>,
-    /// The group of all machines. Its one right is to read the images that machines are restored from.
-    pub group: u32,
 }
 
 /// Firecracker.
@@ -50,16 +67,15 @@ pub struct FirecrackerOptions {
 pub struct FirecrackerVmm {
     firecracker: PathBuf,
     jailer: PathBuf,
-    users: Users,
-    group: u32,
+    cgroups: Cgroups,
     compatibility: Compatibility,
 }
 
 impl FirecrackerVmm {
     /// A driver. Asks Firecracker and the jailer for their version and measures the host's time-stamp counter. Whether KVM works is
-    /// the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)).
-    pub async fn new(options: &FirecrackerOptions) -> Result<Self, VmmError> {
-        let FirecrackerOptions { firecracker, jailer, users, group } = options;
+    /// the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)). Machines are bounded by groups in `cgroups`.
+    pub async fn new(options: &FirecrackerOptions, cgroups: Cgroups) -> Result<Self, VmmError> {
+        let FirecrackerOptions { firecracker, jailer } = options;
         // Without links: the jailer names its folders by the file that it finds.
         let (firecracker, jailer) = (binary::resolve(firecracker)?, binary::resolve(jailer)?);
         let firecracker = firecracker.canonicalize().map_err(file("use", &firecracker))?;
@@ -73,67 +89,55 @@ impl FirecrackerVmm {
             devices: configuration::DEVICES,
             tsc_khz: tsc::measure_khz(),
         };
-        Ok(Self { firecracker, jailer, users: Users::new(users.clone()), group: *group, compatibility })
+        Ok(Self { firecracker, jailer, cgroups, compatibility })
     }
 
     /// Makes a jail with these files in it, and starts a process there.
     async fn start(&self, spec: &MachineSpec, files: Files) -> Result<Starting, VmmError> {
         let work_dir = spec.work_dir.canonicalize().map_err(file("use", &spec.work_dir))?;
-        let user = self.users.take()?;
+        // Opened only to say which file it is that is missing: the jailer would not.
+        std::fs::File::open(&spec.netns).map_err(file("open", &spec.netns))?;
         let jail = Jail::new(&work_dir, &self.firecracker);
-        let (uid, gid) = (user.uid(), self.group);
+        let (user, disk) = (spec.confinement.user, spec.disk.clone());
+        let furnish = {
+            let (jail, cgroups, spec) = (jail.clone(), self.cgroups.clone(), spec.clone());
+            blocking(&work_dir, move || {
+                jail.make()?;
+                jail.put(&disk, jail::DISK, Access::Write, user)?;
+                for (from, name) in &files.shared {
+                    jail.put(from, name, Access::Read, user)?;
+                }
+                jail.set_parent(&files.parent)?;
+                if let Start::Boot = files.start {
+                    // Nothing of its memory is in the parent.
+                    jail.begin_save()?;
+                }
+                Ok(cgroups.create(&spec.confinement.group, &bounds(&spec))?)
+            })
+        };
+        let group = match furnish.await {
+            Ok(group) => group,
+            Err(error) => {
+                jail.remove().await?;
+                return Err(error);
+            }
+        };
         let launch = Launch {
             firecracker: self.firecracker.clone(),
             jailer: self.jailer.clone(),
-            uid,
-            gid,
+            user,
+            group: group.clone(),
             netns: spec.netns.clone(),
             jail: jail.clone(),
         };
-        // Opened only to say which file it is that is missing: the jailer would not.
-        std::fs::File::open(&spec.netns).map_err(file("open", &spec.netns))?;
-        let disk = spec.disk.clone();
-        let furnish = {
-            let jail = jail.clone();
-            blocking(&work_dir, move || {
-                jail.make()?;
-                jail.put(&disk, jail::DISK, Access::Own { uid, gid })?;
-                for (from, name) in &files.shared {
-                    jail.put(from, name, Access::Read { gid })?;
-                }
-                jail.set_parent(&files.parent)?;
-                match files.start {
-                    // Nothing of its memory is in the parent.
-                    Start::Boot => jail.begin_save(),
-                    Start::Restore => Ok(()),
-                }
-            })
-        };
-        let started = async {
-            furnish.await?;
-            launch.start().await
-        };
-        match started.await {
+        match launch.start().await {
             Ok(jailed) => Ok(Starting { api: Api::new(&jail.root()), jailed, user }),
             Err(error) => {
                 jail.clear().await?;
+                group.remove();
                 Err(error)
             }
         }
-    }
-
-    fn complete(&self, starting: Starting, memory_bytes: u64) -> Box<dyn Machine> {
-        let Starting { api, jailed: Jailed { process, output, jail }, user } = starting;
-        Box::new(FirecrackerMachine::new(Parts {
-            process: process.claim(),
-            output,
-            api,
-            jail,
-            memory_bytes,
-            uid: user.keep(),
-            gid: self.group,
-            users: self.users.clone(),
-        }))
     }
 }
 
@@ -189,7 +193,7 @@ impl Vmm for FirecrackerVmm {
             api.call(&Action { action_type: ActionType::InstanceStart }, START_DEADLINE).await
         };
         match runs.await {
-            Ok(()) => Ok(self.complete(starting, bytes)),
+            Ok(()) => Ok(starting.complete(bytes)),
             Err(error) => Err(starting.failed("booting", error).await),
         }
     }
@@ -211,22 +215,32 @@ impl Vmm for FirecrackerVmm {
             start: Start::Restore,
         };
         let starting = self.start(machine, files).await?;
-        match starting.api.call(&configuration::for_load(machine), START_DEADLINE).await {
-            Ok(()) => Ok(self.complete(starting, bytes)),
+        let runs = async {
+            starting.api.call(&configuration::for_load(machine), START_DEADLINE).await?;
+            starting.api.call(&configuration::after_load(machine), START_DEADLINE).await
+        };
+        match runs.await {
+            Ok(()) => Ok(starting.complete(bytes)),
             Err(error) => Err(starting.failed("loading the snapshot", error).await),
         }
     }
 
-    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError> {
-        let found = Arc::new(Process::open(process)?);
+    async fn adopt(
+        &self,
+        work_dir: &Path,
+        _memory: &Path,
+        process: ProcessIdentity,
+    ) -> Result<Box<dyn Machine>, VmmError> {
+        let unusable = |action| move |source| VmmError::Process { action, process, source };
+        let group = self.cgroups.of(process).map_err(|_| VmmError::Gone { process })?;
+        let found = Arc::new(Process::open(process, group)?);
         let work_dir = work_dir.canonicalize().map_err(file("use", work_dir))?;
         let jail = Jail::new(&work_dir, &self.firecracker);
         if !jail.holds(process) {
             return Err(VmmError::Gone { process });
         }
-        let unusable = |action| move |source| VmmError::Process { action, process, source };
         let output = Output::of(process).map_err(unusable("read the output of"))?;
-        let uid = jail.user().map_err(unusable("tell the user of"))?;
+        let user = jail.user().map_err(unusable("tell the user of"))?;
         let api = Api::new(&jail.root());
         let taken_over = async {
             let state = api.call(&DescribeInstance {}, ADOPT_DEADLINE).await?.state;
@@ -239,16 +253,13 @@ impl Vmm for FirecrackerVmm {
             // Half a machine: whoever made it was cut off in the middle.
             return Err(VmmError::Gone { process });
         }
-        self.users.found(uid);
         Ok(Box::new(FirecrackerMachine::new(Parts {
             process: found,
             output,
             api,
             jail,
             memory_bytes: bytes,
-            uid,
-            gid: self.group,
-            users: self.users.clone(),
+            user,
         })))
     }
 }
@@ -257,7 +268,7 @@ impl Vmm for FirecrackerVmm {
 struct Starting {
     api: Api,
     jailed: Jailed,
-    user: User,
+    user: u32,
 }
 
 impl Starting {
@@ -276,5 +287,11 @@ impl Starting {
             ApiError::Closed => VmmError::Ended { step, log },
             source => VmmError::Control { step, log, source: source.into() },
         }
+    }
+
+    fn complete(self, memory_bytes: u64) -> Box<dyn Machine> {
+        let Self { api, jailed: Jailed { process, output, jail }, user } = self;
+        let process = process.claim();
+        Box::new(FirecrackerMachine::new(Parts { process, output, api, jail, memory_bytes, user }))
     }
 }

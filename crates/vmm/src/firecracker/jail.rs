@@ -13,9 +13,9 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -23,8 +23,10 @@ use tokio::task;
 
 use crate::{
     ProcessIdentity, VmmError,
+    confine::{Access, Group},
     error::file,
     process::{self, Process},
+    spawn::admit,
 };
 
 /// Names within a process's root, as the process sees them.
@@ -44,15 +46,6 @@ const ID_LENGTH: usize = 64;
 const TAKEN_BYTES: u64 = 16 << 20;
 /// Folders between a store and its work folders.
 const DEPTH: usize = 2;
-
-/// Who may do what with a file that is put into a jail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    /// The machine's own: its process writes it.
-    Own { uid: u32, gid: u32 },
-    /// Perhaps in other jails too: a member of the group reads it.
-    Read { gid: u32 },
-}
 
 /// The place of one machine's jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,22 +124,8 @@ impl Jail {
     }
 
     /// Puts a file into the jail, under another name and by a hard link.
-    pub(super) fn put(&self, from: &Path, name: &str, access: Access) -> Result<(), VmmError> {
-        let give = || match access {
-            Access::Own { uid, gid } => {
-                chown(from, Some(uid), Some(gid))?;
-                fs::set_permissions(from, Permissions::from_mode(0o600))
-            }
-            Access::Read { gid } => {
-                let mode = fs::metadata(from)?.mode();
-                if mode & 0o004 != 0 {
-                    return Ok(());
-                }
-                chown(from, None, Some(gid))?;
-                fs::set_permissions(from, Permissions::from_mode((mode & 0o777) | 0o040))
-            }
-        };
-        give().map_err(file("give to the machine", from))?;
+    pub(super) fn put(&self, from: &Path, name: &str, access: Access, user: u32) -> Result<(), VmmError> {
+        admit(from, access, user).map_err(file("give to the machine", from))?;
         fs::hard_link(from, self.inside(name)).map_err(file("put into the jail", from))
     }
 
@@ -281,7 +260,7 @@ async fn end_all(roots: &[RootFolder]) -> Result<(), VmmError> {
     let listed = process::all().map_err(file("list", Path::new("/proc")))?;
     for process in listed {
         if RootFolder::of_process(process.pid).is_ok_and(|root| roots.contains(&root)) {
-            match Process::open(process) {
+            match Process::open(process, Group::none()) {
                 Ok(found) => found.kill().await?,
                 Err(VmmError::Gone { .. }) => {}
                 Err(error) => return Err(error),

@@ -3,7 +3,15 @@
 //! The jailer makes the devices, enters the network namespace, a mount namespace with the jail as its root and a new pid namespace,
 //! gives up its rights and becomes Firecracker. The process it leaves is not our child, and has none of our environment.
 
-use std::{ffi::OsString, io, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::{process::Command, time::timeout};
@@ -14,6 +22,7 @@ use super::{
 };
 use crate::{
     VmmError,
+    confine::Group,
     error::file,
     process::{MARK, Process, Unclaimed},
     spawn::Output,
@@ -27,8 +36,9 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub(super) struct Launch {
     pub(super) firecracker: PathBuf,
     pub(super) jailer: PathBuf,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    /// Number of the machine's user and group.
+    pub(super) user: u32,
+    pub(super) group: Group,
     pub(super) netns: PathBuf,
     pub(super) jail: Jail,
 }
@@ -44,16 +54,16 @@ pub(super) struct Jailed {
 impl Launch {
     /// The jailer's arguments.
     fn arguments(&self) -> Vec<OsString> {
-        let Self { firecracker, jailer: _, uid, gid, netns, jail } = self;
+        let Self { firecracker, jailer: _, user, group: _, netns, jail } = self;
         vec![
             "--id".into(),
             jail.id().into(),
             "--exec-file".into(),
             firecracker.into(),
             "--uid".into(),
-            uid.to_string().into(),
+            user.to_string().into(),
             "--gid".into(),
-            gid.to_string().into(),
+            user.to_string().into(),
             "--chroot-base-dir".into(),
             jail.base().into(),
             "--netns".into(),
@@ -110,8 +120,11 @@ impl Launch {
             .stdout(console)
             .stderr(log)
             .kill_on_drop(true);
+        let joined = |path: &Path| OpenOptions::new().write(true).open(path).map_err(file("join", path));
+        let groups: Vec<File> =
+            self.group.process_files().map(|path| joined(&path)).collect::<Result<_, _>>()?;
         // SAFETY: the closure makes system calls only, which may be made between fork and exec; it does not allocate.
-        unsafe { command.pre_exec(own_session) };
+        unsafe { command.pre_exec(move || bounded(&groups)) };
         let mut child = command.spawn().map_err(failed)?;
         let ended = match timeout(START_DEADLINE, child.wait()).await {
             Ok(ended) => ended.map_err(failed)?,
@@ -127,15 +140,21 @@ impl Launch {
         }
         // The process can have ended already, and nobody else has its pid who is in this jail.
         let process = self.jail.process().map_err(file("read the pid in", &self.jail.root()))?;
-        let process = Process::open(process.ok_or_else(lost)?).map_err(|error| match error {
-            VmmError::Gone { .. } => lost(),
-            error => error,
-        })?;
+        let process =
+            Process::open(process.ok_or_else(lost)?, self.group.clone()).map_err(|error| match error {
+                VmmError::Gone { .. } => lost(),
+                error => error,
+            })?;
         Ok(Unclaimed::found(Arc::new(process)))
     }
 }
 
-fn own_session() -> io::Result<()> {
+/// The jailer's own groups would have to be cleaned up after; what it starts stays in those that it is in.
+fn bounded(groups: &[File]) -> io::Result<()> {
+    for mut group in groups {
+        // Whoever writes it joins.
+        group.write_all(b"0")?;
+    }
     // A terminal's or a supervisor's signals to our group are not for the machines.
     rustix::process::setsid()?;
     // A core file would be the guest's memory.
@@ -144,8 +163,6 @@ fn own_session() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -153,15 +170,15 @@ mod tests {
         let launch = Launch {
             firecracker: "/opt/fc/firecracker".into(),
             jailer: "/opt/fc/jailer".into(),
-            uid: 900_007,
-            gid: 900_000,
+            user: 900_007,
+            group: Group::none(),
             netns: "/run/netns/sb-0001-7".into(),
             jail: Jail::new(Path::new("/s/sandboxes/0198-a_b"), Path::new("/opt/fc/firecracker")),
         };
         let line = launch.arguments().join(" ".as_ref());
         assert_eq!(
             line.to_str().unwrap(),
-            "--id 0198-a-b --exec-file /opt/fc/firecracker --uid 900007 --gid 900000 \
+            "--id 0198-a-b --exec-file /opt/fc/firecracker --uid 900007 --gid 900007 \
              --chroot-base-dir /s/sandboxes/0198-a_b/jail --netns /run/netns/sb-0001-7 --new-pid-ns -- \
              --api-sock /api.socket --level Warning"
         );

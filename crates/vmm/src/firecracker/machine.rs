@@ -23,12 +23,12 @@ use tokio::sync::Mutex;
 
 use super::{
     api::{Api, ApiError},
-    jail::{self, Access, Jail, blocking},
+    jail::{self, Jail, blocking},
     requests::{CreateSnapshot, DescribeInstance, SnapshotType, State, Vm, WantedState},
-    users::Users,
 };
 use crate::{
     Machine, ProcessIdentity, Saved, SnapshotFiles, VmmError,
+    confine::Access,
     error::file,
     pages::{self, PrivateMapping},
     process::Process,
@@ -48,9 +48,7 @@ pub(super) struct Parts {
     pub(super) api: Api,
     pub(super) jail: Jail,
     pub(super) memory_bytes: u64,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) users: Users,
+    pub(super) user: u32,
 }
 
 /// A running or paused machine.
@@ -61,30 +59,28 @@ pub(super) struct FirecrackerMachine {
     api: Api,
     jail: Jail,
     memory_bytes: u64,
-    owner: Access,
-    users: Users,
+    user: u32,
     /// The image that a save needs a clone of.
     parent: PathBuf,
     /// Held through each operation: nothing comes between a save's steps.
     turn: Mutex<()>,
-    /// The machine's user, until it has been ended and its jail and user are others' to have.
-    user: Mutex<Option<u32>>,
+    /// Whether the jail is still this machine's: its place may be another's afterwards.
+    jailed: Mutex<bool>,
 }
 
 impl FirecrackerMachine {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { process, output, api, jail, memory_bytes, uid, gid, users } = parts;
+        let Parts { process, output, api, jail, memory_bytes, user } = parts;
         Self {
             process,
             output,
             api,
             memory_bytes,
-            owner: Access::Own { uid, gid },
-            users,
+            user,
             parent: jail.parent(),
             jail,
             turn: Mutex::new(()),
-            user: Mutex::new(Some(uid)),
+            jailed: Mutex::new(true),
         }
     }
 
@@ -103,12 +99,14 @@ impl FirecrackerMachine {
     /// Bytes that the guest changed since it was restored. A booted machine's memory is no file's: all of it counts.
     async fn changed(&self) -> Result<u64, VmmError> {
         let (process, bytes, image) = (self.process(), self.memory_bytes, self.jail.inside(jail::MEMORY));
+        let name = jail::MEMORY.trim_start_matches('/');
         let booted = !image.exists();
         if booted {
             return Ok(bytes);
         }
         blocking(&self.parent, move || {
-            let counted = PrivateMapping::open(process, &image, bytes).and_then(|mapping| mapping.changed());
+            let counted =
+                PrivateMapping::open(process, &image, name, bytes).and_then(|mapping| mapping.changed());
             counted.map_err(|source| VmmError::Process { action: "look at the memory of", process, source })
         })
         .await
@@ -116,7 +114,7 @@ impl FirecrackerMachine {
 
     /// Has Firecracker write, and takes from it what it wrote.
     async fn save_into(&self, mut state: File, image: &Path) -> Result<u64, VmmError> {
-        let (jail, owner) = (self.jail.clone(), self.owner);
+        let (jail, user) = (self.jail.clone(), self.user);
         let snapshot_type = {
             let image = image.to_owned();
             blocking(&self.parent, move || {
@@ -124,7 +122,7 @@ impl FirecrackerMachine {
                     jail.take_name(name)?;
                 }
                 let known = jail.knows_changes();
-                jail.put(&image, jail::NEW_MEMORY, owner)?;
+                jail.put(&image, jail::NEW_MEMORY, Access::Write, user)?;
                 jail.begin_save()?;
                 Ok(if known { SnapshotType::Diff } else { SnapshotType::Full })
             })
@@ -225,11 +223,10 @@ impl Machine for FirecrackerMachine {
 
     async fn kill(&self) -> Result<(), VmmError> {
         self.process.kill().await?;
-        let mut user = self.user.lock().await;
-        if let Some(uid) = *user {
+        let mut jailed = self.jailed.lock().await;
+        if *jailed {
             self.jail.remove().await?;
-            self.users.free(uid);
-            *user = None;
+            *jailed = false;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The `firecracker` driver: KVM alone, every machine in a jail of its own.
 //!
-//! `version` says which releases will do, `users` whom a machine runs as, `jail` which files it has, `jailer` how it is started.
+//! `version` says which releases will do, `jail` which files a machine has, `jailer` how it is started.
 //! `requests` is the published API as far as it is used, `api` speaks it, `configuration` says what a machine is, `driver` starts and
 //! adopts processes, `machine` speaks to one.
 //!
@@ -14,7 +14,6 @@ mod jail;
 mod jailer;
 mod machine;
 mod requests;
-mod users;
 mod version;
 
 pub use api::ApiError;

@@ -28,6 +28,7 @@ macro_rules! request {
 request!(MachineConfiguration, PUT, "/machine-config", ());
 request!(BootSource, PUT, "/boot-source", ());
 request!(Drive, PUT, "/drives/disk", ());
+request!(ChangedDrive, PATCH, "/drives/disk", ());
 request!(NetworkInterface, PUT, "/network-interfaces/net", ());
 request!(EntropyDevice, PUT, "/entropy", ());
 request!(Action, PUT, "/actions", ());
@@ -63,6 +64,28 @@ pub(super) struct Drive {
     pub(super) is_root_device: bool,
     pub(super) is_read_only: bool,
     pub(super) cache_type: CacheType,
+    pub(super) rate_limiter: RateLimiter,
+}
+
+/// What changes of the disk of a machine that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct ChangedDrive {
+    pub(super) drive_id: &'static str,
+    pub(super) rate_limiter: RateLimiter,
+}
+
+/// How fast a device may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct RateLimiter {
+    pub(super) bandwidth: TokenBucket,
+    pub(super) ops: TokenBucket,
+}
+
+/// So many bytes or requests in so many milliseconds; none in no time is no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct TokenBucket {
+    pub(super) size: u64,
+    pub(super) refill_time: u64,
 }
 
 /// What becomes of the guest's flushes.
@@ -194,6 +217,7 @@ mod tests {
     #[test]
     fn paths_name_the_ids_of_their_bodies() {
         assert_eq!(Drive::PATH, format!("/drives/{DISK}"));
+        assert_eq!(ChangedDrive::PATH, Drive::PATH);
         assert_eq!(NetworkInterface::PATH, format!("/network-interfaces/{INTERFACE}"));
     }
 

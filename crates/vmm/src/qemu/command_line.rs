@@ -3,11 +3,11 @@
 //! A restored machine must have the booted one's devices in the same order, so both come from [`machine`]. Whoever changes what the
 //! guest can see raises [`DEVICES`].
 
-use std::{ffi::OsString, os::fd::RawFd, path::Path};
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
 use sandbar_types::guest::GUEST_MAC;
 
-use crate::{Accelerator, MachineSpec, VmmError, spawn::option_value};
+use crate::{Accelerator, DiskRate, MachineSpec, confine::Root};
 
 /// Version of the list of devices. Snapshots of another version are refused.
 pub(super) const DEVICES: u32 = 2;
@@ -45,30 +45,51 @@ pub(super) const CONFINEMENT: &str =
 const MEMORY_ID: &str = "mem";
 pub(super) const MEMORY_OBJECT: &str = "/objects/mem";
 
-/// The guest's memory: a file, mapped so that writes reach it or so that they do not.
+/// Descriptors that every machine is handed.
+pub(super) const CONTROL: RawFd = 3;
+pub(super) const DISK: RawFd = 4;
+pub(super) const TAP: RawFd = 5;
+/// One more of those that are restored.
+pub(super) const STATE: RawFd = 6;
+
+/// Names of a machine's files in its root.
+pub(super) const MEMORY: &str = "memory";
+pub(super) const KERNEL: &str = "kernel";
+pub(super) const INITRAMFS: &str = "initramfs";
+
+/// Numbers under which QEMU keeps the disk and a state to load. Of what is handed over later the number is higher.
+const DISK_SET: u32 = 1;
+const STATE_SET: u32 = 2;
+pub(super) const SAVED_SET: u32 = 3;
+
+/// How the guest's memory is mapped: so that writes reach the file or so that they do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Memory<'a> {
+pub(super) enum Memory {
     /// A booted machine's: what the guest writes is in the file.
-    Shared(&'a Path),
+    Shared,
     /// A restored machine's: the file is a snapshot's and never changes.
-    Private(&'a Path),
+    Private,
 }
 
 /// The whole machine, without what it starts from.
 pub(super) fn machine(
     spec: &MachineSpec,
     accelerator: Accelerator,
-    memory: Memory<'_>,
-    control: RawFd,
-) -> Result<Vec<OsString>, VmmError> {
-    let (file, share) = match memory {
-        Memory::Shared(file) => (file, "on"),
-        Memory::Private(file) => (file, "off"),
+    memory: Memory,
+    data: &[PathBuf],
+) -> Vec<OsString> {
+    let share = match memory {
+        Memory::Shared => "share=on",
+        // The file is opened for reading alone, and the guest's memory is none the less no ROM.
+        Memory::Private => "share=off,readonly=on,rom=off",
     };
-    let MachineSpec { vcpus, memory_mb, disk, work_dir: _, netns: _, tap } = spec;
-    let (disk, file) = (option_value(disk)?, option_value(file)?);
+    let MachineSpec { vcpus, memory_mb, disk_rate, confinement, .. } = spec;
+    let (file, rate) = (Root::file(MEMORY), throttling(disk_rate));
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
     let arguments = [
+        // For people who list processes: no path tells which machine this is.
+        "-name",
+        &confinement.group,
         "-M",
         &format!("{MACHINE},memory-backend={MEMORY_ID}"),
         "-bios",
@@ -82,7 +103,7 @@ pub(super) fn machine(
         "-m",
         &format!("{memory_mb}M"),
         "-object",
-        &format!("memory-backend-file,id={MEMORY_ID},size={memory_mb}M,mem-path={file},share={share}"),
+        &format!("memory-backend-file,id={MEMORY_ID},size={memory_mb}M,mem-path={file},{share}"),
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -98,18 +119,23 @@ pub(super) fn machine(
         "-serial",
         "chardev:console",
         // A plain file with the host's page cache: a reflinked file written directly makes a journal transaction of every write.
+        "-add-fd",
+        &format!("fd={DISK},set={DISK_SET}"),
         "-drive",
-        &format!("id=disk,file={disk},format=raw,if=none,cache=writeback,aio=threads,discard=unmap"),
+        &format!(
+            "id=disk,file=/dev/fdset/{DISK_SET},format=raw,if=none,cache=writeback,aio=threads,discard=unmap,\
+             auto-read-only=off{rate}"
+        ),
         "-device",
         "virtio-blk-device,drive=disk",
         "-netdev",
-        &format!("tap,id=net,ifname={tap},script=no,downscript=no,vhost=off"),
+        &format!("tap,id=net,fd={TAP},vhost=off"),
         "-device",
         &format!("virtio-net-device,netdev=net,mac={mac}"),
         "-device",
         "virtio-rng-device",
         "-chardev",
-        &format!("socket,id=control,fd={control},server=on,wait=off"),
+        &format!("socket,id=control,fd={CONTROL},server=on,wait=off"),
         "-mon",
         "chardev=control,mode=control",
         // A saved state does not say that the machine was stopped: a restored one runs as soon as it is loaded.
@@ -119,11 +145,23 @@ pub(super) fn machine(
         "-global",
         "migration.send-configuration=off",
     ];
-    Ok(arguments.into_iter().map(OsString::from).collect())
+    let firmware = data.iter().flat_map(|folder| [OsString::from("-L"), folder.into()]);
+    arguments.into_iter().map(OsString::from).chain(firmware).collect()
+}
+
+/// The disk's bounds. A burst of one second is QEMU's own rule.
+fn throttling(rate: &DiskRate) -> String {
+    let DiskRate { requests, bytes } = rate;
+    let bound = |name: &str, value: &Option<_>| value.map(|value| format!(",throttling.{name}={value}"));
+    [bound("iops-total", requests), bound("bps-total", bytes)].into_iter().flatten().collect()
 }
 
 /// What a booting machine starts from.
-pub(super) fn kernel(kernel: &Path, initramfs: &Path, command_line: &str) -> [OsString; 6] {
+pub(super) fn kernel(
+    kernel: impl Into<OsString>,
+    initramfs: impl Into<OsString>,
+    command_line: &str,
+) -> [OsString; 6] {
     [
         "-kernel".into(),
         kernel.into(),
@@ -134,51 +172,83 @@ pub(super) fn kernel(kernel: &Path, initramfs: &Path, command_line: &str) -> [Os
     ]
 }
 
-/// A machine that waits to be told which state to load.
-pub(super) fn awaiting_state() -> [OsString; 2] {
-    ["-incoming".into(), "defer".into()]
+/// A machine that waits to be told to load the state that it is handed.
+pub(super) fn awaiting_state() -> [OsString; 4] {
+    let state = format!("fd={STATE},set={STATE_SET}");
+    ["-add-fd".into(), state.into(), "-incoming".into(), "defer".into()]
+}
+
+/// That state's address.
+pub(super) fn state_address() -> String {
+    format!("file:{}", handed(STATE_SET))
+}
+
+/// What QEMU opens of a descriptor that it was handed.
+pub(super) fn handed(set: u32) -> String {
+    format!("/dev/fdset/{set}")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
+    use crate::Confinement;
 
     fn spec() -> MachineSpec {
         MachineSpec {
             vcpus: 2,
             memory_mb: 512,
-            disk: "/s/a,b/disk.ext4".into(),
-            work_dir: "/s/a,b".into(),
+            disk: "/s/a/disk.ext4".into(),
+            work_dir: "/s/a".into(),
             netns: "/run/netns/sb-0001-7".into(),
             tap: "tap0".to_owned(),
+            confinement: Confinement { user: 900_007, group: "sb-7".to_owned() },
+            disk_rate: DiskRate::default(),
         }
     }
 
-    fn line(memory: Memory<'_>) -> String {
-        let arguments = machine(&spec(), Accelerator::Tcg, memory, 9).unwrap();
+    fn line(spec: &MachineSpec, memory: Memory) -> String {
+        let arguments = machine(spec, Accelerator::Tcg, memory, &["/usr/share/qemu".into()]);
         arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn the_line_says_what_was_measured() {
-        let line = line(Memory::Shared(Path::new("/s/memory")));
+        let line = line(&spec(), Memory::Shared);
         for part in [
-            "-M microvm,acpi=on,x-option-roms=off,rtc=on,suppress-vmdesc=on,memory-backend=mem -bios qboot.rom",
+            "-name sb-7 -M microvm,acpi=on,x-option-roms=off,rtc=on,suppress-vmdesc=on,memory-backend=mem -bios qboot.rom",
             "-accel tcg,thread=multi,tb-size=128 -cpu max,la57=off -smp 2 -m 512M",
-            "memory-backend-file,id=mem,size=512M,mem-path=/s/memory,share=on",
-            "file=/s/a,,b/disk.ext4,format=raw,",
-            "ifname=tap0,script=no,downscript=no,vhost=off",
+            "memory-backend-file,id=mem,size=512M,mem-path=/files/memory,share=on",
+            "-add-fd fd=4,set=1 -drive id=disk,file=/dev/fdset/1,format=raw,",
+            "tap,id=net,fd=5,vhost=off",
             "mac=06:00:ac:1e:00:02",
-            "socket,id=control,fd=9,server=on,wait=off",
+            "socket,id=control,fd=3,server=on,wait=off",
+            "-L /usr/share/qemu",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
+        assert!(!line.contains("throttling"));
+        assert!(!line.contains("/s/a"), "the VMM is told where its files are on the host: {line}");
     }
 
     #[test]
     fn a_restored_machine_differs_from_the_booted_one_in_its_memory_alone() {
-        let booted = line(Memory::Shared(Path::new("/s/memory")));
-        let restored = line(Memory::Private(Path::new("/t/memory")));
-        assert_eq!(booted.replace("mem-path=/s/memory,share=on", "mem-path=/t/memory,share=off"), restored);
+        let booted = line(&spec(), Memory::Shared);
+        let restored = line(&spec(), Memory::Private);
+        assert_eq!(booted.replace(",share=on", ",share=off,readonly=on,rom=off"), restored);
+    }
+
+    #[test]
+    fn a_disk_is_bounded_where_there_is_a_bound() {
+        let rate = DiskRate { requests: NonZeroU64::new(500), bytes: NonZeroU64::new(1 << 20) };
+        let both = line(&MachineSpec { disk_rate: rate, ..spec() }, Memory::Private);
+        assert!(
+            both.contains("auto-read-only=off,throttling.iops-total=500,throttling.bps-total=1048576 "),
+            "{both}"
+        );
+        let one =
+            line(&MachineSpec { disk_rate: DiskRate { requests: None, ..rate }, ..spec() }, Memory::Private);
+        assert!(one.contains("auto-read-only=off,throttling.bps-total=1048576 "), "{one}");
     }
 }

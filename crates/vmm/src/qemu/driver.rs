@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs::OpenOptions,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,8 +19,9 @@ use super::{
     machine::{GuestMemory, MemoryMapping, QemuMachine},
 };
 use crate::{
-    Accelerator, BootSource, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles, Vmm,
-    VmmError, binary,
+    Accelerator, BootSource, Cgroups, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles,
+    Vmm, VmmError, binary,
+    confine::{Access, Bounds, Group, Handed, Program, Root},
     error::file,
     process::{Process, Unclaimed},
     processor,
@@ -37,16 +38,42 @@ const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 /// QEMU's `microvm` machine.
 #[derive(Debug, Clone)]
 pub struct QemuVmm {
-    binary: PathBuf,
     compatibility: Compatibility,
+    /// Folders of firmware.
+    data: Vec<PathBuf>,
+    root: Arc<Root>,
+    cgroups: Cgroups,
+}
+
+/// Memory that a VMM may take beside its guest's: the translator's code cache (128 MiB), QEMU itself, and room for page tables and what
+/// the kernel counts with it.
+const OWN_MEMORY: u64 = 384 << 20;
+/// Processor time beside the guest's processors', for input and output.
+const OWN_PERCENT: u32 = 50;
+/// Threads beside the guest's processors': QEMU reads and writes the disk with up to 64.
+const OWN_TASKS: u32 = 100;
+
+fn bounds(spec: &MachineSpec) -> Bounds {
+    let MachineSpec { vcpus, memory_mb, .. } = spec;
+    Bounds {
+        memory_bytes: (u64::from(*memory_mb) << 20) + OWN_MEMORY,
+        processor_percent: vcpus * 100 + OWN_PERCENT,
+        weight: *vcpus,
+        tasks: vcpus + OWN_TASKS,
+    }
 }
 
 impl QemuVmm {
     /// A driver for the QEMU at `binary` (a path, or a name to be found in `PATH`). Asks it for its version and measures the host's
-    /// time-stamp counter. Whether `accelerator` works is the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)).
-    pub async fn new(binary: &Path, accelerator: Accelerator) -> Result<Self, VmmError> {
+    /// time-stamp counter. Whether `accelerator` works is the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)). Machines are
+    /// bounded by groups in `cgroups`.
+    pub async fn new(binary: &Path, accelerator: Accelerator, cgroups: Cgroups) -> Result<Self, VmmError> {
         let binary = binary::resolve(binary)?;
         let build = build(&binary).await?;
+        let data = data_folders(&binary).await?;
+        let program = Program { binary, data: data.clone(), kvm: matches!(accelerator, Accelerator::Kvm) };
+        let root = task::spawn_blocking(move || Root::make(&program));
+        let root = root.await.map_err(std::io::Error::from).and_then(|made| made).map_err(VmmError::Root)?;
         let model = command_line::processor(accelerator);
         let cpu = match accelerator {
             Accelerator::Tcg => model.to_owned(),
@@ -61,39 +88,48 @@ impl QemuVmm {
             devices: command_line::DEVICES,
             tsc_khz: tsc::measure_khz(),
         };
-        Ok(Self { binary, compatibility })
+        Ok(Self { compatibility, data, root: Arc::new(root), cgroups })
     }
 
     /// Starts a process and connects to it. The connection is made before the process listens to it: the socket is ours.
     async fn start(
         &self,
         spec: &MachineSpec,
-        memory: Memory<'_>,
+        memory: Memory,
+        files: Vec<(&'static str, PathBuf, Access)>,
+        state: Option<Handed>,
         source: impl IntoIterator<Item = OsString>,
     ) -> Result<Starting, VmmError> {
         let work_dir = spec.work_dir.canonicalize().map_err(file("use", &spec.work_dir))?;
         let control = spawn::listen(&work_dir).map_err(file("open the control socket in", &work_dir))?;
         let output = Output::create().map_err(file("make the logs of", &work_dir))?;
-        let mut arguments =
-            command_line::machine(spec, self.compatibility.accelerator, memory, control.as_raw_fd())?;
+        let disk = OpenOptions::new().read(true).write(true).open(&spec.disk);
+        let disk = disk.map_err(file("open the disk", &spec.disk))?.into();
+        let mut handed = vec![
+            Handed { number: command_line::CONTROL, descriptor: control },
+            Handed { number: command_line::DISK, descriptor: disk },
+        ];
+        handed.extend(state);
+        let mut arguments = command_line::machine(spec, self.compatibility.accelerator, memory, &self.data);
         arguments.extend(source);
         let stream = spawn::connect(&work_dir).await.map_err(file("connect to the socket in", &work_dir))?;
         let launch = Launch {
-            binary: self.binary.clone(),
+            root: Arc::clone(&self.root),
+            cgroups: self.cgroups.clone(),
+            bounds: bounds(spec),
+            spec: spec.clone(),
             arguments,
             work_dir,
-            netns: spec.netns.clone(),
-            inherited: control,
+            files,
+            handed,
+            tap: command_line::TAP,
             output,
         };
         // Dropped with its result if this future is: the process is then killed.
-        let started = task::spawn_blocking(move || {
-            let process = launch.start()?;
-            Ok::<_, VmmError>((process, launch.output))
-        });
-        let (process, output) = started
-            .await
-            .map_err(|panic| VmmError::Start { binary: self.binary.clone(), source: panic.into() })??;
+        let started = task::spawn_blocking(move || launch.start());
+        let started = started.await;
+        let (process, output) =
+            started.map_err(|panic| VmmError::Thread(panic.into())).and_then(|started| started)?;
         Ok(Starting { process, output, qmp: Qmp::new(stream) })
     }
 }
@@ -120,8 +156,15 @@ impl Vmm for QemuVmm {
             .and_then(|file| file.set_len(size))
             .map_err(file("make the memory file", memory))?;
         let command_line = kernel_arguments::for_sandbox(self.compatibility.tsc_khz);
-        let source = command_line::kernel(kernel, initramfs, &command_line);
-        let starting = self.start(machine, Memory::Shared(memory), source).await?;
+        let place = |name| Root::file(name);
+        let source =
+            command_line::kernel(place(command_line::KERNEL), place(command_line::INITRAMFS), &command_line);
+        let files = vec![
+            (command_line::MEMORY, memory.clone(), Access::Write),
+            (command_line::KERNEL, kernel.clone(), Access::Read),
+            (command_line::INITRAMFS, initramfs.clone(), Access::Read),
+        ];
+        let starting = self.start(machine, Memory::Shared, files, None, source).await?;
         let runs = async {
             starting.qmp.call(&qmp::Negotiate {}, START_DEADLINE).await?;
             match starting.qmp.call(&qmp::QueryStatus {}, START_DEADLINE).await?.status {
@@ -146,19 +189,21 @@ impl Vmm for QemuVmm {
         snapshot: &SnapshotFiles,
     ) -> Result<Box<dyn Machine>, VmmError> {
         let SnapshotFiles { state, memory } = snapshot;
-        // QEMU would make a memory file that is missing, and call it a snapshot's.
         let size = u64::from(machine.memory_mb) << 20;
         let found = tokio::fs::metadata(memory).await.map_err(file("read the memory image", memory))?.len();
         if found != size {
             return Err(VmmError::MemorySize { path: memory.clone(), found, needed: size });
         }
-        let uri = state_uri(state)?;
-        let starting = self.start(machine, Memory::Private(memory), command_line::awaiting_state()).await?;
+        let descriptor = File::open(state).map_err(file("open the state", state))?.into();
+        let state = Handed { number: command_line::STATE, descriptor };
+        let files = vec![(command_line::MEMORY, memory.clone(), Access::Read)];
+        let source = command_line::awaiting_state();
+        let starting = self.start(machine, Memory::Private, files, Some(state), source).await?;
         let runs = async {
             let qmp = &starting.qmp;
             let mut events = qmp.events();
             let features = qmp::SetTransferFeatures { capabilities: vec![Feature::EVENTS] };
-            let load = qmp::Load { uri };
+            let load = qmp::Load { uri: command_line::state_address() };
             // Sent at once; QEMU takes them in order when it is up.
             tokio::try_join!(
                 qmp.call(&qmp::Negotiate {}, START_DEADLINE),
@@ -182,8 +227,15 @@ impl Vmm for QemuVmm {
         }
     }
 
-    async fn adopt(&self, work_dir: &Path, process: ProcessIdentity) -> Result<Box<dyn Machine>, VmmError> {
-        let found = Arc::new(Process::open(process)?);
+    async fn adopt(
+        &self,
+        work_dir: &Path,
+        memory: &Path,
+        process: ProcessIdentity,
+    ) -> Result<Box<dyn Machine>, VmmError> {
+        // A process that is gone is in no group.
+        let group = self.cgroups.of(process).unwrap_or_else(|_| Group::none());
+        let found = Arc::new(Process::open(process, group)?);
         let output = Output::of(process).map_err(|source| VmmError::Process {
             action: "read the output of",
             process,
@@ -192,7 +244,7 @@ impl Vmm for QemuVmm {
         let taken_over = async {
             let qmp = Qmp::new(spawn::connect(work_dir).await?);
             qmp.call(&qmp::Negotiate {}, ADOPT_DEADLINE).await?;
-            let memory = GuestMemory::of(&qmp, ADOPT_DEADLINE).await?;
+            let memory = GuestMemory::of(&qmp, memory, ADOPT_DEADLINE).await?;
             Ok::<_, QmpError>((qmp, memory))
         };
         match taken_over.await {
@@ -231,15 +283,6 @@ impl Starting {
     }
 }
 
-/// The address of a state file, for a request.
-fn state_uri(state: &Path) -> Result<String, VmmError> {
-    match state.to_str() {
-        // QEMU would read the rest as a position in the file.
-        Some(text) if state.is_absolute() && !text.contains(",offset=") => Ok(format!("file:{text}")),
-        _ => Err(VmmError::UnusablePath(state.to_owned())),
-    }
-}
-
 /// QEMU's version and package: what follows "version" in the first line of `-version`.
 async fn build(binary: &Path) -> Result<String, VmmError> {
     let output = Command::new(binary)
@@ -254,4 +297,12 @@ async fn build(binary: &Path) -> Result<String, VmmError> {
         Some((_, build)) if !build.trim().is_empty() => Ok(build.trim().to_owned()),
         _ => Err(VmmError::UnknownBuild { binary: binary.to_owned(), answer: answer.to_owned() }),
     }
+}
+
+/// Where QEMU looks for firmware.
+async fn data_folders(binary: &Path) -> Result<Vec<PathBuf>, VmmError> {
+    let asked = Command::new(binary).args(["-L", "help"]).kill_on_drop(true).output().await;
+    let output = asked.map_err(|source| VmmError::Start { binary: binary.to_owned(), source })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(PathBuf::from).filter(|folder| folder.is_absolute() && folder.is_dir()).collect())
 }

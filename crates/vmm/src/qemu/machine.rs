@@ -2,7 +2,10 @@
 
 use std::{
     fs::OpenOptions,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Mutex, task};
 
-use super::command_line::MEMORY_OBJECT;
+use super::command_line::{MEMORY, MEMORY_OBJECT, SAVED_SET, handed};
 use crate::{
     Machine, ProcessIdentity, Saved, SnapshotFiles, VmmError,
     error::file,
@@ -44,14 +47,13 @@ pub(super) enum MemoryMapping {
 }
 
 impl GuestMemory {
-    /// Asks a QEMU that an earlier agent started.
-    pub(super) async fn of(qmp: &Qmp, limit: Duration) -> Result<Self, QmpError> {
+    /// Asks a QEMU that an earlier agent started. It cannot say which file it is: it knows it by a name of its own.
+    pub(super) async fn of(qmp: &Qmp, file: &Path, limit: Duration) -> Result<Self, QmpError> {
         let path = MEMORY_OBJECT;
-        let file = qmp.call(&qmp::GetText { path, property: "mem-path" }, limit).await?;
         let bytes = qmp.call(&qmp::GetNumber { path, property: "size" }, limit).await?;
         let shared = qmp.call(&qmp::GetSwitch { path, property: "share" }, limit).await?;
         let mapping = if shared { MemoryMapping::Shared } else { MemoryMapping::Private };
-        Ok(Self { file: file.into(), bytes, mapping })
+        Ok(Self { file: file.to_owned(), bytes, mapping })
     }
 }
 
@@ -103,9 +105,9 @@ impl Machine for QemuMachine {
             return Err(VmmError::NotPaused { process: self.process() });
         }
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&into.state);
-        drop(made.map_err(file("make the state file", &into.state))?);
+        let state = made.map_err(file("make the state file", &into.state))?;
         let saved = async {
-            self.save_devices(&control, &into.state).await?;
+            self.save_devices(&control, state.into()).await?;
             self.save_memory(&into.memory).await
         };
         let saved = saved.await;
@@ -141,12 +143,17 @@ impl Machine for QemuMachine {
 }
 
 impl QemuMachine {
-    async fn save_devices(&self, control: &Qmp, state: &Path) -> Result<(), VmmError> {
-        let filename = state.to_str().filter(|_| state.is_absolute());
-        let filename = filename.ok_or_else(|| VmmError::UnusablePath(state.to_owned()))?.to_owned();
+    /// QEMU has no folder to make a file in: it is handed one, which it gives back.
+    async fn save_devices(&self, control: &Qmp, state: OwnedFd) -> Result<(), VmmError> {
+        let failed = || self.failed("saving its devices");
+        let give = qmp::AddDescriptor { fdset_id: SAVED_SET };
+        control.hand(&give, state, SAVE_DEADLINE).await.map_err(failed())?;
         // Not live: the disk stays the machine's, which may go on.
-        let save = qmp::SaveDevices { filename, live: false };
-        control.call(&save, SAVE_DEADLINE).await.map_err(self.failed("saving its devices"))?;
+        let save = qmp::SaveDevices { filename: handed(SAVED_SET), live: false };
+        let saved = control.call(&save, SAVE_DEADLINE).await;
+        let take = qmp::RemoveDescriptors { fdset_id: SAVED_SET };
+        let taken = control.call(&take, SAVE_DEADLINE).await;
+        saved.and(taken).map_err(failed())?;
         Ok(())
     }
 
@@ -185,7 +192,8 @@ impl QemuMachine {
     ) -> Result<T, VmmError> {
         let process = self.process();
         let GuestMemory { file, bytes, .. } = self.memory.clone();
-        let looked = task::spawn_blocking(move || look(&PrivateMapping::open(process, &file, bytes)?));
+        let looked =
+            task::spawn_blocking(move || look(&PrivateMapping::open(process, &file, MEMORY, bytes)?));
         looked
             .await
             .map_err(std::io::Error::from)

@@ -5,14 +5,22 @@
 
 mod requests;
 
-use std::{collections::VecDeque, fmt, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 pub(crate) use requests::*;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
+    net::{UnixStream, unix::OwnedWriteHalf},
     sync::{broadcast, mpsc, oneshot},
     time::timeout,
 };
@@ -104,6 +112,7 @@ pub(crate) struct Qmp {
 #[derive(Debug)]
 struct Call {
     line: Vec<u8>,
+    descriptor: Option<OwnedFd>,
     reply: oneshot::Sender<Result<Value, String>>,
 }
 
@@ -155,6 +164,25 @@ impl Qmp {
 
     /// Asks and waits for the answer.
     pub(crate) async fn call<R: Request>(&self, request: &R, limit: Duration) -> Result<R::Reply, QmpError> {
+        self.exchange(request, None, limit).await
+    }
+
+    /// The same, with a descriptor that QEMU gets a copy of.
+    pub(crate) async fn hand<R: Request>(
+        &self,
+        request: &R,
+        descriptor: OwnedFd,
+        limit: Duration,
+    ) -> Result<R::Reply, QmpError> {
+        self.exchange(request, Some(descriptor), limit).await
+    }
+
+    async fn exchange<R: Request>(
+        &self,
+        request: &R,
+        descriptor: Option<OwnedFd>,
+        limit: Duration,
+    ) -> Result<R::Reply, QmpError> {
         let command = R::COMMAND;
         let malformed = |line: String| move |source| QmpError::Malformed { line, source };
         let arguments = (size_of::<R>() > 0).then_some(request);
@@ -163,7 +191,7 @@ impl Qmp {
         line.push(b'\n');
         let exchange = async {
             let (reply, answer) = oneshot::channel();
-            self.calls.send(Call { line, reply }).await.map_err(|_| QmpError::Closed)?;
+            self.calls.send(Call { line, descriptor, reply }).await.map_err(|_| QmpError::Closed)?;
             answer
                 .await
                 .map_err(|_| QmpError::Closed)?
@@ -228,17 +256,26 @@ impl Connection {
             tokio::select! {
                 call = self.queue.recv() => {
                     let Some(mut call) = call else { return };
-                    // Whatever else is waiting goes out in the same write.
+                    // Whatever else is waiting goes out in the same write, but for what comes with a descriptor.
                     let mut bytes = Vec::new();
-                    loop {
-                        bytes.append(&mut call.line);
+                    let written = loop {
                         self.pending.push_back(call.reply);
+                        if let Some(descriptor) = call.descriptor.take() {
+                            let before = writing.write_all(&bytes).await;
+                            let after = before.and(send_with(&mut writing, &call.line, &descriptor).await);
+                            bytes.clear();
+                            if after.is_err() {
+                                break after;
+                            }
+                        } else {
+                            bytes.append(&mut call.line);
+                        }
                         match self.queue.try_recv() {
                             Ok(next) => call = next,
-                            Err(_) => break,
+                            Err(_) => break writing.write_all(&bytes).await,
                         }
-                    }
-                    if let Err(error) = writing.write_all(&bytes).await {
+                    };
+                    if let Err(error) = written {
                         break QmpError::from(error);
                     }
                 }
@@ -279,6 +316,21 @@ impl Connection {
     }
 }
 
+/// Writes a line, a descriptor with its first byte.
+async fn send_with(writing: &mut OwnedWriteHalf, line: &[u8], descriptor: &OwnedFd) -> io::Result<()> {
+    let stream: &UnixStream = writing.as_ref();
+    let sent = stream.async_io(Interest::WRITABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut attached = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor.as_fd()];
+        // The space is for exactly this.
+        let _fits = attached.push(SendAncillaryMessage::ScmRights(&descriptors));
+        Ok(sendmsg(stream, &[IoSlice::new(line)], &mut attached, SendFlags::NOSIGNAL)?)
+    });
+    let sent = sent.await?;
+    writing.write_all(&line[sent..]).await
+}
+
 struct Lines<R> {
     reader: R,
     partial: Vec<u8>,
@@ -317,7 +369,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     /// The client, and the ends of the socket on which a test plays QEMU.
-    fn pair() -> (Arc<Qmp>, BufReader<OwnedReadHalf>, tokio::net::unix::OwnedWriteHalf) {
+    fn pair() -> (Arc<Qmp>, BufReader<OwnedReadHalf>, OwnedWriteHalf) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reading, writing) = theirs.into_split();
         (Arc::new(Qmp::new(ours)), BufReader::new(reading), writing)

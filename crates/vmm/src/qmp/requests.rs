@@ -14,6 +14,14 @@ pub(crate) trait Request: Serialize {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Done {}
 
+/// Where a descriptor went.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Added {
+    #[serde(rename = "fdset-id")]
+    _set: u32,
+}
+
 macro_rules! requests {
     ($($(#[$doc:meta])* $name:ident = $command:literal { $($field:ident: $type:ty),* } -> $reply:ty;)*) => {$(
         $(#[$doc])*
@@ -36,6 +44,10 @@ requests! {
     /// Writes the state of all devices, and nothing of memory and disks, to a file. `live`: whether the disks are given up. Made for
     /// Xen, which keeps a guest's memory elsewhere too; it is part of every build.
     SaveDevices = "xen-save-devices-state" { filename: String, live: bool } -> Done;
+    /// Keeps the descriptor that comes with it in a set; what is then opened as that set is a copy of it.
+    AddDescriptor = "add-fd" { fdset_id: u32 } -> Added;
+    /// Closes a set's descriptors.
+    RemoveDescriptors = "remove-fd" { fdset_id: u32 } -> Done;
     /// Loads a state.
     Load = "migrate-incoming" { uri: String } -> Done;
     /// Stops the processors.
@@ -44,8 +56,6 @@ requests! {
     Continue = "cont" {} -> Done;
     /// Asks what the machine is doing.
     QueryStatus = "query-status" {} -> Status;
-    /// Asks for an object's property that is a text.
-    GetText = "qom-get" { path: &'static str, property: &'static str } -> String;
     /// Asks for an object's property that is a number.
     GetNumber = "qom-get" { path: &'static str, property: &'static str } -> u64;
     /// Asks for an object's property that is a switch.

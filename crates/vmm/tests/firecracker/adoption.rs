@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use sandbar_vmm::{ProcessIdentity, Vmm, VmmError, firecracker, process};
 
-use super::place::{Place, fill, image, jail_of, within};
+use super::place::{Place, cgroups, fill, image, jail_of, within};
 
 pub(crate) async fn a_machine_outlives_its_handle_and_is_taken_over(mut place: Place) {
     let files = {
@@ -22,22 +22,17 @@ pub(crate) async fn a_machine_outlives_its_handle_and_is_taken_over(mut place: P
     // By another agent, twice.
     let vmm = place.vmm().await;
     for round in 0..2 {
-        let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+        let adopted = vmm.adopt(&spec.work_dir, &files.memory, process).await.unwrap();
         assert_eq!(adopted.process(), process);
         fill(&spec, &[(3, round)]);
         let (next, _) = place.save(&*adopted, &format!("next-{round}")).await;
         assert_eq!(image(&next.memory)[..4], [0, 1, 2, round]);
         adopted.resume().await.unwrap();
     }
-    // Its user is taken: the next machine has another.
-    let other = place.spec("other");
-    let neighbour = vmm.restore(&other, &files).await.unwrap();
-    assert_ne!(uid(process), uid(neighbour.process()));
-    let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+    let adopted = vmm.adopt(&spec.work_dir, &files.memory, process).await.unwrap();
     adopted.kill().await.unwrap();
-    neighbour.kill().await.unwrap();
-    assert!(matches!(vmm.adopt(&spec.work_dir, process).await, Err(VmmError::Gone { .. })));
-    place.assert_nothing_left(&[&spec, &other]);
+    assert!(matches!(vmm.adopt(&spec.work_dir, &files.memory, process).await, Err(VmmError::Gone { .. })));
+    place.assert_nothing_left(&[&spec]);
 }
 
 pub(crate) async fn nobody_else_is_taken_over(mut place: Place) {
@@ -46,15 +41,21 @@ pub(crate) async fn nobody_else_is_taken_over(mut place: Place) {
     let first = vmm.boot(&one, &place.source("one.memory")).await.unwrap();
     let second = vmm.boot(&two, &place.source("two.memory")).await.unwrap();
     let gone = |adopted: Result<_, VmmError>| matches!(adopted.map(drop), Err(VmmError::Gone { .. }));
-    assert!(gone(vmm.adopt(&one.work_dir, second.process()).await), "a neighbour's process was taken over");
+    assert!(
+        gone(vmm.adopt(&one.work_dir, &place.path("one.memory"), second.process()).await),
+        "a neighbour's process was taken over"
+    );
     let later = ProcessIdentity { start_time: first.process().start_time + 1, ..first.process() };
-    assert!(gone(vmm.adopt(&one.work_dir, later).await));
+    assert!(gone(vmm.adopt(&one.work_dir, &place.path("one.memory"), later).await));
     let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
     let stat = fs::read_to_string(format!("/proc/{}/stat", stranger.id())).unwrap();
     let start_time =
         stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
     let identity = ProcessIdentity { pid: i32::try_from(stranger.id()).unwrap(), start_time };
-    assert!(gone(vmm.adopt(&one.work_dir, identity).await), "a stranger was taken over");
+    assert!(
+        gone(vmm.adopt(&one.work_dir, &place.path("one.memory"), identity).await),
+        "a stranger was taken over"
+    );
     stranger.kill().unwrap();
     stranger.wait().unwrap();
     // What a process puts in its socket's place leads nowhere.
@@ -95,16 +96,12 @@ pub(crate) async fn what_has_no_machine_is_removed(mut place: Place) {
         firecracker::remove_abandoned(place.root(), &[keep]).await.unwrap();
         let left = process::machines_under(place.root()).unwrap();
         assert_eq!(left.iter().map(|(_, process)| *process).collect::<Vec<_>>(), [keep]);
+        cgroups().sweep().unwrap();
         for spec in [&ended, &lost] {
             assert!(!spec.work_dir.join("jail").exists());
         }
         assert!(!half.join("jail").exists());
     }
-    vmm.adopt(&kept.work_dir, keep).await.unwrap().kill().await.unwrap();
+    vmm.adopt(&kept.work_dir, &place.path("kept.memory"), keep).await.unwrap().kill().await.unwrap();
     place.assert_nothing_left(&[&kept, &ended, &lost]);
-}
-
-fn uid(process: ProcessIdentity) -> String {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
-    status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned()
 }

@@ -69,7 +69,14 @@ pub(crate) async fn requests_are_the_published_ones_in_their_order(mut place: Pl
     machine.resume().await.unwrap();
     assert_eq!(
         log(&restored),
-        ["PUT /snapshot/load", "PATCH /vm", "GET /", "PUT /snapshot/create Diff", "PATCH /vm"]
+        [
+            "PUT /snapshot/load",
+            "PATCH /drives/disk",
+            "PATCH /vm",
+            "GET /",
+            "PUT /snapshot/create Diff",
+            "PATCH /vm"
+        ]
     );
     machine.kill().await.unwrap();
 }
@@ -111,7 +118,7 @@ pub(crate) async fn the_api_takes_a_whole_cycle(mut place: Place) {
         let machine = vmm.restore(&spec, &files).await.unwrap();
         let process = machine.process();
         drop(machine);
-        let machine = vmm.adopt(&spec.work_dir, process).await.unwrap();
+        let machine = vmm.adopt(&spec.work_dir, &files.memory, process).await.unwrap();
         for round in 0..2 {
             let (next, _) = place.save(&*machine, &format!("{cycle}-{round}")).await;
             assert_eq!(fs::metadata(&next.memory).unwrap().len(), 128 << 20);

@@ -10,11 +10,11 @@ use sandbar_vmm::{
 
 use super::{
     fake::Step,
-    place::{Place, within},
+    place::{Place, cgroups, within},
 };
 
 pub(crate) async fn other_releases_are_refused_with_the_reason(mut place: Place) {
-    let refusal = async |place: &Place| FirecrackerVmm::new(&place.options()).await.unwrap_err();
+    let refusal = async |place: &Place| FirecrackerVmm::new(&place.options(), cgroups()).await.unwrap_err();
     let versions = |place: &mut Place, version: &str, jailer: &str| {
         (place.plan.version, place.plan.jailer_version) = (version.to_owned(), jailer.to_owned());
         place.plan();
@@ -31,7 +31,7 @@ pub(crate) async fn other_releases_are_refused_with_the_reason(mut place: Place)
     versions(&mut place, "v1.17.0-dev", "v1.17.0-dev");
     assert_eq!(place.vmm().await.compatibility().build, "1.17.0-dev");
     let nowhere = FirecrackerOptions { jailer: "no-such-jailer".into(), ..place.options() };
-    assert!(matches!(FirecrackerVmm::new(&nowhere).await, Err(VmmError::Start { .. })));
+    assert!(matches!(FirecrackerVmm::new(&nowhere, cgroups()).await, Err(VmmError::Start { .. })));
 }
 
 fn complaint(result: Result<Box<dyn Machine>, VmmError>) -> String {
@@ -67,10 +67,12 @@ pub(crate) async fn a_start_that_fails_says_why_and_leaves_nothing(mut place: Pl
             fs::remove_file(memory).unwrap();
         }
     }
-    for step in [Step::Die, Step::DoneThenDie, Step::Fault("not today".to_owned())] {
-        place.on("PUT /snapshot/load", step);
-        complaint(vmm.restore(&spec, &files).await);
-        place.assert_nothing_left(&[&spec]);
+    for request in ["PUT /snapshot/load", "PATCH /drives/disk"] {
+        for step in [Step::Die, Step::DoneThenDie, Step::Fault("not today".to_owned())] {
+            place.on(request, step);
+            complaint(vmm.restore(&spec, &files).await);
+            place.assert_nothing_left(&[&spec]);
+        }
     }
     place.all_goes_well();
     place.plan.start = Step::Die;
@@ -135,7 +137,8 @@ pub(crate) async fn a_start_that_is_given_up_leaves_nothing(mut place: Place) {
         })
         .await;
     }
-    // What such a start left of its jail is in nobody's way, and every user is free.
+    // What such a start left of its jail and group is in nobody's way.
+    cgroups().sweep().unwrap();
     place.all_goes_well();
     for _ in 0..10 {
         let machine = vmm.restore(&spec, &files).await.unwrap();

@@ -2,13 +2,15 @@
 
 use std::{
     fs,
+    num::NonZeroU64,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
 };
 
-use sandbar_vmm::{Vmm, VmmError};
+use sandbar_vmm::{DiskRate, Vmm};
+use serde_json::json;
 
-use super::place::{FIRST_USER, Place, jail_of};
+use super::place::{Place, drives, jail_of};
 
 pub(crate) async fn a_process_has_its_user_its_namespaces_and_its_files_alone(mut place: Place) {
     let vmm = place.vmm().await;
@@ -23,12 +25,19 @@ pub(crate) async fn a_process_has_its_user_its_namespaces_and_its_files_alone(mu
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_ascii_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>()
     };
-    let us = FIRST_USER.to_string();
+    let user = spec.confinement.user;
+    let us = user.to_string();
     assert_eq!(line("Uid:"), vec![us.clone(); 4]);
     assert_eq!(line("Gid:"), vec![us; 4]);
     assert_eq!(line("Groups:"), Vec::<String>::new());
     assert_eq!(line("CapEff:"), ["0000000000000000"]);
     assert_eq!(line("NSpid:").last().unwrap(), "1");
+    // In its own control group, wherever there is one.
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let parents = fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert_ne!(groups, parents, "it takes what it likes");
+    let ours = format!("/{}.", spec.confinement.group);
+    assert!(groups.lines().any(|line| line.contains(&ours)), "{groups}");
     for kind in ["mnt", "pid", "net"] {
         let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).unwrap();
         assert_ne!(of(&pid.to_string()), of("self"), "{kind}");
@@ -45,8 +54,8 @@ pub(crate) async fn a_process_has_its_user_its_namespaces_and_its_files_alone(mu
     let inside = |name: &str| fs::metadata(jail_of(&spec).join(name)).unwrap();
     assert_eq!(inside("memory").ino(), fs::metadata(&files.memory).unwrap().ino());
     assert_eq!(inside("disk.ext4").ino(), fs::metadata(&spec.disk).unwrap().ino());
-    assert_eq!((inside("memory").uid(), mode(&files.memory)), (0, 0o440));
-    assert_eq!((inside("disk.ext4").uid(), mode(&spec.disk)), (FIRST_USER, 0o600));
+    assert_eq!((inside("memory").uid(), mode(&files.memory)), (0, 0o444));
+    assert_eq!((inside("disk.ext4").uid(), mode(&spec.disk)), (user, 0o600));
     assert_eq!(mode(&spec.work_dir.join("jail")), 0o700);
     let saved = place.save(&*machine, "next").await.0;
     for file in [&saved.memory, &saved.state] {
@@ -57,24 +66,17 @@ pub(crate) async fn a_process_has_its_user_its_namespaces_and_its_files_alone(mu
     place.assert_nothing_left(&[&spec]);
 }
 
-pub(crate) async fn every_machine_has_a_user_of_its_own(mut place: Place) {
+pub(crate) async fn its_disk_is_as_fast_as_it_may_be(mut place: Place) {
     let vmm = place.vmm().await;
     let files = place.snapshot(&vmm, &[]).await;
-    let mut machines = Vec::new();
-    let mut users = Vec::new();
-    for number in 0..8 {
-        let spec = place.spec(&format!("machine-{number}"));
-        machines.push(vmm.restore(&spec, &files).await.unwrap());
-        users.push(fs::metadata(&spec.disk).unwrap().uid());
-    }
-    assert_eq!(users, (FIRST_USER..FIRST_USER + 8).collect::<Vec<_>>());
-    let spec = place.spec("one-too-many");
-    assert!(matches!(vmm.restore(&spec, &files).await, Err(VmmError::NoUser { count: 8 })));
-    machines[3].kill().await.unwrap();
-    let machine = vmm.restore(&spec, &files).await.unwrap();
-    assert_eq!(fs::metadata(&spec.disk).unwrap().uid(), FIRST_USER + 3);
-    for machine in machines.iter().chain([&machine]) {
+    let mut spec = place.spec("one");
+    let bound = |size: u64, refill_time: u64| json!({ "size": size, "refill_time": refill_time });
+    let rates = [(None, bound(0, 0)), (NonZeroU64::new(1_000_000), bound(1_000_000, 1_000))];
+    for (bytes, bandwidth) in rates {
+        spec.disk_rate = DiskRate { requests: None, bytes };
+        let machine = vmm.restore(&spec, &files).await.unwrap();
+        assert_eq!(drives(&spec)[0]["rate_limiter"], json!({ "bandwidth": bandwidth, "ops": bound(0, 0) }));
         machine.kill().await.unwrap();
     }
-    assert_eq!(place.processes(), 0);
+    place.assert_nothing_left(&[&spec]);
 }

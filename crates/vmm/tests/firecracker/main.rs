@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         adoption::a_machine_that_dies_is_noticed_by_all,
         adoption::what_has_no_machine_is_removed,
         jail::a_process_has_its_user_its_namespaces_and_its_files_alone,
-        jail::every_machine_has_a_user_of_its_own,
+        jail::its_disk_is_as_fast_as_it_may_be,
         failures::other_releases_are_refused_with_the_reason,
         failures::a_start_that_fails_says_why_and_leaves_nothing,
         failures::a_failing_jailer_says_why_and_leaves_nothing,
@@ -57,7 +57,9 @@ fn main() -> ExitCode {
     } else {
         eprintln!("SANDBAR_FIRECRACKER names no Firecracker: the driver is tested against the fake alone");
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    place::remove_groups();
+    conclusion.exit_code()
 }
 
 fn trial(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {

@@ -113,7 +113,7 @@ pub(crate) async fn after_a_save_that_was_cut_off_the_next_one_is_whole(mut plac
     drop(machine);
     fs::write(jail_of(&spec).join("go"), b"").unwrap();
 
-    let machine = within("the adoption", vmm.adopt(&spec.work_dir, process)).await.unwrap();
+    let machine = within("the adoption", vmm.adopt(&spec.work_dir, &files.memory, process)).await.unwrap();
     assert_eq!(machine.changed_memory().await.unwrap(), (PAGES * PAGE) as u64);
     machine.resume().await.unwrap();
     fill(&spec, &[(5, 5)]);

@@ -6,13 +6,16 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use sandbar_vmm::{
-    BootSource, FirecrackerOptions, FirecrackerVmm, Machine, MachineSpec, Saved, SnapshotFiles, Vmm,
-    process::machines_under,
+    BootSource, Cgroups, Confinement, DiskRate, FirecrackerOptions, FirecrackerVmm, Machine, MachineSpec,
+    Saved, SnapshotFiles, Vmm, process::machines_under,
 };
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -94,11 +97,11 @@ impl Place {
 
     pub(crate) fn options(&self) -> FirecrackerOptions {
         let (firecracker, jailer) = self.binaries.clone();
-        FirecrackerOptions { firecracker, jailer, users: FIRST_USER..FIRST_USER + 8, group: FIRST_USER }
+        FirecrackerOptions { firecracker, jailer }
     }
 
     pub(crate) async fn vmm(&self) -> FirecrackerVmm {
-        FirecrackerVmm::new(&self.options()).await.unwrap()
+        FirecrackerVmm::new(&self.options(), cgroups()).await.unwrap()
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -120,7 +123,8 @@ impl Place {
     /// What a machine called `name` is made of: its own folder, disk and namespace.
     pub(crate) fn spec(&mut self, name: &str) -> MachineSpec {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let netns = format!("sbfc-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("sbfc-{}-{number}", std::process::id());
         run("ip", &["netns", "add", &netns]);
         self.netns.push(netns.clone());
         run("ip", &["-n", &netns, "tuntap", "add", "tap0", "mode", "tap"]);
@@ -135,6 +139,8 @@ impl Place {
             work_dir,
             netns: Path::new("/run/netns").join(netns),
             tap: "tap0".to_owned(),
+            confinement: Confinement { user: FIRST_USER + number, group: format!("{name}-{number}") },
+            disk_rate: DiskRate::default(),
         }
     }
 
@@ -174,10 +180,13 @@ impl Place {
         machines_under(self.root()).unwrap().len()
     }
 
-    /// That nothing runs, and that nothing but the disk is in these machines' folders.
+    /// That nothing runs, that these machines have no groups, and that nothing but the disk is in these machines' folders.
     pub(crate) fn assert_nothing_left(&self, specs: &[&MachineSpec]) {
         assert_eq!(self.processes(), 0);
+        let groups = groups();
         for spec in specs {
+            let ours = format!("{}.", spec.confinement.group);
+            assert!(!groups.iter().any(|group| group.starts_with(&ours)), "{groups:?}");
             let left: Vec<_> =
                 fs::read_dir(&spec.work_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert_eq!(left, std::slice::from_ref(&spec.disk));
@@ -196,6 +205,40 @@ impl Drop for Place {
     }
 }
 
+/// Groups of this run's own. Kept for all of it: with the last handle the parent would go.
+pub(crate) fn cgroups() -> Cgroups {
+    static CGROUPS: OnceLock<Cgroups> = OnceLock::new();
+    CGROUPS.get_or_init(|| Cgroups::open(&parent()).unwrap()).clone()
+}
+
+fn parent() -> String {
+    format!("sandbar-fc-{}", std::process::id())
+}
+
+/// The end of a run: nothing is left of its groups.
+pub(crate) fn remove_groups() {
+    cgroups().sweep().unwrap();
+    assert_eq!(groups(), Vec::<String>::new());
+    for hierarchy in hierarchies() {
+        let _ = fs::remove_dir(hierarchy.join(parent()));
+    }
+}
+
+/// Names of the groups that there are.
+fn groups() -> Vec<String> {
+    let in_parent = |hierarchy: PathBuf| fs::read_dir(hierarchy.join(parent())).into_iter().flatten();
+    let entries = hierarchies().into_iter().flat_map(in_parent).map(Result::unwrap);
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let groups =
+        mounts.lines().filter(|line| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup")));
+    groups.map(|line| line.split(' ').nth(1).unwrap().into()).collect()
+}
+
 /// The root of a machine's process.
 pub(crate) fn jail_of(spec: &MachineSpec) -> PathBuf {
     let name = spec.work_dir.file_name().unwrap();
@@ -211,6 +254,11 @@ pub(crate) fn fill(spec: &MachineSpec, pages: &[(usize, u8)]) {
 /// The first byte of each of the guest's pages.
 pub(crate) fn pages(spec: &MachineSpec) -> Vec<u8> {
     answer(spec, "GET /fake/pages")
+}
+
+/// The guest's drives, as they are now.
+pub(crate) fn drives(spec: &MachineSpec) -> serde_json::Value {
+    answer(spec, "GET /fake/drives")
 }
 
 /// The requests that the driver has made.

@@ -30,6 +30,28 @@ pub(crate) struct Drive {
     pub(crate) is_read_only: bool,
     #[serde(default)]
     pub(crate) cache_type: CacheType,
+    pub(crate) rate_limiter: Option<RateLimiter>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartialDrive {
+    pub(crate) drive_id: String,
+    pub(crate) rate_limiter: Option<RateLimiter>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateLimiter {
+    pub(crate) bandwidth: Option<TokenBucket>,
+    pub(crate) ops: Option<TokenBucket>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenBucket {
+    pub(crate) size: u64,
+    pub(crate) refill_time: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use super::{
     Step,
     bodies::{
         Action, ActionType, BackendType, BootSource, Drive, Entropy, Fill, MachineConfiguration,
-        NetworkInterface, SnapshotCreate, SnapshotLoad, SnapshotType, State, Vm, VmState,
+        NetworkInterface, PartialDrive, SnapshotCreate, SnapshotLoad, SnapshotType, State, Vm, VmState,
     },
     memory::Memory,
 };
@@ -94,6 +94,7 @@ impl Machine {
             "PUT /machine-config" => self.configure(parse(body)?),
             "PUT /boot-source" => self.put_boot_source(parse(body)?),
             "PUT /drives/disk" => self.put_drive(parse(body)?),
+            "PATCH /drives/disk" => self.patch_drive(parse(body)?),
             "PUT /network-interfaces/net" => self.put_interface(parse(body)?),
             "PUT /entropy" => {
                 self.before_boot()?;
@@ -122,6 +123,7 @@ impl Machine {
                 let pages = memory.size() / super::PAGE;
                 ok(json!((0..pages).map(|page| memory.first_byte(page)).collect::<Vec<_>>()))
             }
+            "GET /fake/drives" => ok(json!(self.drives)),
             "GET /fake/log" => ok(json!(self.log)),
             _ => Err(format!("Invalid request method and/or path: {request}.")),
         }
@@ -165,6 +167,15 @@ impl Machine {
         }
         self.open.push(open_disk(&drive)?);
         self.drives.push(drive);
+        Ok(None)
+    }
+
+    fn patch_drive(&mut self, change: PartialDrive) -> Answer {
+        if self.phase == Phase::NotStarted {
+            return Err(fault("The requested operation is not supported before starting the microVM."));
+        }
+        let drive = self.drives.iter_mut().find(|drive| drive.drive_id == change.drive_id);
+        drive.ok_or("Invalid block device ID")?.rate_limiter = change.rate_limiter;
         Ok(None)
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use sandbar_vmm::{Accelerator, BootSource, Machine, MachineSpec, QemuVmm, process::machines_under};
+use sandbar_vmm::{
+    Accelerator, BootSource, Cgroups, Confinement, DiskRate, Machine, MachineSpec, QemuVmm,
+    process::machines_under,
+};
 use tempfile::TempDir;
 
 pub(crate) const MEMORY_MB: u32 = 128;
@@ -18,13 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Place {
     root: TempDir,
     netns: Vec<String>,
+    mounts: Vec<PathBuf>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new() };
+        let place = Self { root: tempfile::tempdir().unwrap(), netns: Vec::new(), mounts: Vec::new() };
         let object = place.path("guest.o");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/guest.s");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machines/guest/guest.s");
         run("as", &["--32", "-o", text(&object), source]);
         // Above the first megabyte, where the firmware and its tables are.
         let kernel = place.path("kernel");
@@ -55,7 +59,8 @@ impl Place {
     /// What a machine called `name` is made of: its own folder, disk and namespace.
     pub(crate) fn spec(&mut self, name: &str) -> MachineSpec {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let netns = format!("sbvmm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("sbvmm-{}-{number}", std::process::id());
         run("ip", &["netns", "add", &netns]);
         self.netns.push(netns.clone());
         run("ip", &["-n", &netns, "tuntap", "add", "tap0", "mode", "tap"]);
@@ -70,7 +75,18 @@ impl Place {
             work_dir,
             netns: Path::new("/run/netns").join(netns),
             tap: "tap0".to_owned(),
+            confinement: Confinement { user: FIRST_USER + number, group: name.to_owned() },
+            disk_rate: DiskRate::default(),
         }
+    }
+
+    /// A filesystem of `bytes` bytes.
+    pub(crate) fn small_filesystem(&mut self, name: &str, bytes: u64) -> PathBuf {
+        let folder = self.path(name);
+        fs::create_dir(&folder).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "small", text(&folder)]);
+        self.mounts.push(folder.clone());
+        folder
     }
 
     /// Processes of this place's machines.
@@ -84,14 +100,25 @@ impl Drop for Place {
         for (_, process) in machines_under(self.root()).unwrap_or_default() {
             let _ = Command::new("kill").args(["-9", &process.pid.to_string()]).status();
         }
+        for folder in &self.mounts {
+            let _ = Command::new("umount").args(["--lazy", text(folder)]).status();
+        }
         for netns in &self.netns {
             let _ = Command::new("ip").args(["netns", "delete", netns]).status();
         }
     }
 }
 
+/// Users of the tests' machines: above those of containers, below those of the platform.
+const FIRST_USER: u32 = 0x6fff_0000;
+
+/// The groups of this test process's machines.
+pub(crate) fn cgroups() -> Cgroups {
+    Cgroups::open(&format!("sbvmm-{}", std::process::id())).unwrap()
+}
+
 pub(crate) async fn vmm() -> QemuVmm {
-    QemuVmm::new(Path::new("qemu-system-x86_64"), Accelerator::Tcg).await.unwrap()
+    QemuVmm::new(Path::new("qemu-system-x86_64"), Accelerator::Tcg, cgroups()).await.unwrap()
 }
 
 /// What the guest says: which life it is, and how far.

@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod confinement;
 mod guest;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use guest::{Place, line, past, vmm, within};
+use guest::{MEMORY_MB, Place, line, past, vmm, within};
 use sandbar_vmm::{
     Machine, MachineSpec, QemuVmm, Saved, SnapshotFiles, Vmm, VmmError,
     probe::{KvmProbe, KvmVerdict, ProbedVmm},
@@ -155,6 +156,48 @@ async fn memory_above_three_gigabytes_and_a_second_processor_are_saved_too() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_full_during_a_save_harms_nothing() {
+    let (vmm, mut place) = (vmm().await, Place::new());
+    let (files, first) = snapshot(&vmm, &mut place).await;
+    let spec = place.spec("one");
+    let machine = vmm.restore(&spec, &files).await.unwrap();
+    past(&*machine, first.counter).await;
+    machine.pause().await.unwrap();
+    let stopped = line(&*machine).unwrap();
+    let small = place.small_filesystem("small", 64 << 10);
+    let full = |error: VmmError| {
+        let mut causes =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let text = causes.clone().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let said = text.contains("No space left");
+        let known = causes.any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull)
+        });
+        assert!(said || known, "{text}");
+    };
+    // The memory does not fit, then not even the state; the image that there is of it has holes throughout.
+    for filled in [0, 60 << 10] {
+        let memory = small.join("memory");
+        fs::File::create(&memory).unwrap().set_len(u64::from(MEMORY_MB) << 20).unwrap();
+        fs::write(small.join("filler"), vec![1; filled]).unwrap();
+        let into = SnapshotFiles { state: small.join("state"), memory };
+        full(machine.save(&into).await.unwrap_err());
+        assert!(!into.state.exists(), "half a snapshot is left");
+        machine.resume().await.unwrap();
+        machine.pause().await.unwrap();
+    }
+    machine.resume().await.unwrap();
+    assert_eq!(past(&*machine, stopped.counter).await.nonce, first.nonce);
+    let (saved, _, last) = save(&place, &*machine, "later").await;
+    let clone = place.spec("clone");
+    let clone = vmm.restore(&clone, &saved).await.unwrap();
+    assert_eq!(past(&*clone, last.counter).await.nonce, first.nonce);
+    for machine in [machine, clone] {
+        machine.kill().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn clones_go_on_where_the_snapshot_was_taken_and_leave_it_as_it_is() {
     let (vmm, mut place) = (vmm().await, Place::new());
     let (files, last) = snapshot(&vmm, &mut place).await;
@@ -190,18 +233,19 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
 
     let mut other = process;
     other.start_time += 1;
-    assert!(matches!(vmm.adopt(&spec.work_dir, other).await, Err(VmmError::Gone { .. })));
+    let memory = place.path("one.memory");
+    assert!(matches!(vmm.adopt(&spec.work_dir, &memory, other).await, Err(VmmError::Gone { .. })));
 
     // Twice: the socket has to take the next one as well.
     for _ in 0..2 {
-        let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+        let adopted = vmm.adopt(&spec.work_dir, &memory, process).await.unwrap();
         assert_eq!(adopted.process(), process);
         let seen = past(&*adopted, before.counter).await;
         assert_eq!(seen.nonce, before.nonce);
         adopted.pause().await.unwrap();
         adopted.resume().await.unwrap();
     }
-    let adopted = vmm.adopt(&spec.work_dir, process).await.unwrap();
+    let adopted = vmm.adopt(&spec.work_dir, &memory, process).await.unwrap();
     adopted.pause().await.unwrap();
     let files = SnapshotFiles { state: place.path("state"), memory: place.path("one.memory") };
     assert_eq!(adopted.memory_image(), files.memory);
@@ -214,7 +258,7 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
     );
     assert!(!elsewhere.state.exists(), "half a snapshot is left");
     adopted.kill().await.unwrap();
-    assert!(matches!(vmm.adopt(&spec.work_dir, process).await, Err(VmmError::Gone { .. })));
+    assert!(matches!(vmm.adopt(&spec.work_dir, &memory, process).await, Err(VmmError::Gone { .. })));
 }
 
 #[tokio::test]
@@ -245,21 +289,20 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
         Err(VmmError::Ended { log, .. } | VmmError::Control { log, .. }) => log,
         other => panic!("{other:?}"),
     };
-    let log = complaint(vmm.restore(&no_disk, &files).await);
-    assert!(log.contains("No such file"), "{log}");
-    // Without the privilege to make devices this would fail; as root QEMU makes the TAP that is not there, and that is a machine.
-    vmm.restore(&no_tap, &files).await.unwrap().kill().await.unwrap();
-    assert!(matches!(vmm.restore(&no_namespace, &files).await, Err(VmmError::File { action: "open", .. })));
+    let refusal = |result: Result<Box<dyn Machine>, VmmError>| match result.map(|_| ()) {
+        Err(error @ (VmmError::Launch { .. } | VmmError::File { .. })) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(vmm.restore(&no_disk, &files).await).starts_with("cannot open the disk"));
+    assert!(refusal(vmm.restore(&no_tap, &files).await).ends_with("cannot open the TAP device"));
+    assert!(refusal(vmm.restore(&no_namespace, &files).await).ends_with("cannot open the network namespace"));
 
     let damaged = SnapshotFiles { state: place.path("damaged"), ..files.clone() };
     fs::write(&damaged.state, &fs::read(&files.state).unwrap()[..3_000]).unwrap();
     let log = complaint(vmm.restore(&good, &damaged).await);
     assert!(log.contains("Unable to read"), "{log}");
     let missing = SnapshotFiles { state: place.path("missing"), ..files.clone() };
-    assert!(matches!(
-        vmm.restore(&good, &missing).await,
-        Err(VmmError::Control { .. } | VmmError::Ended { .. })
-    ));
+    assert!(refusal(vmm.restore(&good, &missing).await).starts_with("cannot open the state"));
     let smaller = SnapshotFiles { memory: place.path("smaller"), ..files.clone() };
     fs::write(&smaller.memory, b"short").unwrap();
     assert!(matches!(vmm.restore(&good, &smaller).await, Err(VmmError::MemorySize { found: 5, .. })));
@@ -271,7 +314,7 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     );
     assert_eq!(place.processes(), 0);
     assert!(matches!(
-        QemuVmm::new(Path::new("no-such-qemu"), sandbar_vmm::Accelerator::Tcg).await,
+        QemuVmm::new(Path::new("no-such-qemu"), sandbar_vmm::Accelerator::Tcg, guest::cgroups()).await,
         Err(VmmError::Start { .. })
     ));
 }
