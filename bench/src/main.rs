@@ -3,13 +3,16 @@
 //!
 //! - [`platform`]: the platform under test, found or started, spoken to through its REST API.
 //! - [`bare`]: the same template restored by the same VMM in the same kind of network slot, with nothing else around it.
-//! - [`scenarios`]: what is measured of the platform; [`guest`]: of the guest's agent, against the bare [`link`].
+//! - [`scenarios`], [`life`]: what is measured of the platform; [`guest`]: of the guest's agent, against the bare [`link`].
+//! - [`proxy`]: what the edge adds to a request to a server in a sandbox.
 //! - [`report`]: the table and `bench.json`.
 
 mod bare;
 mod guest;
+mod life;
 mod link;
 mod platform;
+mod proxy;
 mod report;
 mod scenarios;
 

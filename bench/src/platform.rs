@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sandbar_vmm::ProcessIdentity;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,6 +13,10 @@ use tokio::process::Command;
 /// Where the benchmark's own platform listens, and the network of its sandboxes: beside the defaults.
 const OWN_LISTEN: &str = "127.0.0.1:18080";
 const OWN_NETWORK: &str = "10.216.0.0/16";
+
+/// How long a spare machine may take to be made, and to use no processor before it counts as ready.
+const SPARE_LIMIT: Duration = Duration::from_secs(120);
+const STANDS_STILL: Duration = Duration::from_secs(1);
 
 /// Where a platform is and how to get in. The fields that are read of its `first-run.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +39,7 @@ pub(crate) struct Platform {
 #[derive(Debug)]
 pub(crate) struct Created {
     pub(crate) id: String,
+    pub(crate) host_ip: String,
     pub(crate) took: Duration,
 }
 
@@ -53,15 +58,36 @@ impl Platform {
         let binary = binary()?;
         let folder = binary.with_file_name("bench-platform");
         eprintln!("no platform runs on {}: starting one on {}", data_dir.display(), folder.display());
-        let up = Command::new(&binary)
-            .args(["up", "--detach", "--listen", OWN_LISTEN, "--network", OWN_NETWORK, "--data-dir"])
-            .arg(&folder)
-            .env_remove("DATABASE_URL")
-            .status()
-            .await?;
-        ensure!(up.success(), "sandbar up failed: {up}");
+        up(&binary, &folder, "off").await?;
         let endpoint = first_run(&folder)?;
         Ok(Self { http, endpoint, data_dir: folder, own: Some(binary) })
+    }
+
+    /// Starts the platform anew with one machine of each template in use kept ready, if it is our own; whether it is.
+    pub(crate) async fn keep_warm(&self) -> Result<bool> {
+        let Some(binary) = &self.own else { return Ok(false) };
+        self.leave().await?;
+        up(binary, &self.data_dir, "1").await?;
+        Ok(true)
+    }
+
+    /// Returns once a spare machine is there and has got ready: it stands still.
+    pub(crate) async fn spare(&self) -> Result<()> {
+        let mut before = None;
+        let waited = Instant::now();
+        loop {
+            ensure!(waited.elapsed() < SPARE_LIMIT, "no machine was made ahead");
+            let spares = sandbar_vmm::process::machines_under(&self.store_dir().join("tmp"))?;
+            let now = match &spares[..] {
+                [(_, spare)] => Some((*spare, processor_time(*spare)?)),
+                _ => None,
+            };
+            if now.is_some() && now == before {
+                return Ok(());
+            }
+            before = now;
+            tokio::time::sleep(STANDS_STILL).await;
+        }
     }
 
     /// Stops the platform if it is our own.
@@ -92,7 +118,8 @@ impl Platform {
         let sandbox: Value = answer.json().await?;
         let took = started.elapsed();
         ensure!(status.as_u16() == 201, "create: {status} {sandbox}");
-        Ok(Created { id: sandbox["id"].as_str().context("no id")?.to_owned(), took })
+        let text = |field: &'static str| sandbox[field].as_str().map(str::to_owned).context(field);
+        Ok(Created { id: text("id")?, host_ip: text("host_ip")?, took })
     }
 
     /// Runs `true` in a sandbox: from the request to the answer.
@@ -106,6 +133,27 @@ impl Platform {
         Ok(took)
     }
 
+    /// Runs a script in a sandbox.
+    pub(crate) async fn sh(&self, id: &str, script: &str) -> Result<()> {
+        let body = json!({"cmd": "bash", "args": ["-c", script]});
+        let answer = self.post(&format!("/v1/sandboxes/{id}/exec"), &body).send().await?;
+        let outcome: Value = answer.error_for_status()?.json().await?;
+        ensure!(outcome["exit_code"] == 0, "{script}: {outcome}");
+        Ok(())
+    }
+
+    /// The client by which all is asked.
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// A request to a port of a sandbox.
+    pub(crate) fn get_port(&self, id: &str, port: u16, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.get(format!("{}{path}", self.endpoint.url));
+        let request = request.header("e2b-sandbox-id", id).header("e2b-sandbox-port", port);
+        request.header("x-api-key", &self.endpoint.api_key)
+    }
+
     /// Ends a sandbox.
     pub(crate) async fn destroy(&self, id: &str) -> Result<()> {
         let request = self.http.delete(format!("{}/v1/sandboxes/{id}", self.endpoint.url));
@@ -116,12 +164,68 @@ impl Platform {
 
     /// The process of a sandbox's virtual machine.
     pub(crate) fn vmm_of(&self, id: &str) -> Result<ProcessIdentity> {
-        let folder = self.store_dir().join("sandboxes").join(id);
-        match &sandbar_vmm::process::machines_under(&folder)?[..] {
-            [(_, process)] => Ok(*process),
-            found => bail!("{} machines run in {}", found.len(), folder.display()),
-        }
+        let record = fs::read(self.data_dir.join(format!("host/journal/{id}.json")))?;
+        let record: Value = serde_json::from_slice(&record)?;
+        serde_json::from_value(record["process"].clone()).context("the host's record names no process")
     }
+
+    /// Runs a command as root: what it prints.
+    pub(crate) async fn run(&self, id: &str, command: &[&str]) -> Result<String> {
+        let (cmd, args) = command.split_first().context("no command")?;
+        let body = json!({"cmd": cmd, "args": args, "user": "root", "timeout_sec": 300});
+        let outcome = self.act(id, "exec", &body).await?.1;
+        ensure!(outcome["exit_code"] == 0, "{cmd}: {outcome}");
+        Ok(outcome["stdout"].as_str().context("no output")?.to_owned())
+    }
+
+    /// Does something to a sandbox: from the request to the answer, and the answer.
+    pub(crate) async fn act(&self, id: &str, what: &str, body: &Value) -> Result<(Duration, Value)> {
+        let started = Instant::now();
+        let answer = self.post(&format!("/v1/sandboxes/{id}/{what}"), body).send().await?;
+        let status = answer.status();
+        let text = answer.bytes().await?;
+        let took = started.elapsed();
+        ensure!(status.is_success(), "{what}: {status} {}", String::from_utf8_lossy(&text));
+        Ok((took, serde_json::from_slice(&text).unwrap_or_default()))
+    }
+
+    /// Keeps a snapshot.
+    pub(crate) async fn keep(&self, id: &str, name: &str) -> Result<()> {
+        let answer = self
+            .post("/v1/snapshots?overwrite=true", &json!({"sandbox_id": id, "name": name}))
+            .send()
+            .await?;
+        ensure!(answer.status().is_success(), "snapshot: {} {}", answer.status(), answer.text().await?);
+        Ok(())
+    }
+
+    /// Deletes a snapshot.
+    pub(crate) async fn forget(&self, name: &str) -> Result<()> {
+        let request = self.http.delete(format!("{}/v1/snapshots/{name}", self.endpoint.url));
+        request.header("x-api-key", &self.endpoint.api_key).send().await?.error_for_status()?;
+        Ok(())
+    }
+}
+
+async fn up(binary: &Path, folder: &Path, warm_pool: &str) -> Result<()> {
+    let up = Command::new(binary)
+        .args(["up", "--detach", "--listen", OWN_LISTEN, "--network", OWN_NETWORK, "--data-dir"])
+        .arg(folder)
+        .env_remove("DATABASE_URL")
+        .env("SANDBAR_WARM_POOL", warm_pool)
+        .status()
+        .await?;
+    ensure!(up.success(), "sandbar up failed: {up}");
+    Ok(())
+}
+
+/// Clock ticks that a process has used, of its own and in the kernel.
+fn processor_time(process: ProcessIdentity) -> Result<(u64, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid))?;
+    let (_, after_name) = stat.rsplit_once(')').context("no stat")?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let mut field = || -> Result<u64> { Ok(fields.next().context("a short stat")?.parse()?) };
+    Ok((field()?, field()?))
 }
 
 /// The proportional share of memory of a process, in MB.

@@ -72,7 +72,7 @@ impl Row {
 /// All rows, for people.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<14} {:>4} {:>4} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}  {}\n",
+        "{:<18} {:>4} {:>4} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}  {}\n",
         "name", "unit", "n", "p50", "p95", "max", "bare p50", "difference", "ratio", "against"
     );
     for row in rows {
@@ -80,7 +80,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         let difference = p50 - baseline_p50;
         let written = writeln!(
             text,
-            "{name:<14} {unit:>4} {n:>4} {p50:>10.2} {p95:>10.2} {max:>10.2} {baseline_p50:>10.2} {difference:>+10.2} {ratio:>7.2}  {baseline}"
+            "{name:<18} {unit:>4} {n:>4} {p50:>10.2} {p95:>10.2} {max:>10.2} {baseline_p50:>10.2} {difference:>+10.2} {ratio:>7.2}  {baseline}"
         );
         written.expect("a string takes everything");
     }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use futures::future::{join_all, try_join_all};
 
 use crate::bare::{Bare, SLOTS};
-use crate::guest;
 use crate::platform::{Platform, pss_mb};
 use crate::report::{Row, Samples};
+use crate::{guest, life, proxy};
 
 /// How often each is measured.
 #[derive(Debug, Clone, Copy)]
@@ -21,17 +21,19 @@ pub(crate) struct Rounds {
     crowds: u32,
     /// Starts of a process and transfers in one warm sandbox.
     agent: u32,
+    /// Pauses, forks and snapshots of each kind.
+    life: u32,
 }
 
 impl Rounds {
-    pub(crate) const FULL: Self = Self { fresh: 20, warm: 50, crowds: 3, agent: 10 };
-    pub(crate) const QUICK: Self = Self { fresh: 3, warm: 5, crowds: 1, agent: 2 };
+    pub(crate) const FULL: Self = Self { fresh: 20, warm: 50, crowds: 3, agent: 10, life: 5 };
+    pub(crate) const QUICK: Self = Self { fresh: 3, warm: 5, crowds: 1, agent: 2, life: 1 };
 }
 
 /// Commands that are run before a warm one is measured.
 const WARM_UP: u32 = 10;
 
-const RESTORE: &str = "bare restore until /health answers";
+pub(crate) const RESTORE: &str = "bare restore until /health answers";
 const EXEC: &str = "same command straight to the bare guest's agent";
 
 /// Measures everything.
@@ -41,6 +43,11 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Res
     let crowds = crowds(platform, bare, rounds.crowds).await?;
     rows.splice(4..4, crowds);
     rows.extend(guest::agent(bare, rounds.agent).await?);
+    rows.extend(proxy::edge(platform, rounds.agent).await?);
+    rows.extend(life::rows(platform, bare, rounds.life).await?);
+    if platform.keep_warm().await? {
+        rows.extend(claimed(platform, bare, rounds.fresh).await?);
+    }
     Ok(rows)
 }
 
@@ -81,6 +88,36 @@ async fn fresh(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row>
         Row::new("identity", "ms", &identity[0], "the bare guest's second /health", &identity[1]),
         Row::new("first_exec", "ms", &first[0], EXEC, &first[1]),
         Row::new("pss_idle", "MB", &pss[0], "bare VMM of the same template", &pss[1]),
+    ])
+}
+
+/// A new sandbox, and its first command, where a machine waits for it.
+async fn claimed(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row>> {
+    let mut create = [Samples::default(), Samples::default()];
+    let mut first = create.clone();
+    // The first one finds none, and makes that one is kept ready.
+    let sandbox = platform.create().await?;
+    platform.destroy(&sandbox.id).await?;
+    for round in 1..=rounds {
+        platform.spare().await?;
+        let sandbox = platform.create().await?;
+        create[0].push(ms(sandbox.took));
+        first[0].push(ms(platform.exec(&sandbox.id).await?));
+        platform.destroy(&sandbox.id).await?;
+
+        let prepared = bare.prepare().await?;
+        bare.settle().await;
+        let machine = bare.restore(prepared).await?;
+        create[1].push(ms(machine.took));
+        bare.adopt(&machine).await?;
+        first[1].push(ms(machine.exec().await?));
+        bare.destroy(machine).await?;
+        eprint!("\rwarm sandboxes: {round}/{rounds} ");
+    }
+    eprintln!();
+    Ok(vec![
+        Row::new("create_ready_warm", "ms", &create[0], RESTORE, &create[1]),
+        Row::new("first_exec_warm", "ms", &first[0], EXEC, &first[1]),
     ])
 }
 
@@ -136,6 +173,6 @@ async fn crowds(platform: &Platform, bare: &Bare, rounds: u32) -> Result<Vec<Row
     ])
 }
 
-fn ms(duration: Duration) -> f64 {
+pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use sandbar_tests::census::Process;
 use sandbar_tests::{Platform, Sandbox, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Test, tests};
 
@@ -17,6 +17,7 @@ pub(crate) fn tests() -> Vec<Test> {
         a_killed_host_agent_is_started_again_and_its_sandboxes_never_stopped,
         a_vmm_that_died_while_the_host_agent_was_away_is_noticed,
         sandboxes_outlive_a_stop_and_start_of_the_platform,
+        a_host_whose_credentials_are_refused_or_lost_comes_back_with_its_sandboxes,
     ]
 }
 
@@ -126,4 +127,48 @@ async fn sandboxes_outlive_a_stop_and_start_of_the_platform(platform: &Platform)
     ensure!(left.iter().all(Process::is_vmm), "{left:?}");
     platform.start().await?;
     busy.went_on().await
+}
+
+/// The file of the host agent's credentials, read.
+fn credentials(platform: &Platform) -> Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(platform.data_dir().join("host/credentials.json"))?)?)
+}
+
+async fn a_host_whose_credentials_are_refused_or_lost_comes_back_with_its_sandboxes(
+    platform: &Platform,
+) -> Result<()> {
+    platform.start().await?;
+    let busy = Busy::start(platform).await?;
+    let file = platform.data_dir().join("host/credentials.json");
+    let was = credentials(platform)?;
+
+    // The control plane refuses the token of its heartbeats: it renews all of them at once.
+    let mut refused = was.clone();
+    refused["token"] = json!("of another time");
+    std::fs::write(&file, refused.to_string())?;
+    kill_agent(platform).await?;
+    wait::until_true("the credentials are renewed", RETURN_LIMIT, async || {
+        let now = credentials(platform)?;
+        Ok(["token", "refresh_token", "cert", "key"].iter().all(|part| now[part] != refused[part]))
+    })
+    .await?;
+    busy.went_on().await?;
+
+    // They are lost: it registers anew, as the host that it was.
+    std::fs::remove_file(&file)?;
+    kill_agent(platform).await?;
+    wait::until_true("it registers anew", RETURN_LIMIT, async || Ok(file.exists())).await?;
+    busy.went_on().await?;
+    assert_eq!(credentials(platform)?["host_id"], was["host_id"]);
+    assert_eq!(busy.sandbox.status().await?, "running");
+
+    let listed = platform.cli(&["host", "list", "--json"]).run().await?.expect(0)?.text();
+    let listed: Value = serde_json::from_str(&listed)?;
+    assert_eq!(listed[0]["id"], was["host_id"]);
+    wait::until_true("it is online", RETURN_LIMIT, async || {
+        let host = platform.cli(&["host", "get", was["host_id"].as_str().unwrap_or_default()]);
+        let host: Value = serde_json::from_str(&host.run().await?.expect(0)?.text())?;
+        Ok(host["status"] == "online")
+    })
+    .await
 }

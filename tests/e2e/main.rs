@@ -3,9 +3,9 @@
 //! The groups run one after the other on one platform; within a group, two tests at a time where they do not disturb each other:
 //!
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
-//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`sandbox_faults`] use it, each test with sandboxes
+//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
-//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`] break it, or want it for themselves;
+//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -16,6 +16,7 @@ mod bad_input;
 mod cli;
 mod control_faults;
 mod crowd;
+mod edge;
 mod exec;
 mod farewell;
 mod files;
@@ -25,8 +26,11 @@ mod host_faults;
 mod isolation;
 mod life;
 mod network;
+mod rpc;
 mod sandbox_faults;
+mod storm;
 mod stream;
+mod warm;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -76,13 +80,23 @@ fn main() -> ExitCode {
                 guest::tests(),
                 isolation::tests(),
                 network::tests(),
+                edge::tests(),
                 sandbox_faults::tests(),
             ]
             .concat(),
         ),
         (
             Together::Alone,
-            [life::tests(), crowd::tests(), host_faults::tests(), control_faults::tests()].concat(),
+            [
+                life::tests(),
+                crowd::tests(),
+                host_faults::tests(),
+                control_faults::tests(),
+                storm::tests(),
+                warm::tests(),
+                rpc::tests(),
+            ]
+            .concat(),
         ),
         (Together::Alone, farewell::tests()),
     ];

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{Test, tests};
 
+/// What the host's agent says of a guest that it told again who it is.
+const TOLD_AGAIN: &str = "its guest was told again who it is";
 /// How long the platform may take to notice that a virtual machine is gone, and to say so.
 const NOTICE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,19 @@ async fn a_killed_guest_agent_is_back_and_still_guards_the_door(platform: &Platf
     let stranger = sandbar_tests::Client::new(agent, None)?;
     assert_eq!(stranger.post("/process.Process/List", &json!({})).await?.status, 401);
     assert_eq!(stranger.post("/init", &json!({"accessToken": "mine now"})).await?.status, 401);
+
+    // Root in the guest may make it forget who it is: its host tells it again.
+    let heard = platform.agent_logged(TOLD_AGAIN)?;
+    let script = format!("rm -f /run/sandbar/state.json && kill -KILL {after}");
+    let killed = sandbox.try_exec(&json!({"cmd": "bash", "args": ["-c", script], "user": "root"})).await?;
+    killed.refusal(ErrorCode::AgentError)?;
+    let third = wait::until("exec works once more", Duration::from_secs(30), async || {
+        Ok(Some(sandbox.sh_as("root", pid).await?))
+    })
+    .await?;
+    assert_ne!(after, third);
+    ensure!(platform.agent_logged(TOLD_AGAIN)? > heard, "its host did not hear of it");
+    assert_eq!(stranger.post("/process.Process/List", &json!({})).await?.status, 401);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What a platform has on this machine, found by looking at the machine: processes, mounts, namespaces, devices, folders. And the
 //! removal of all of it, for a platform that nobody will stop any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -174,9 +174,41 @@ impl Footprint {
         Ok(self.processes()?.into_iter().filter(Process::is_vmm).collect())
     }
 
-    /// The VMM of a sandbox.
+    /// The VMM of a sandbox: it was started for it, or the host's record names it.
     pub fn vmm_of(&self, sandbox: &str) -> Result<Option<Process>> {
-        Ok(self.vmms()?.into_iter().find(|process| process.sandbox().as_deref() == Some(sandbox)))
+        let recorded = self.recorded()?;
+        let is_its = |process: &Process| {
+            process.sandbox().as_deref() == Some(sandbox)
+                || recorded.get(&process.pid).is_some_and(|owner| owner == sandbox)
+        };
+        Ok(self.vmms()?.into_iter().find(is_its))
+    }
+
+    /// Machines that wait for a sandbox, or are getting ready to.
+    pub fn spares(&self) -> Result<Vec<Process>> {
+        let is_spare =
+            |process: &Process| process.command.iter().any(|argument| argument.contains("-spare/"));
+        // What was claimed has a record by the time that it is told of.
+        let recorded = self.recorded()?;
+        let mut spares: Vec<_> = self.vmms()?.into_iter().filter(is_spare).collect();
+        spares.retain(|process| !recorded.contains_key(&process.pid));
+        Ok(spares)
+    }
+
+    /// The machines that the host's journal knows, and whose they are.
+    fn recorded(&self) -> Result<BTreeMap<i32, String>> {
+        let folder = self.host_dir().join("journal");
+        let mut owners = BTreeMap::new();
+        for name in names_in(&folder)? {
+            // Replaced or removed since it was listed: the next look finds what is there then.
+            let Ok(text) = fs::read(folder.join(&name)) else { continue };
+            let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            let process = record["process"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+            if let Some((pid, owner)) = process.zip(record["id"].as_str()) {
+                owners.insert(pid, owner.to_owned());
+            }
+        }
+        Ok(owners)
     }
 
     /// The sandboxes that have a folder.

@@ -1,8 +1,9 @@
 //! One platform: `sandbar up` with its own folder, port and network, as a user starts it in a terminal.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -23,8 +24,13 @@ const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// The end of the summary that `up` prints when it has nothing left to do.
 const READY_TEXT: &str = "Stop it with:";
+/// The name below which its sandboxes have theirs.
+const DOMAIN: &str = "sbx.test";
 /// Bytes of a log that a failure shows.
 const LOG_TAIL: u64 = 8 << 10;
+
+/// How many machines the host keeps ready.
+const WARM_POOL: &str = "SANDBAR_WARM_POOL";
 
 /// A platform, started or not.
 #[derive(Debug)]
@@ -33,9 +39,11 @@ pub struct Platform {
     data_dir: PathBuf,
     log_dir: PathBuf,
     port: u16,
+    https_port: u16,
     up: Mutex<Option<Up>>,
     starting: tokio::sync::Mutex<()>,
     starts: Mutex<u32>,
+    environment: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// A `sandbar up` that was started here.
@@ -58,9 +66,12 @@ impl Platform {
             data_dir,
             log_dir,
             port: free_port()?,
+            https_port: free_port()?,
             up: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             starts: Mutex::default(),
+            // Most tests count what there is of the sandboxes that they made.
+            environment: Mutex::new(BTreeMap::from([(WARM_POOL, "off".to_owned())])),
         })
     }
 
@@ -105,6 +116,12 @@ impl Platform {
         self.port
     }
 
+    /// Where it serves HTTPS.
+    #[must_use]
+    pub fn https_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.https_port).into()
+    }
+
     /// The network between the host and its sandboxes: not the default one, which may be in use, and in all likelihood not that of
     /// another folder's tests.
     #[must_use]
@@ -125,8 +142,11 @@ impl Platform {
         let data_dir = self.data_dir.to_string_lossy().into_owned();
         let listen = format!("127.0.0.1:{}", self.port);
         let network = self.network();
+        let https = self.https_address().to_string();
         let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
-        Cli::new(&self.binary, own.into_iter().chain(more.iter().copied()))
+        let edge = ["--domain", DOMAIN, "--https-listen", &https];
+        let own = own.into_iter().chain(edge);
+        Cli::new(&self.binary, own.chain(more.iter().copied()))
     }
 
     /// Another of the binary's commands, with the platform's folder.
@@ -144,8 +164,10 @@ impl Platform {
         };
         let log = |stream: &str| self.log_dir.join(format!("up-{number}.{stream}"));
         let (stdout, stderr) = (log("stdout"), log("stderr"));
-        let child = self
-            .up_command(&[])
+        let environment = self.environment.lock().expect("no test panics while it holds this").clone();
+        let command =
+            environment.iter().fold(self.up_command(&[]), |command, (name, value)| command.env(name, value));
+        let child = command
             .env("RUST_LOG", &std::env::var("SANDBAR_E2E_LOG").unwrap_or_else(|_| "info".to_owned()))
             .into_command()
             .stdin(Stdio::null())
@@ -202,6 +224,23 @@ impl Platform {
             self.wait_ready().await?;
         }
         Ok(())
+    }
+
+    /// Starts it with these variables, in place of those of before; what runs of it ends first.
+    pub async fn restart_with(&self, variables: &[(&'static str, String)]) -> Result<()> {
+        if self.up.lock().expect("no test panics while it holds this").is_some() {
+            self.stop().await?;
+        }
+        let mut environment = BTreeMap::from([(WARM_POOL, "off".to_owned())]);
+        environment.extend(variables.iter().cloned());
+        *self.environment.lock().expect("no test panics while it holds this") = environment;
+        self.start().await
+    }
+
+    /// How often the host agent has logged a text since the folder was made.
+    pub fn agent_logged(&self, text: &str) -> Result<usize> {
+        let log = fs::read(self.data_dir.join("log/host-agent.log"))?;
+        Ok(String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count())
     }
 
     /// The process id of the `up` that runs.

@@ -2,19 +2,25 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, header};
 use sandbar_control::auth::AuthError;
 use sandbar_control::{Actor, OpContext};
 use sandbar_types::ErrorCode;
 
 use crate::AppState;
+use crate::browser::may_open_socket;
 use crate::error::ApiError;
 use crate::request::RequestId;
 
 /// A team's key.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// A host's JWT.
-const X_HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
+pub(crate) const X_HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
+/// What is spoken over a WebSocket: the one protocol that is ever answered.
+pub(crate) const SOCKET_PROTOCOL: &str = "sandbar.v1";
+/// What a browser's page puts before its token, among the protocols that it offers.
+const SOCKET_TOKEN: &str = "bearer.";
 
 /// A caller with a valid API key or a valid token of a sign-in. The key counts where both are sent.
 pub(crate) struct Caller(pub(crate) OpContext);
@@ -33,6 +39,46 @@ impl FromRequestParts<AppState> for Caller {
         };
         context(parts, app, actor).await.map(Self)
     }
+}
+
+/// As [`Caller`], of a WebSocket. A page cannot set headers: it offers the protocol `sandbar.v1` and, beside it, `bearer.TOKEN`. That counts
+/// where there is no other credential, and for pages of one's own or an allowed origin.
+pub(crate) struct SocketCaller(pub(crate) OpContext);
+
+impl FromRequestParts<AppState> for SocketCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let elsewhere = [&X_API_KEY, &header::AUTHORIZATION];
+        let Some(token) = socket_token(&parts.headers)
+            .filter(|_| !elsewhere.into_iter().any(|name| parts.headers.contains_key(name)))
+        else {
+            return Caller::from_request_parts(parts, app).await.map(|Caller(ctx)| Self(ctx));
+        };
+        let authority = parts.uri.authority().map(Authority::as_str);
+        if !may_open_socket(&parts.headers, authority, &app.allowed_origins) {
+            let message = "pages of this origin may not open WebSockets here";
+            return Err(ApiError::new(ErrorCode::Forbidden, message));
+        }
+        if !socket_protocols(&parts.headers).any(|offered| offered == SOCKET_PROTOCOL) {
+            let message =
+                format!("offer the protocol {SOCKET_PROTOCOL} beside the token: only that is answered");
+            return Err(ApiError::invalid(message));
+        }
+        let actor = app.control.authenticate_user(token).await?;
+        context(parts, app, actor).await.map(Self)
+    }
+}
+
+/// The protocols that a WebSocket's client offers.
+fn socket_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// The token that a page offers among them.
+pub(crate) fn socket_token(headers: &HeaderMap) -> Option<&str> {
+    socket_protocols(headers).find_map(|offered| offered.strip_prefix(SOCKET_TOKEN))
 }
 
 /// A person who signed in: a caller with a valid token of a sign-in.

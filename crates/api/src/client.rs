@@ -35,7 +35,7 @@ impl FromRequestParts<AppState> for From {
 }
 
 /// The last address on the way that is no trusted proxy's.
-fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut address = peer.to_canonical();
     let told = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());

@@ -21,7 +21,8 @@ use sandbar_control::sandboxes::SandboxError;
 use sandbar_control::snapshots::SnapshotError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
-use sandbar_types::ErrorCode;
+use sandbar_types::id::Sandbox;
+use sandbar_types::{ErrorCode, Id};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -37,6 +38,8 @@ pub(crate) struct ApiError {
     message: String,
     /// How long to wait before the next attempt, where that is known.
     retry_after: Option<Duration>,
+    /// The sandboxes that are in the way.
+    sandbox_ids: Vec<Id<Sandbox>>,
     /// The whole of it, for the log. Never for the client.
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -44,11 +47,23 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { code, status, message: message.into(), retry_after: None, source: None }
+        Self {
+            code,
+            status,
+            message: message.into(),
+            retry_after: None,
+            sandbox_ids: Vec::new(),
+            source: None,
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidRequest, message)
+    }
+
+    /// The same, which says how long to wait before the next attempt.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 
     /// The path is ours, the method is not: the one status that has no code of its own.
@@ -74,14 +89,24 @@ impl ApiError {
         self.code
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
     /// The body and status, now that the request's id is known.
     pub(crate) fn render(&self, request_id: Uuid) -> Response<Body> {
-        let info = ErrorInfo { code: self.code, message: self.message.clone(), request_id };
-        let mut response = (self.status, axum::Json(ErrorBody { error: info })).into_response();
+        let sandbox_ids = (!self.sandbox_ids.is_empty()).then(|| self.sandbox_ids.clone());
+        let info = ErrorInfo { code: self.code, message: self.message.clone(), request_id, sandbox_ids };
+        self.respond(&ErrorBody { error: info })
+    }
+
+    /// Status and headers around a body, which is another contract's where it is not ours.
+    pub(crate) fn respond(&self, body: &impl Serialize) -> Response<Body> {
+        let mut response = (self.status, axum::Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             for scheme in ["X-API-Key", "Bearer"] {
                 response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
@@ -134,8 +159,18 @@ macro_rules! from_typed {
     )*};
 }
 
-from_typed!(AuthError, HostError, SandboxError, SnapshotError, TemplateError);
+from_typed!(AuthError, SandboxError, SnapshotError, TemplateError);
 from_typed!(ApiKeyError, AuditError, TeamError);
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        let sandbox_ids = match &error {
+            HostError::HasSandboxes { sandboxes } => sandboxes.clone(),
+            _ => Vec::new(),
+        };
+        Self { sandbox_ids, ..Self::from_typed(error.code(), error) }
+    }
+}
 
 impl From<PeopleError> for ApiError {
     fn from(error: PeopleError) -> Self {
@@ -204,4 +239,8 @@ struct ErrorInfo {
     message: String,
     /// The request's id, as in the header `X-Request-Id` and in the server's log.
     request_id: Uuid,
+    /// With `host_has_sandboxes`: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    sandbox_ids: Option<Vec<Id<Sandbox>>>,
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
@@ -13,12 +14,15 @@ use futures::StreamExt as _;
 use sandbar_types::id::Kind;
 use sandbar_types::{ErrorCode, Id, TemplateName};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::Config;
 use crate::error::ApiError;
 
 /// How much of a body that is too large is read and dropped.
 const DROPPED_BYTES: usize = 64 << 20;
+/// How long a JSON body may take to come, however steadily it does.
+const BODY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The most bytes of a JSON body: an extension of the request, where it is not the default.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +43,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let is_json = is_json(request.headers());
         let limit = request.extensions().get().copied().unwrap_or_default();
-        let body = read(request.into_body(), limit).await?;
+        let body = timeout(BODY_LIMIT, read(request.into_body(), limit)).await.map_err(|_| {
+            let seconds = BODY_LIMIT.as_secs();
+            ApiError::invalid(format!("the request's body did not come within {seconds} s"))
+        })??;
         let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
         if !is_json && body.as_ref() != b"{}" {
             return Err(ApiError::invalid("send the body as JSON, with Content-Type: application/json"));
@@ -115,6 +122,20 @@ impl<A: Kind, B: Kind, S: Send + Sync> FromRequestParts<S> for PathIds<A, B> {
         let ids = Path::<(String, String)>::from_request_parts(parts, state).await;
         let Path((a, b)) = ids.map_err(|_| unknown::<A>())?;
         Ok(Self(a.parse().map_err(|_| unknown::<A>())?, b.parse().map_err(|_| unknown::<B>())?))
+    }
+}
+
+/// The id and the name in a path `/{id}/.../{name}`. The name is looked up, not parsed.
+pub(crate) struct PathIdAndName<K>(pub(crate) Id<K>, pub(crate) String);
+
+impl<K: Kind, S: Send + Sync> FromRequestParts<S> for PathIdAndName<K> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(ErrorCode::NotFound, format!("there is no such {}", K::NOUN));
+        let both = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((id, name)) = both.map_err(|_| unknown())?;
+        Ok(Self(id.parse().map_err(|_| unknown())?, name))
     }
 }
 

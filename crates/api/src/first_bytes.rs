@@ -9,14 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection whose first bytes have a deadline.
-pub(crate) struct FirstBytes {
-    stream: TcpStream,
+pub(crate) struct FirstBytes<S> {
+    stream: S,
     undecided: Option<Undecided>,
 }
 
@@ -26,8 +25,8 @@ struct Undecided {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl FirstBytes {
-    pub(crate) fn within(limit: Duration, stream: TcpStream) -> Self {
+impl<S> FirstBytes<S> {
+    pub(crate) fn within(limit: Duration, stream: S) -> Self {
         Self { stream, undecided: Some(Undecided { matched: 0, deadline: Box::pin(sleep(limit)) }) }
     }
 }
@@ -41,7 +40,7 @@ impl Undecided {
     }
 }
 
-impl AsyncRead for FirstBytes {
+impl<S: AsyncRead + Unpin> AsyncRead for FirstBytes<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -61,7 +60,7 @@ impl AsyncRead for FirstBytes {
     }
 }
 
-impl AsyncWrite for FirstBytes {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstBytes<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

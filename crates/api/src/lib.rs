@@ -1,13 +1,16 @@
 //! The HTTP face of the control plane: extract, authorize, call `control`, map the answer. No decision is made here, and no SQL.
 //!
 //! - `v1/`: the native REST API, a folder per resource and a file per verb.
+//! - `e2b/`: E2B's control API, the same services in another contract's words.
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
-//! - `request.rs`: what surrounds every request (id, log, metrics, headers).
+//! - `request.rs`: what surrounds every request (id, log, metrics, headers); `throttle.rs`: how many a caller may send; `browser.rs`: what pages may.
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
-//! - `serve.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
+//! - `serve.rs`, `transport.rs`, `first_bytes.rs`, `turned_away.rs`: the listener, with the limits that a public port needs.
 
 mod auth;
+mod browser;
 mod client;
+mod e2b;
 mod error;
 mod extract;
 mod first_bytes;
@@ -17,12 +20,15 @@ mod page;
 mod request;
 mod schema;
 mod serve;
+mod throttle;
+mod transport;
+mod turned_away;
 mod v1;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use axum::{Extension, Router};
 use ipnet::IpNet;
@@ -32,8 +38,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::extract::JsonLimit;
+use crate::throttle::Throttle;
 
-pub use serve::serve;
+pub use browser::Origin;
+pub use serve::{Limits, serve};
+pub use throttle::RequestRate;
+pub use transport::Listener;
 pub use v1::audit_logs::AuditLogEntry;
 
 /// What every handler is given.
@@ -41,6 +51,7 @@ pub use v1::audit_logs::AuditLogEntry;
 pub(crate) struct AppState {
     pub(crate) control: Control,
     pub(crate) trusted_proxies: Arc<[IpNet]>,
+    pub(crate) allowed_origins: Arc<[Origin]>,
 }
 
 /// What an operator can set about the API.
@@ -50,28 +61,47 @@ pub struct Config {
     pub json_body_bytes: usize,
     /// Whose word counts for where a request comes from (`X-Forwarded-For`).
     pub trusted_proxies: Vec<IpNet>,
+    /// The origins whose pages may call the API, besides its own.
+    pub allowed_origins: Vec<Origin>,
+    /// How many requests each caller may send to one replica; none = any number.
+    pub request_rate: Option<RequestRate>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         // A proxy on the same machine.
         let loopback = [IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), IpAddr::V6(Ipv6Addr::LOCALHOST).into()];
-        Self { json_body_bytes: 1 << 20, trusted_proxies: loopback.to_vec() }
+        Self {
+            json_body_bytes: 1 << 20,
+            trusted_proxies: loopback.to_vec(),
+            allowed_origins: Vec::new(),
+            request_rate: Some(RequestRate::DEFAULT),
+        }
     }
 }
 
 /// The public API.
 pub fn router(control: Control, config: &Config) -> Router {
     let (routes, document) = documented().split_for_parts();
-    routes
+    let trusted_proxies: Arc<[IpNet]> = config.trusted_proxies.clone().into();
+    let throttled = Throttle::new(config.request_rate, Arc::clone(&trusted_proxies));
+    let router = routes
         .nest("/v1/capsules", v1::sandboxes::routes().into())
         .merge(openapi::routes(&document))
-        .fallback(request::no_route)
+        .merge(e2b::routes())
+        .fallback(e2b::no_route)
         .method_not_allowed_fallback(request::no_method)
         .layer(Extension(JsonLimit(config.json_body_bytes)))
         .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(from_fn_with_state(throttled, throttle::throttle))
         .layer(from_fn(request::surround))
-        .with_state(AppState { control, trusted_proxies: config.trusted_proxies.clone().into() })
+        .layer(from_fn_with_state(Arc::clone(&trusted_proxies), browser::insist_on_tls));
+    let router = match browser::cross_origin(&config.allowed_origins) {
+        Some(layer) => router.layer(layer),
+        None => router,
+    };
+    let allowed_origins = config.allowed_origins.clone().into();
+    router.with_state(AppState { control, trusted_proxies, allowed_origins })
 }
 
 /// For the internal listener only: `/metrics`.
@@ -105,5 +135,6 @@ fn documented() -> OpenApiRouter<AppState> {
         .nest("/v1/audit-logs", v1::audit_logs::routes())
         .nest("/v1/admin", v1::admin::routes());
     openapi::keys_or_people(routes.get_openapi_mut());
+    openapi::bodies_may_be_left_out(routes.get_openapi_mut());
     routes
 }

@@ -1,5 +1,7 @@
 //! The OpenAPI document: generated from the handlers, served, and drawn by Swagger UI from files inside the binary.
 
+use std::collections::BTreeSet;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
@@ -7,10 +9,11 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
+use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{Components, OpenApi};
+use utoipa::openapi::{Components, OpenApi, Ref, RefOr, Required, Schema};
 use utoipa::{Modify, OpenApi as _};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -20,6 +23,10 @@ Sandbar runs untrusted code in microVMs on machines that you own.
 Send a team's key in the header `X-API-Key`, or the token of a sign-in as `Authorization: Bearer`. Times are RFC 3339 with microseconds, in UTC. Every answer carries \
 `X-Request-Id`; one sent with the request (a UUID) is kept. Unknown request fields are ignored. Lists that can grow take \
 `limit` and `cursor` and name the next page in `X-Next-Cursor`.
+
+Each caller may send so many requests a second, and each team may have so much at a time: what is more is refused with 429, the former with \
+`Retry-After`. A server that has all the connections that it takes answers 503 at once. A page opens a WebSocket with its token among the protocols, \
+`sandbar.v1` and `bearer.TOKEN`, since it can set no headers, and is answered the former.
 
 `/v1/capsules/...` is an alias of `/v1/sandboxes/...`: a capsule is the dashboard's word for a sandbox.
 
@@ -38,7 +45,7 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "sandboxes", description = "MicroVMs and the commands that run in them"),
         (name = "files", description = "Files in a sandbox"),
         (name = "snapshots", description = "What sandboxes start from"),
-        (name = "hosts", description = "What host agents ask"),
+        (name = "hosts", description = "The machines that run sandboxes, and what their agents ask"),
         (name = "auth", description = "Signing up, in and out"),
         (name = "me", description = "The person who asks"),
         (name = "api-keys", description = "Keys of the team that is acted for"),
@@ -85,6 +92,33 @@ pub(crate) fn keys_or_people(document: &mut OpenApi) {
         for security in operations.into_iter().flatten().filter_map(|operation| operation.security.as_mut()) {
             if security.contains(&key) && !security.contains(&bearer) {
                 security.push(bearer.clone());
+            }
+        }
+    }
+}
+
+/// Says of every body of which no field is needed that it may be left out: `extract::JsonBody` reads none at all as an empty object.
+pub(crate) fn bodies_may_be_left_out(document: &mut OpenApi) {
+    let components = document.components.as_ref();
+    let needs_nothing: BTreeSet<String> = components
+        .into_iter()
+        .flat_map(|components| &components.schemas)
+        .filter(
+            |(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty()),
+        )
+        .map(|(name, _)| Ref::from_schema_name(name).ref_location)
+        .collect();
+    let may_be_left_out = |body: &RequestBody| {
+        let Some(RefOr::T(content)) = body.content.get("application/json") else { return false };
+        matches!(&content.schema, Some(RefOr::Ref(named)) if needs_nothing.contains(&named.ref_location))
+    };
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+        for body in operations.into_iter().flatten().filter_map(|operation| operation.request_body.as_mut()) {
+            if let RefOr::T(body) = body
+                && may_be_left_out(body)
+            {
+                body.required = Some(Required::False);
             }
         }
     }

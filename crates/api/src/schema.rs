@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
-use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus, TemplateKind};
+use sandbar_types::{Arch, ErrorCode, MetricsRange, SandboxStatus, TemplateKind, VmmKind};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
@@ -56,9 +56,24 @@ pub(crate) fn role() -> RefOr<Schema> {
     words([Role::Owner, Role::Admin, Role::Member].map(Role::as_str))
 }
 
+/// Whose sandboxes a host takes.
+pub(crate) fn host_kind() -> RefOr<Schema> {
+    words(["regular", "byoc"])
+}
+
 /// What a template holds.
 pub(crate) fn template_kind() -> RefOr<Schema> {
     words([TemplateKind::Base, TemplateKind::Snapshot].map(TemplateKind::as_str))
+}
+
+/// A host's processors.
+pub(crate) fn arch() -> RefOr<Schema> {
+    words([Arch::X86_64, Arch::Aarch64].map(Arch::as_str))
+}
+
+/// What a host runs sandboxes on.
+pub(crate) fn vmm() -> RefOr<Schema> {
+    words([VmmKind::Firecracker, VmmKind::Qemu].map(VmmKind::as_str))
 }
 
 /// How far back figures go.
@@ -124,6 +139,11 @@ refusal_sets! {
     OAuthRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
         RateLimited, InternalError, AgentError,
+    ];
+    /// What people do with hosts.
+    FleetRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, HostHasSandboxes, TooLarge, RateLimited, InternalError,
+        HostUnavailable,
     ];
     /// What hosts ask.
     HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];

@@ -16,6 +16,7 @@ pub(crate) fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
         Actor::ApiKey { id, name, team: _ } => ("api_key", id.to_string(), name),
         Actor::User { id, name, .. } => ("user", id.to_string(), name),
         Actor::Host { id } => ("host", id.to_string(), ""),
+        Actor::Traffic { .. } => ("system", String::new(), "traffic"),
         Actor::System | Actor::Anonymous => ("system", String::new(), ""),
     }
 }
@@ -52,11 +53,16 @@ pub(crate) fn sandbox<'a>(
     }
 }
 
-/// Something happened to a host of the platform.
-pub(crate) fn host<'a>(ctx: &'a OpContext, id: Id<Host>, action: &'a str, outcome: Outcome) -> Event<'a> {
+/// Something happened to a host of the platform's or of a team's.
+pub(crate) fn host<'a>(
+    ctx: &'a OpContext,
+    (id, team): (Id<Host>, Id<Team>),
+    action: &'a str,
+    outcome: Outcome,
+) -> Event<'a> {
     let (actor_type, actor_id, actor_name) = actor(ctx);
     Event {
-        team_id: Some(Id::PLATFORM),
+        team_id: Some(team),
         actor_type,
         actor_id,
         actor_name,

@@ -46,7 +46,8 @@ pub(crate) fn new_api_key() -> SecretString {
 }
 
 /// Whether text has the form of a key. Anything else is refused without asking the database.
-pub(crate) fn is_api_key(text: &str) -> bool {
+#[must_use]
+pub fn is_api_key(text: &str) -> bool {
     text.strip_prefix(KEY_PREFIX).is_some_and(|rest| {
         rest.len() == 2 * KEY_BYTES && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })

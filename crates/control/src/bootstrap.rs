@@ -14,7 +14,7 @@ use crate::secrets::{random_token, token_hash};
 use crate::{Control, OpContext};
 
 /// The platform's template, and the image that it is made of.
-const BASE: &str = "base";
+pub(crate) const BASE: &str = "base";
 
 /// Secrets of a first run, made before anything is written, so that the caller can keep them before they count.
 #[derive(Debug, Clone)]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use sandbar_store::hosts::Limits;
 pub use sandbar_store::sign_in::Allowance;
 use sandbar_types::PerResource;
 
 use crate::oauth::OAuthConfig;
+pub use crate::scheduler::{Scheduling, UnknownPolicy};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub struct Config {
     pub verify_deadline: Duration,
     /// How long one host may take for a short question (ping, inventory).
     pub call_deadline: Duration,
+    /// How long a host that is suspected not to answer may take to tell its health.
+    pub probe_deadline: Duration,
     /// How long a host may take to boot an image and keep it as a template. Software emulation takes minutes.
     pub template_deadline: Duration,
     /// After this long in a transitional state, a sandbox is taken over by the reconciler, so that no row is in one for over a minute.
@@ -34,6 +38,12 @@ pub struct Config {
     /// How much of a host's memory may be promised to sandboxes, in percent. Above 100, since clones of one snapshot share
     /// the pages that they have not written; the host itself refuses what does not fit.
     pub memory_promise_percent: u32,
+    /// The same of its processors: most sandboxes wait for something most of the time.
+    pub vcpus_promise_percent: u32,
+    /// The same of its disk: clones of one template share all that they have not written.
+    pub disk_promise_percent: u32,
+    /// How hosts are chosen for new sandboxes.
+    pub scheduling: Scheduling,
     /// How the reconciler and the monitor behave.
     pub monitor: MonitorConfig,
     /// How long a sign-in lasts.
@@ -48,8 +58,21 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
+    /// The name below which sandboxes have names of their own.
+    pub domain: Option<String>,
     /// Where else people may sign in.
     pub oauth: Option<OAuthConfig>,
+}
+
+impl Config {
+    /// How much of a host may be promised.
+    pub(crate) const fn limits(&self) -> Limits {
+        Limits {
+            memory: self.memory_promise_percent,
+            vcpus: self.vcpus_promise_percent,
+            disk: self.disk_promise_percent,
+        }
+    }
 }
 
 /// How rows and hosts are held together.
@@ -82,9 +105,13 @@ impl Default for Config {
             fork_deadline: Duration::from_secs(50),
             verify_deadline: Duration::from_secs(900),
             call_deadline: Duration::from_secs(10),
+            probe_deadline: Duration::from_secs(5),
             template_deadline: Duration::from_secs(900),
             operation_deadline: Duration::from_secs(55),
             memory_promise_percent: 200,
+            vcpus_promise_percent: 3200,
+            disk_promise_percent: 1000,
+            scheduling: Scheduling::default(),
             monitor: MonitorConfig::default(),
             session_life: Duration::from_secs(6 * 3600),
             sign_ins_by_account: Allowance { burst: 10, refill: Duration::from_secs(30) },
@@ -92,6 +119,7 @@ impl Default for Config {
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
             default_quotas: DEFAULT_QUOTAS,
+            domain: None,
             oauth: None,
         }
     }

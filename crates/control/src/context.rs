@@ -40,6 +40,11 @@ pub enum Actor {
         /// Whether they administer the platform.
         is_admin: bool,
     },
+    /// Whoever sends a request to one of a sandbox's ports.
+    Traffic {
+        /// The sandbox's team.
+        team: Id<Team>,
+    },
     /// A host agent.
     Host {
         /// The host.
@@ -76,7 +81,9 @@ impl OpContext {
     /// The team that the caller acts for.
     pub const fn team(&self) -> Result<Id<Team>, NoTeam> {
         match &self.actor {
-            Actor::ApiKey { team, .. } | Actor::User { team: Some(team), .. } => Ok(*team),
+            Actor::ApiKey { team, .. } | Actor::User { team: Some(team), .. } | Actor::Traffic { team } => {
+                Ok(*team)
+            }
             Actor::Anonymous | Actor::User { team: None, .. } | Actor::Host { .. } | Actor::System => {
                 Err(NoTeam)
             }

@@ -2,16 +2,17 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
 use sandbar_types::id::Host;
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
-use crate::host_client::{HostClient, HostClients};
+use crate::host_client::{Circuit, HostClient, HostClients};
 use crate::hosts::HostTokens;
 use crate::last_use::LastUse;
 use crate::oauth::StateKey;
@@ -47,6 +48,7 @@ struct Inner {
     host_clients: HostClients,
     network_turns: Semaphore,
     wanted: Wanted,
+    turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
 }
@@ -61,6 +63,11 @@ pub enum StartError {
     #[error("the certificate authority cannot be used")]
     Pki(#[from] PkiError),
 }
+
+/// The work was cut off by the end of this process; what it began is finished or undone by the reconciler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane is going down")]
+pub struct ShuttingDown;
 
 /// Whether the platform can take requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +84,7 @@ impl Control {
         let guest_key = GuestKey::load(master_key, &store).await?;
         let user_tokens = UserTokens::load(master_key, &store).await?;
         let state_key = StateKey::load(master_key, &store).await?;
-        let host_clients = HostClients::new(authority.client_config()?);
+        let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
         let inner = Inner {
             store,
             config,
@@ -91,6 +98,7 @@ impl Control {
             host_clients,
             network_turns: Semaphore::new(NETWORK_TURNS),
             wanted: Wanted::default(),
+            turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
         };
@@ -107,6 +115,12 @@ impl Control {
         self.inner.heard.subscribe()
     }
 
+    /// Whether a host answers this very control plane, and each change of that. None = it was not called yet.
+    #[must_use]
+    pub fn host_circuit(&self, host: Id<Host>) -> Option<watch::Receiver<Circuit>> {
+        self.host_clients().circuit(host)
+    }
+
     /// Tells [`Self::heard_hosts`].
     pub(crate) fn host_heard(&self, host: Id<Host>) {
         // Nobody need listen.
@@ -120,14 +134,14 @@ impl Control {
     }
 
     /// Runs work to its end even when the caller goes away: a client that closes its connection must not leave half a sandbox.
-    pub(crate) async fn finish<T: Send + 'static, E: From<SandboxError> + Send + 'static>(
+    pub(crate) async fn finish<T: Send + 'static, E: From<ShuttingDown> + Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, E> {
         match self.inner.work.spawn(work).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(SandboxError::ShuttingDown.into()),
+            Err(_) => Err(ShuttingDown.into()),
         }
     }
 
@@ -147,6 +161,11 @@ impl Control {
     /// Asks the background work to hold a host's rows against its inventory soon.
     pub(crate) fn wants_reconcile(&self, host: Id<Host>) {
         self.inner.wanted.add(host);
+    }
+
+    /// Counts placements, for policies that take turns. Replicas need not agree.
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.inner.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -13,8 +13,8 @@ use crate::Control;
 const SWEEP: Duration = Duration::from_secs(600);
 /// Time between two readings of the keys that sign tokens, which another replica may have replaced.
 const KEYS_READ: Duration = Duration::from_secs(60);
-/// Sign-ins are kept for this long after their end, for whoever asks what happened.
-const SESSIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Sign-ins and tokens of hosts are kept for this long after their end, for whoever asks what happened.
+const ENDED_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A bucket of attempts that nobody filled for this long is empty.
 const ATTEMPTS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Events that are forgotten in one transaction.
@@ -65,7 +65,8 @@ impl Control {
         let (store, now) = (self.store(), self.store().now().await?);
         store.sign_in_codes_prune().await?;
         store.attempts_prune(now - ATTEMPTS_KEPT).await?;
-        store.sessions_prune(now - SESSIONS_KEPT).await?;
+        store.sessions_prune(now - ENDED_KEPT).await?;
+        store.host_tokens_prune(now - ENDED_KEPT).await?;
         let Some(kept) = self.config().audit_retention else { return Ok(()) };
         let Some(before) =
             chrono::TimeDelta::from_std(kept).ok().and_then(|kept| now.checked_sub_signed(kept))

@@ -35,10 +35,11 @@ pub mod secrets;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod traffic;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};
-pub use control::{Control, StartError};
+pub use control::{Control, ShuttingDown, StartError};
 pub use page::{Cursor, Page, PageRequest};
 pub use people::Client;
 pub use sandboxes::Sandbox;

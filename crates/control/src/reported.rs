@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sandbar_proto::host;
 use sandbar_store::sandbox_metrics::MetricPoint;
 use sandbar_store::sandboxes::{Activity, Deadline, RunningOn};
-use sandbar_types::{Id, MetricsRange, OnTimeout, id};
+use sandbar_types::{Id, MetricsRange, OnTimeout, TimeoutFrom, id};
 
 /// What a host says of a sandbox that it runs.
 pub(crate) fn running_on(sandbox: &host::Sandbox) -> RunningOn {
@@ -35,7 +35,14 @@ fn deadline(sandbox: &host::Sandbox) -> Option<Deadline> {
         host::OnTimeout::ON_TIMEOUT_KILL => OnTimeout::Kill,
         host::OnTimeout::ON_TIMEOUT_PAUSE => OnTimeout::Pause,
     };
-    Some(Deadline { timeout_sec: sandbox.timeout_sec, on_timeout })
+    let timeout_from = match sandbox.timeout_from.as_known()? {
+        // A host that knows of no other.
+        host::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED | host::TimeoutFrom::TIMEOUT_FROM_ACTIVITY => {
+            TimeoutFrom::Activity
+        }
+        host::TimeoutFrom::TIMEOUT_FROM_START => TimeoutFrom::Start,
+    };
+    Some(Deadline { timeout_sec: sandbox.timeout_sec, on_timeout, timeout_from })
 }
 
 /// The points of one range. What has no time is left out.

@@ -1,127 +1,208 @@
-//! Which host takes a sandbox: pure and synchronous, over what the store read. Hard constraints first (the query's: online, the
-//! template's files there; here: room), then scores. The choice is not binding: the transaction that places the sandbox checks the
-//! room again with the host's row held.
+//! Which host takes a sandbox: pure and synchronous, over what the store read.
+//!
+//! Hard constraints come first ([`can_take`]): a host that fails one is not there. What is left is put in order by a policy
+//! ([`Policy`]), the best first. The choice is not binding: the transaction that places the sandbox checks the room again with the
+//! host's row held, and the next host in order is tried where another create was faster.
 
-use sandbar_store::hosts::Candidate;
-use sandbar_types::Id;
+use sandbar_store::hosts::{Candidate, Demand, Limits};
 use sandbar_types::id::Host;
+use sandbar_types::{Arch, Id, VmmKind};
 
 /// What a sandbox needs of its host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Need {
-    pub(crate) memory_mb: u32,
-    pub(crate) vcpus: u32,
+    pub(crate) demand: Demand,
+    pub(crate) arch: Arch,
+    pub(crate) vmm: VmmKind,
 }
+
+/// How hosts that can take a sandbox are put in order.
+pub(crate) trait Policy: Send + Sync {
+    /// The hosts, all of which can take it, the best first. `turn` grows with each placement of this control plane.
+    fn rank(&self, need: &Need, limits: Limits, hosts: Vec<&Candidate>, turn: u64) -> Vec<Id<Host>>;
+}
+
+/// The policies by name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scheduling {
+    /// Where most of what is scarcest is free; among near equals, where the team has least.
+    #[default]
+    LeastLoaded,
+    /// Each host in turn.
+    RoundRobin,
+}
+
+/// A name that no policy has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the policies are least_loaded and round_robin")]
+pub struct UnknownPolicy;
+
+impl std::str::FromStr for Scheduling {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
+        match text {
+            "least_loaded" => Ok(Self::LeastLoaded),
+            "round_robin" => Ok(Self::RoundRobin),
+            _ => Err(UnknownPolicy),
+        }
+    }
+}
+
+impl Scheduling {
+    pub(crate) const fn policy(self) -> &'static dyn Policy {
+        match self {
+            Self::LeastLoaded => &LeastLoaded,
+            Self::RoundRobin => &RoundRobin,
+        }
+    }
+}
+
+/// What stands in a host's way. The first that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// It takes other teams' sandboxes, or no new ones.
+    NotForThis,
+    /// It is another kind of machine.
+    OtherMachine,
+    /// It has not the template's files.
+    NoFiles,
+    /// It is full.
+    Full,
+}
+
+/// The hard constraints. Files that a host lacks may be fetched, so that they are the caller's to insist on.
+pub(crate) fn can_take(host: &Candidate, need: &Need, limits: Limits) -> Result<(), Obstacle> {
+    if !host.is_for_team || host.is_draining {
+        return Err(Obstacle::NotForThis);
+    }
+    if host.arch != need.arch || host.vmm != need.vmm {
+        return Err(Obstacle::OtherMachine);
+    }
+    if Load::with(host, need).is_over(host, limits) {
+        return Err(Obstacle::Full);
+    }
+    if host.has_files { Ok(()) } else { Err(Obstacle::NoFiles) }
+}
+
+/// What would be promised of a host.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    memory_mb: u64,
+    vcpus: u64,
+    disk_mb: u64,
+}
+
+impl Load {
+    fn with(host: &Candidate, need: &Need) -> Self {
+        let Demand { memory_mb, vcpus, disk_mb } = need.demand;
+        Self {
+            memory_mb: host.promised_memory_mb.saturating_add(memory_mb.into()),
+            vcpus: host.promised_vcpus.saturating_add(vcpus.into()),
+            disk_mb: host.promised_disk_mb.saturating_add(disk_mb.into()),
+        }
+    }
+
+    fn is_over(self, host: &Candidate, limits: Limits) -> bool {
+        let [memory, vcpus, disk] = may_promise(host, limits);
+        self.memory_mb > memory || self.vcpus > vcpus || self.disk_mb > disk
+    }
+
+    /// Of what may be promised, how much would be, in thousandths: of what is scarcest, and of all together.
+    fn permille(self, host: &Candidate, limits: Limits) -> (u64, u64) {
+        let [memory, vcpus, disk] = may_promise(host, limits);
+        let share = |promised: u64, of: u64| promised.saturating_mul(1000) / of.max(1);
+        let shares = [share(self.memory_mb, memory), share(self.vcpus, vcpus), share(self.disk_mb, disk)];
+        (shares.into_iter().max().unwrap_or_default(), shares.into_iter().fold(0, u64::saturating_add))
+    }
+}
+
+/// Memory, processors and disk of a host that may be promised.
+fn may_promise(host: &Candidate, limits: Limits) -> [u64; 3] {
+    let of = |has: u64, percent: u32| has.saturating_mul(percent.into()) / 100;
+    [
+        of(host.memory_mb.into(), limits.memory),
+        of(host.cpu_cores.into(), limits.vcpus),
+        of(host.disk_mb, limits.disk),
+    ]
+}
+
+/// See [`Scheduling::LeastLoaded`].
+struct LeastLoaded;
+
+/// Loads that differ by less, in thousandths, are near enough for other things to count.
+const STEP: u64 = 50;
 
 /// How good a host is: the least is the best. Compared field by field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
-    /// Of its memory, how much would be promised, in thousandths.
-    memory_permille: u64,
-    /// Virtual CPUs promised for each thousand cores.
-    vcpus_permille: u64,
+    load_step: u64,
+    /// So that the end of one host is not the end of all that a team has.
+    of_team: u64,
+    scarcest_permille: u64,
+    all_permille: u64,
     sandboxes: u64,
     /// So that equals are told apart the same way everywhere.
     host: Id<Host>,
 }
 
-/// The hosts that have room, the least loaded first.
-pub(crate) fn least_loaded(candidates: &[Candidate], need: Need, promise_percent: u32) -> Vec<Id<Host>> {
-    let mut scores: Vec<Score> = candidates
-        .iter()
-        .filter_map(|candidate| {
-            let memory = u64::from(candidate.memory_mb);
-            let promised = candidate.promised_memory_mb.saturating_add(need.memory_mb.into());
-            let fits = promised <= memory * u64::from(promise_percent) / 100;
-            let vcpus = candidate.promised_vcpus.saturating_add(need.vcpus.into());
-            fits.then(|| Score {
-                memory_permille: promised.saturating_mul(1000) / memory.max(1),
-                vcpus_permille: vcpus.saturating_mul(1000) / u64::from(candidate.cpu_cores).max(1),
-                sandboxes: candidate.sandboxes,
-                host: candidate.host_id,
+impl Policy for LeastLoaded {
+    fn rank(&self, need: &Need, limits: Limits, hosts: Vec<&Candidate>, _turn: u64) -> Vec<Id<Host>> {
+        let mut scores: Vec<Score> = hosts
+            .into_iter()
+            .map(|host| {
+                let (scarcest_permille, all_permille) = Load::with(host, need).permille(host, limits);
+                Score {
+                    load_step: scarcest_permille / STEP,
+                    of_team: host.of_team,
+                    scarcest_permille,
+                    all_permille,
+                    sandboxes: host.sandboxes,
+                    host: host.host_id,
+                }
             })
-        })
-        .collect();
-    scores.sort_unstable();
-    scores.into_iter().map(|score| score.host).collect()
+            .collect();
+        scores.sort_unstable();
+        scores.into_iter().map(|score| score.host).collect()
+    }
+}
+
+/// See [`Scheduling::RoundRobin`].
+struct RoundRobin;
+
+impl Policy for RoundRobin {
+    fn rank(&self, _need: &Need, _limits: Limits, hosts: Vec<&Candidate>, turn: u64) -> Vec<Id<Host>> {
+        let mut order: Vec<Id<Host>> = hosts.into_iter().map(|host| host.host_id).collect();
+        order.sort_unstable();
+        let count = u64::try_from(order.len()).unwrap_or(u64::MAX).max(1);
+        order.rotate_left(usize::try_from(turn % count).unwrap_or_default());
+        order
+    }
+}
+
+/// The hosts that can take it, the best first; and, where there are none, what stood in the way of the one that came nearest.
+pub(crate) fn place(
+    policy: &dyn Policy,
+    hosts: &[Candidate],
+    need: &Need,
+    limits: Limits,
+    turn: u64,
+) -> Result<Vec<Id<Host>>, Option<Obstacle>> {
+    let judged: Vec<_> = hosts.iter().map(|host| (host, can_take(host, need, limits))).collect();
+    let fit: Vec<&Candidate> =
+        judged.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(host, _)| *host).collect();
+    if fit.is_empty() {
+        let nearest = |obstacle: &Obstacle| match obstacle {
+            Obstacle::Full => 3,
+            Obstacle::NoFiles => 2,
+            Obstacle::OtherMachine => 1,
+            Obstacle::NotForThis => 0,
+        };
+        return Err(judged.into_iter().filter_map(|(_, verdict)| verdict.err()).max_by_key(nearest));
+    }
+    Ok(policy.rank(need, limits, fit, turn))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    fn candidate(id: u128, memory_mb: u32, promised_memory_mb: u64) -> Candidate {
-        Candidate {
-            host_id: Id::from_uuid(Uuid::from_u128(id)),
-            memory_mb,
-            cpu_cores: 4,
-            promised_memory_mb,
-            promised_vcpus: 0,
-            sandboxes: 0,
-        }
-    }
-
-    #[test]
-    fn the_emptier_host_is_first_and_a_full_one_is_not_there() {
-        let hosts = [candidate(1, 8192, 4096), candidate(2, 8192, 1024), candidate(3, 1024, 1024)];
-        let order = least_loaded(&hosts, Need { memory_mb: 512, vcpus: 1 }, 100);
-        assert_eq!(order, [hosts[1].host_id, hosts[0].host_id]);
-    }
-
-    #[test]
-    fn the_last_megabyte_can_be_promised_and_not_one_more() {
-        let hosts = [candidate(1, 1000, 1500)];
-        assert_eq!(least_loaded(&hosts, Need { memory_mb: 500, vcpus: 1 }, 200).len(), 1);
-        assert!(least_loaded(&hosts, Need { memory_mb: 501, vcpus: 1 }, 200).is_empty());
-    }
-
-    fn any_candidate() -> impl Strategy<Value = Candidate> {
-        (any::<u128>(), 1u32..1_000_000, 0u64..3_000_000, 1u32..256, 0u64..2000, 0u64..2000).prop_map(
-            |(id, memory_mb, promised_memory_mb, cpu_cores, promised_vcpus, sandboxes)| Candidate {
-                host_id: Id::from_uuid(Uuid::from_u128(id)),
-                memory_mb,
-                cpu_cores,
-                promised_memory_mb,
-                promised_vcpus,
-                sandboxes,
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn exactly_the_hosts_with_room_are_there_whatever_the_order_of_the_question(
-            mut hosts in proptest::collection::vec(any_candidate(), 0..20),
-            memory_mb in 128u32..131_072,
-            percent in 1u32..400,
-            seed in any::<u64>(),
-        ) {
-            let need = Need { memory_mb, vcpus: 1 };
-            let chosen = least_loaded(&hosts, need, percent);
-            for host in &hosts {
-                let limit = u64::from(host.memory_mb) * u64::from(percent) / 100;
-                let fits = host.promised_memory_mb + u64::from(memory_mb) <= limit;
-                prop_assert_eq!(chosen.contains(&host.host_id), fits);
-            }
-            let turn = usize::try_from(seed % 20).unwrap().min(hosts.len());
-            hosts.rotate_left(turn);
-            prop_assert_eq!(least_loaded(&hosts, need, percent), chosen);
-        }
-
-        #[test]
-        fn a_host_with_more_promised_is_never_before_its_equal_with_less(
-            base in any_candidate(), more in 1u64..100_000,
-        ) {
-            let base = Candidate { memory_mb: base.memory_mb.max(10_000), ..base };
-            let heavier = Candidate {
-                host_id: Id::from_uuid(Uuid::from_u128(0)),
-                promised_memory_mb: base.promised_memory_mb + more + u64::from(base.memory_mb) / 1000 + 1,
-                ..base.clone()
-            };
-            let order = least_loaded(&[heavier, base.clone()], Need { memory_mb: 128, vcpus: 1 }, 100_000);
-            prop_assert_eq!(order[0], base.host_id);
-        }
-    }
-}
+#[path = "scheduler_tests.rs"]
+mod tests;

@@ -155,7 +155,7 @@ fn create_file(path: &Path, contents: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Derives each guest's access token, so that none is stored anywhere.
+/// Derives each sandbox's own tokens, so that none is stored anywhere.
 #[derive(Clone)]
 pub(crate) struct GuestKey([u8; 32]);
 
@@ -169,8 +169,17 @@ impl GuestKey {
 
     /// The token that a sandbox's guest agent takes.
     pub(crate) fn token(&self, sandbox: Id<Sandbox>) -> SecretString {
+        self.derive(b"guest", sandbox)
+    }
+
+    /// The token that lets a request through to a sandbox's ports.
+    pub(crate) fn traffic_token(&self, sandbox: Id<Sandbox>) -> SecretString {
+        self.derive(b"traffic", sandbox)
+    }
+
+    fn derive(&self, purpose: &[u8], sandbox: Id<Sandbox>) -> SecretString {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
-        mac.update(b"guest");
+        mac.update(purpose);
         mac.update(sandbox.uuid().as_bytes());
         hex::encode(mac.finalize().into_bytes()).into()
     }
@@ -240,6 +249,7 @@ mod tests {
         let (a, b) = (Id::new(), Id::new());
         assert_eq!(key.token(a).expose_secret(), key.token(a).expose_secret());
         assert_ne!(key.token(a).expose_secret(), key.token(b).expose_secret());
+        assert_ne!(key.token(a).expose_secret(), key.traffic_token(a).expose_secret());
         assert_ne!(key.token(a).expose_secret(), GuestKey(random()).token(a).expose_secret());
     }
 }

@@ -1,13 +1,20 @@
 //! Templates: what sandboxes start from.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sandbar_store::templates::TemplateRow;
 use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, Team};
 use sandbar_types::{Arch, ErrorCode, Id, TemplateKind, TemplateName, VmmKind};
 
+use uuid::Uuid;
+
 use crate::context::NoTeam;
 use crate::{Control, OpContext, Page, PageRequest};
+
+/// The one tag that every template has.
+pub const DEFAULT_TAG: &str = "default";
 
 /// A template that the caller may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +48,12 @@ pub enum TemplateError {
     /// The caller acts for no team.
     #[error(transparent)]
     NoTeam(#[from] NoTeam),
+    /// The team can see no such template.
+    #[error("there is no template {reference:?}")]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+    },
     /// The database failed.
     #[error("the database failed")]
     Store(#[from] StoreError),
@@ -52,6 +65,7 @@ impl TemplateError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::NoTeam(_) => ErrorCode::NoTeam,
+            Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Store(_) => ErrorCode::InternalError,
         }
     }
@@ -68,6 +82,66 @@ impl Control {
         let rows = self.store().template_list(ctx.team()?, kind, page.after(), page.fetch()).await?;
         let position = |row: &TemplateRow| Position { created_at: row.created_at, id: row.id.uuid() };
         Ok(page.page(rows, position, Template::from))
+    }
+
+    /// The template that a text means to the caller's team: a name (its own before the platform's) or an id's 32 digits, with the
+    /// team's slug before it or not, and behind it the one tag that there is, or none.
+    pub async fn template_resolve(
+        &self,
+        ctx: &OpContext,
+        reference: &str,
+    ) -> Result<Template, TemplateError> {
+        let team = ctx.team()?;
+        let unknown = || TemplateError::NotFound { reference: reference.to_owned() };
+        let (namespace, name) = match reference.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, reference),
+        };
+        let name = name.strip_suffix(&format!(":{DEFAULT_TAG}")).unwrap_or(name);
+        if let Some(namespace) = namespace
+            && self.store().team_slug(team).await?.as_deref() != Some(namespace)
+        {
+            return Err(unknown());
+        }
+        let by_name = match name.parse() {
+            Ok(name) => self.store().template_by_name(team, &name).await?,
+            Err(_) => None,
+        };
+        let row = match (by_name, Uuid::try_parse(name)) {
+            (Some(row), _) => Some(row),
+            (None, Ok(id)) => self.store().template_find(team, Id::from_uuid(id)).await?,
+            (None, Err(_)) => None,
+        };
+        row.map(Template::from).ok_or_else(unknown)
+    }
+
+    /// What the caller's team is called in names.
+    pub async fn team_namespace(&self, ctx: &OpContext) -> Result<String, TemplateError> {
+        Ok(self.store().team_slug(ctx.team()?).await?.ok_or(NoTeam)?)
+    }
+
+    /// The snapshots that the caller's team made of its sandboxes, newest first; of one of them, or one alone, where that is asked.
+    pub async fn template_list_made(
+        &self,
+        ctx: &OpContext,
+        source: Option<Id<id::Sandbox>>,
+        only: Option<Id<id::Template>>,
+        page: &PageRequest,
+    ) -> Result<Page<Template>, TemplateError> {
+        let rows =
+            self.store().template_list_made(ctx.team()?, source, only, page.after(), page.fetch()).await?;
+        let position = |row: &TemplateRow| Position { created_at: row.created_at, id: row.id.uuid() };
+        Ok(page.page(rows, position, Template::from))
+    }
+
+    /// How often the caller's team made sandboxes from templates, and when last; of those that it did at all.
+    pub async fn template_uses(
+        &self,
+        ctx: &OpContext,
+        ids: &[Id<id::Template>],
+    ) -> Result<HashMap<Id<id::Template>, (u64, DateTime<Utc>)>, TemplateError> {
+        let uses = self.store().template_uses(ctx.team()?, ids).await?;
+        Ok(uses.into_iter().map(|one| (one.id, (one.count, one.last_at))).collect())
     }
 }
 

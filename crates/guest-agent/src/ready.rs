@@ -4,7 +4,8 @@
 //!
 //! - `{"event":"ready","boot_id":…,"version":…}` from the first agent of a boot. Whoever boots a guest waits for it.
 //! - `{"event":"restarted",…,"reason":"was killed by signal 9"}` from an agent that init had to start again, with how the one
-//!   before ended. What that one was doing for its callers has ended with it; the processes run on. Nobody has to listen.
+//!   before ended. What that one was doing for its callers has ended with it; the processes run on. The host of a sandbox listens while it
+//!   runs: an agent that has lost its token is given it again.
 //!
 //! What ends the whole guest (a panic of its kernel, an end of its init, a reset) ends its virtual machine, and the
 //! host sees the end of that process: no push could be surer.

@@ -1,26 +1,18 @@
-//! How a host becomes and stays a member of the fleet: registration by a one-time token, credentials, heartbeats.
+//! How a host becomes a member of the fleet and what it is known by: registration by a one-time token, credentials and their renewal, and
+//! what it asks of the control plane. When it asks is in `membership`.
 //!
-//! The host makes its own key and sends a signing request, so no private key ever travels. A network error is never a refusal: the
-//! agent keeps its sandboxes and asks again.
+//! The host makes its own key and sends a signing request, so no private key ever travels; each certificate has a key of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sandbar_types::id::{Host, Id};
 use sandbar_types::{Arch, VmmKind};
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::journal::{JournalError, write_atomically};
-use crate::machine_facts;
-use crate::resources::Resources;
 
-/// Between two heartbeats, where nothing happens (the control plane takes a host for unreachable after three).
-const HEARTBEAT: Duration = Duration::from_secs(30);
-/// The first wait after a heartbeat that failed; doubled up to [`HEARTBEAT`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// A control plane that takes longer over a small request is not there.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read into an error.
@@ -54,6 +46,72 @@ pub(crate) struct Credentials {
     pub(crate) cert: String,
     pub(crate) key: String,
     pub(crate) ca: String,
+    /// When they were got, by this host's clock, in seconds since 1970. Like the next, 0 in a file of an earlier version: renew now.
+    #[serde(default)]
+    obtained_at: u64,
+    /// How long the JWT lasts, in seconds: counted by this host's clock alone, so that it need not agree with the control plane's.
+    #[serde(default)]
+    token_life_sec: u64,
+}
+
+/// What the control plane gives a host to go on with.
+#[derive(Deserialize)]
+struct Granted {
+    token: String,
+    token_expires_in_sec: u64,
+    refresh_token: String,
+    cert: String,
+    ca: String,
+}
+
+impl Credentials {
+    fn new(host_id: Id<Host>, granted: Granted, key: &rcgen::KeyPair) -> Self {
+        let Granted { token, token_expires_in_sec, refresh_token, cert, ca } = granted;
+        Self {
+            host_id,
+            token,
+            refresh_token,
+            cert,
+            key: key.serialize_pem(),
+            ca,
+            obtained_at: now(),
+            token_life_sec: token_expires_in_sec,
+        }
+    }
+
+    /// Whether it is time to renew them: half of the token's life is over, so that half of it is left for trying.
+    pub(crate) fn are_due(&self) -> bool {
+        self.are_due_at(now())
+    }
+
+    fn are_due_at(&self, now: u64) -> bool {
+        // A clock that was put back tells nothing of their age.
+        now < self.obtained_at || now - self.obtained_at >= self.token_life_sec / 2
+    }
+
+    /// Reads them. None when there are none.
+    pub(crate) fn read(file: &Path) -> Result<Option<Self>, EnrolmentError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| EnrolmentError::File {
+            path: file.to_owned(),
+            source,
+        };
+        match std::fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Keeps them, in place of others.
+    pub(crate) fn write(&self, file: &Path) -> Result<(), EnrolmentError> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| EnrolmentError::File { path: file.to_owned(), source: error.into() })?;
+        Ok(write_atomically(file, &bytes)?)
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl std::fmt::Debug for Credentials {
@@ -96,9 +154,19 @@ pub enum EnrolmentError {
     Refused {
         /// The HTTP status.
         status: reqwest::StatusCode,
+        /// The contract's word for why. None: what answered is no control plane, perhaps a proxy in front of none.
+        code: Option<String>,
         /// What it said.
         answer: String,
     },
+}
+
+impl EnrolmentError {
+    /// Whether the control plane itself does not know this host, or not by what it showed. Nothing else is a refusal: not silence, not a
+    /// failure, not what something on the way says.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { code: Some(code), .. } if code == "unauthorized" || code == "forbidden")
+    }
 }
 
 impl From<JournalError> for EnrolmentError {
@@ -130,22 +198,23 @@ impl ControlPlane {
         token: Option<&str>,
         facts: &Facts,
     ) -> Result<Credentials, EnrolmentError> {
-        match std::fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| EnrolmentError::File { path: file.to_owned(), source: e.into() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let credentials = self.register(token.ok_or(EnrolmentError::NoToken)?, facts).await?;
-                let bytes = serde_json::to_vec(&credentials)
-                    .map_err(|e| EnrolmentError::File { path: file.to_owned(), source: e.into() })?;
-                write_atomically(file, &bytes)?;
-                tracing::info!(host = %credentials.host_id, "registered");
-                Ok(credentials)
+        match Credentials::read(file) {
+            Ok(Some(credentials)) => return Ok(credentials),
+            Ok(None) => {}
+            // Lost, and there is a way to get others.
+            Err(error @ EnrolmentError::File { .. }) if token.is_some() => {
+                tracing::warn!(error = chain(&error), "the host's credentials are lost; registering anew");
             }
-            Err(error) => Err(EnrolmentError::File { path: file.to_owned(), source: error.into() }),
+            Err(error) => return Err(error),
         }
+        let credentials = self.register(token.ok_or(EnrolmentError::NoToken)?, facts).await?;
+        credentials.write(file)?;
+        tracing::info!(host = %credentials.host_id, "registered");
+        Ok(credentials)
     }
 
-    async fn register(&self, token: &str, facts: &Facts) -> Result<Credentials, EnrolmentError> {
+    /// New credentials for a one-time token.
+    pub(crate) async fn register(&self, token: &str, facts: &Facts) -> Result<Credentials, EnrolmentError> {
         #[derive(Serialize)]
         struct Request<'a> {
             token: &'a str,
@@ -156,33 +225,42 @@ impl ControlPlane {
         #[derive(Deserialize)]
         struct Answer {
             host: HostObject,
-            token: String,
-            refresh_token: String,
-            cert: String,
-            ca: String,
+            #[serde(flatten)]
+            granted: Granted,
         }
         #[derive(Deserialize)]
         struct HostObject {
             id: Id<Host>,
         }
-        let key = rcgen::KeyPair::generate()?;
-        // The control plane decides which name the certificate gets.
-        let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+        let (key, csr) = key_and_request()?;
         let request =
             self.http.post(format!("{}/v1/hosts/register", self.url)).json(&Request { token, csr, facts });
-        let answer: Answer =
-            self.send(request).await?.json().await.map_err(|source| self.unreachable(source))?;
-        Ok(Credentials {
-            host_id: answer.host.id,
-            token: answer.token,
-            refresh_token: answer.refresh_token,
-            cert: answer.cert,
-            key: key.serialize_pem(),
-            ca: answer.ca,
-        })
+        let answer: Answer = self.answer(request).await?;
+        Ok(Credentials::new(answer.host.id, answer.granted, &key))
     }
 
-    async fn heartbeat(
+    /// New credentials for the refresh token, which is of no use after that.
+    pub(crate) async fn refresh(&self, credentials: &Credentials) -> Result<Credentials, EnrolmentError> {
+        #[derive(Serialize)]
+        struct Request<'a> {
+            refresh_token: &'a str,
+            csr: String,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            host_id: Id<Host>,
+            #[serde(flatten)]
+            granted: Granted,
+        }
+        let (key, csr) = key_and_request()?;
+        let body = Request { refresh_token: &credentials.refresh_token, csr };
+        let request = self.http.post(format!("{}/v1/hosts/auth/refresh", self.url)).json(&body);
+        let answer: Answer = self.answer(request).await?;
+        Ok(Credentials::new(answer.host_id, answer.granted, &key))
+    }
+
+    /// Says that the host lives.
+    pub(crate) async fn heartbeat(
         &self,
         credentials: &Credentials,
         heartbeat: &Heartbeat,
@@ -195,14 +273,31 @@ impl ControlPlane {
         self.send(request).await.map(|_| ())
     }
 
+    async fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, EnrolmentError> {
+        self.send(request).await?.json().await.map_err(|source| self.unreachable(source))
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, EnrolmentError> {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Reason,
+        }
+        #[derive(Deserialize)]
+        struct Reason {
+            code: String,
+        }
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let answer = response.text().await.unwrap_or_default().chars().take(ERROR_TEXT_CHARS).collect();
-        Err(EnrolmentError::Refused { status, answer })
+        let text = response.text().await.unwrap_or_default();
+        let code = serde_json::from_str::<Body>(&text).ok().map(|body| body.error.code);
+        let answer = text.chars().take(ERROR_TEXT_CHARS).collect();
+        Err(EnrolmentError::Refused { status, code, answer })
     }
 
     fn unreachable(&self, source: reqwest::Error) -> EnrolmentError {
@@ -210,60 +305,84 @@ impl ControlPlane {
     }
 }
 
+/// The control plane decides which name the certificate gets.
+fn key_and_request() -> Result<(rcgen::KeyPair, String), rcgen::Error> {
+    let key = rcgen::KeyPair::generate()?;
+    let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+    Ok((key, csr))
+}
+
 /// What a host reports.
 #[derive(Debug, Clone, Serialize)]
-struct Heartbeat {
+pub(crate) struct Heartbeat {
     /// Grows with each change of what exists on the host.
-    inventory_generation: u64,
-    load: Load,
+    pub(crate) inventory_generation: u64,
+    pub(crate) load: Load,
 }
 
 /// How busy a host is.
 #[derive(Debug, Clone, Serialize)]
-struct Load {
-    sandboxes: usize,
-    memory_used_mb: u64,
-    disk_free_mb: u64,
+pub(crate) struct Load {
+    pub(crate) sandboxes: usize,
+    pub(crate) memory_used_mb: u64,
+    pub(crate) disk_free_mb: u64,
     /// The system's load average over one minute.
-    load1: f64,
+    pub(crate) load1: f64,
 }
 
-/// Reports to the control plane for as long as the agent runs: every 30 s, and at once when something ended by itself.
-pub(crate) async fn report(
-    control: ControlPlane,
-    credentials: Credentials,
-    resources: Arc<Resources>,
-    registry: crate::registry::Registry,
-    shutdown: CancellationToken,
-) {
-    let mut retry = FIRST_RETRY;
-    loop {
-        let heartbeat = Heartbeat {
-            inventory_generation: resources.inventory.generation(),
-            load: Load {
-                sandboxes: registry.all().len(),
-                memory_used_mb: machine_facts::memory_mb()
-                    .saturating_sub(machine_facts::memory_available_mb()),
-                disk_free_mb: resources.store.space().map_or(0, |space| space.free >> 20),
-                load1: machine_facts::load_1m(),
-            },
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_due_at_half_their_life_by_this_hosts_own_clock() {
+        let granted = Granted {
+            token: String::new(),
+            token_expires_in_sec: 1000,
+            refresh_token: String::new(),
+            cert: String::new(),
+            ca: String::new(),
         };
-        let wait = match control.heartbeat(&credentials, &heartbeat).await {
-            Ok(()) => {
-                retry = FIRST_RETRY;
-                HEARTBEAT
-            }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "heartbeat not taken; asking again");
-                let wait = retry;
-                retry = (retry * 2).min(HEARTBEAT);
-                wait
-            }
+        let credentials = Credentials::new(Id::new(), granted, &rcgen::KeyPair::generate().unwrap());
+        let then = credentials.obtained_at;
+        assert!(!credentials.are_due_at(then));
+        assert!(!credentials.are_due_at(then + 499));
+        assert!(credentials.are_due_at(then + 500));
+        assert!(credentials.are_due_at(then - 1), "the clock was put back");
+    }
+
+    #[test]
+    fn credentials_of_an_earlier_version_are_read_and_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials.json");
+        assert!(Credentials::read(&file).unwrap().is_none());
+        let id = Id::<Host>::new();
+        let old = serde_json::json!({
+            "host_id": id, "token": "t", "refresh_token": "r", "cert": "c", "key": "k", "ca": "a",
+        });
+        std::fs::write(&file, old.to_string()).unwrap();
+        let read = Credentials::read(&file).unwrap().unwrap();
+        assert!(read.are_due());
+        read.write(&file).unwrap();
+        assert_eq!(Credentials::read(&file).unwrap().unwrap().host_id, id);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&file, "{").unwrap();
+        assert!(matches!(Credentials::read(&file), Err(EnrolmentError::File { .. })));
+    }
+
+    #[test]
+    fn only_the_control_planes_own_word_is_a_refusal() {
+        let refused = |code: Option<&str>| EnrolmentError::Refused {
+            status: reqwest::StatusCode::UNAUTHORIZED,
+            code: code.map(str::to_owned),
+            answer: String::new(),
         };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = resources.inventory.unasked_change() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
+        assert!(refused(Some("unauthorized")).is_refusal());
+        assert!(refused(Some("forbidden")).is_refusal());
+        assert!(!refused(Some("not_found")).is_refusal());
+        assert!(!refused(Some("internal_error")).is_refusal());
+        assert!(!refused(None).is_refusal(), "a proxy's 401");
+        assert!(!EnrolmentError::NoToken.is_refusal());
     }
 }

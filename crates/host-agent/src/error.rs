@@ -72,6 +72,9 @@ pub enum Error {
     /// The guest agent failed while it took its identity.
     #[error("the guest refused its identity: {0}")]
     GuestInit(String),
+    /// Nothing in the guest listens on the port.
+    #[error("nothing listens on port {0}")]
+    PortClosed(u16),
     /// A deadline passed.
     #[error("{0}")]
     Timeout(String),
@@ -125,6 +128,7 @@ impl Error {
             Self::FileNotFound(_) => (ErrorCode::NotFound, Reason::REASON_FILE_NOT_FOUND),
             Self::GuestDiskFull(_) => (ErrorCode::ResourceExhausted, Reason::REASON_GUEST_DISK_FULL),
             Self::GuestUnreachable(_) => (ErrorCode::Unavailable, Reason::REASON_GUEST_UNREACHABLE),
+            Self::PortClosed(_) => (ErrorCode::Unavailable, Reason::REASON_PORT_CLOSED),
             Self::Timeout(_) => (ErrorCode::DeadlineExceeded, Reason::REASON_TIMEOUT),
             Self::GuestInit(_) | Self::Internal { .. } => (ErrorCode::Internal, Reason::REASON_UNSPECIFIED),
         }

@@ -11,7 +11,7 @@ use sandbar_types::id::{Id, Sandbox};
 
 use crate::error::Error;
 use crate::registry::Registry;
-use crate::sandbox::machine::Origin;
+use crate::sandbox::machine::{Origin, Source};
 use crate::sandbox::{Captured, CreateRequest, Draft, Handle, Order, Target};
 
 /// Children that are made at once. Each start keeps a processor busy for a while.
@@ -58,6 +58,6 @@ async fn copy(registry: &Registry, source: &Handle) -> Result<(Option<Arc<Origin
     let Draft::Image(draft) = draft else {
         return Err(Error::Internal { step: "copy the sandbox", source: "the copy is a template".into() });
     };
-    let origin = Origin { image: draft.image(), spec, _draft: Some(draft) };
+    let origin = Origin { image: draft.image(), spec, of: Source::Copy { _files: draft } };
     Ok((Some(Arc::new(origin)), stall))
 }

@@ -24,7 +24,7 @@ use crate::error::{Error, chain};
 /// The header that carries the guest's token.
 const TOKEN_HEADER: &str = "x-access-token";
 /// A guest that runs takes a connection at once; after this it is not going to.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer of the guest that is read as an error's text.
 const ERROR_TEXT_BYTES: usize = 4096;
 
@@ -44,6 +44,7 @@ pub(crate) struct Identity<'a> {
 /// A client of one guest's agent.
 #[derive(Clone)]
 pub(crate) struct GuestClient {
+    address: Ipv4Addr,
     base: String,
     access_token: String,
     http: Client<HttpConnector, RequestBody>,
@@ -69,7 +70,17 @@ impl GuestClient {
             .with_compression(CompressionRegistry::new())
             .with_default_header(TOKEN_HEADER, access_token.as_str());
         let rpc = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
-        Self { base, access_token, http, process: ProcessClient::new(rpc, config) }
+        Self { address, base, access_token, http, process: ProcessClient::new(rpc, config) }
+    }
+
+    /// The address at which this host reaches the guest.
+    pub(crate) const fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The header that the guest agent knows its host by.
+    pub(crate) fn credential(&self) -> (&'static str, &str) {
+        (TOKEN_HEADER, &self.access_token)
     }
 
     /// Tells the guest who it is: clock, entropy, hostname, environment and, last, its token. `current_token` is what the

@@ -1,9 +1,9 @@
 //! The journal: what this host knows of each of its sandboxes, on disk, one file a sandbox.
 //!
-//! The journal is right about what exists. A record is written before a sandbox takes anything and again after each change of
-//! state, each time under a temporary name, synced and renamed, so that a reader finds the old record or the new one,
-//! whatever was killed when. What exists without a record (a process, a namespace, a folder) belongs to nobody and is
-//! reclaimed at start.
+//! The journal is right about what exists. A record is written once a sandbox runs and again after each change of state, each
+//! time under a temporary name, synced and renamed, so that a reader finds the old record or the new one, whatever was
+//! killed when. What exists without a record (a process, a namespace, a folder: of a sandbox in the making, or of a spare machine)
+//! belongs to nobody and is reclaimed at start.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sandbar_hostnet::SlotIndex;
 use sandbar_storage::TemplateSpec;
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind};
+use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
@@ -46,17 +46,43 @@ pub(crate) struct Record {
 /// When a sandbox ends by itself, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Deadline {
-    /// Seconds without activity; 0 = never.
+    /// Seconds; 0 = never.
     pub(crate) timeout_sec: u32,
     pub(crate) on_timeout: OnTimeout,
+    /// From when they count.
+    #[serde(default = "from_activity")]
+    pub(crate) from: TimeoutFrom,
+    /// When the sandbox was made, resumed or given this time-out.
+    #[serde(default)]
+    pub(crate) since_unix_ms: i64,
+}
+
+/// What records say that are older than the choice.
+const fn from_activity() -> TimeoutFrom {
+    TimeoutFrom::Activity
+}
+
+impl Deadline {
+    /// The same, counted from this moment on.
+    #[must_use]
+    pub(crate) const fn since(self, unix_ms: i64) -> Self {
+        Self { since_unix_ms: unix_ms, ..self }
+    }
+
+    /// When it is up for a sandbox that was last used then; none = never.
+    pub(crate) fn ends_at_unix_ms(self, last_active_unix_ms: i64) -> Option<i64> {
+        let counted_from = match self.from {
+            TimeoutFrom::Activity => last_active_unix_ms,
+            TimeoutFrom::Start => self.since_unix_ms,
+        };
+        (self.timeout_sec > 0).then(|| counted_from + i64::from(self.timeout_sec) * 1000)
+    }
 }
 
 /// How far a sandbox has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// Being made. Found at start, it is reclaimed: nobody has been told of it.
-    Starting,
     /// Its virtual machine runs as this process. Found at start, it is adopted.
     Running {
         /// The VMM.
@@ -90,7 +116,7 @@ impl Phase {
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
             Self::Running { .. } | Self::Pausing { .. } | Self::Paused { .. } | Self::Resuming { .. } => true,
-            Self::Starting | Self::Stopping | Self::Stopped { .. } => false,
+            Self::Stopping | Self::Stopped { .. } => false,
         }
     }
 }
@@ -130,11 +156,12 @@ pub(crate) struct Birth {
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
+    pub(crate) process: ProcessIdentity,
 }
 
 impl Record {
-    /// The first record of a sandbox.
-    pub(crate) fn starting(birth: Birth) -> Self {
+    /// The first record of a sandbox: it runs.
+    pub(crate) fn born(birth: Birth) -> Self {
         let Birth {
             id,
             template_id,
@@ -145,12 +172,13 @@ impl Record {
             deadline,
             network,
             created_at_unix_ms,
+            process,
         } = birth;
         Self {
             format: FORMAT,
             id,
             template_id,
-            phase: Phase::Starting,
+            phase: Phase::Running { process },
             generation: 1,
             slot: Some(slot),
             machine,
@@ -342,7 +370,7 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record::starting(Birth {
+        Record::born(Birth {
             id: Id::new(),
             template_id: Id::new(),
             slot: SlotIndex(7),
@@ -359,9 +387,15 @@ mod tests {
             },
             access_token: "secret".into(),
             hostname: "sb".into(),
-            deadline: Deadline { timeout_sec: 60, on_timeout: OnTimeout::Pause },
+            deadline: Deadline {
+                timeout_sec: 60,
+                on_timeout: OnTimeout::Pause,
+                from: TimeoutFrom::Start,
+                since_unix_ms: 1,
+            },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
             created_at_unix_ms: 1,
+            process: ProcessIdentity { pid: 41, start_time: 4141 },
         })
     }
 
@@ -427,7 +461,6 @@ mod tests {
         let journal = Journal::open(folder.path().to_owned()).unwrap();
         let process = ProcessIdentity { pid: 42, start_time: 4242 };
         let phases = [
-            Phase::Starting,
             running(),
             Phase::Pausing { process, reason: PauseReason::Idle },
             Phase::Paused { reason: PauseReason::HostRefused },

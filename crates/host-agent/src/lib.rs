@@ -1,11 +1,11 @@
 //! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
 //!
 //! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, the RPC service for the control plane,
-//! enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
+//! spare machines ([`warm`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
 //! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
 //!
 //! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
-//! whatever has no record is removed), then enrolment, then service. An end leaves every machine running.
+//! whatever has no record is removed), then enrolment, then service. An end leaves every machine of a sandbox running.
 
 mod enrolment;
 mod error;
@@ -16,8 +16,10 @@ mod guest;
 mod instance_lock;
 mod journal;
 mod machine_facts;
+mod membership;
 mod metrics;
 mod network_wire;
+mod push;
 mod registry;
 mod resources;
 mod sandbox;
@@ -25,7 +27,9 @@ mod service;
 mod snapshot;
 mod template;
 mod tls;
+mod tunnel;
 mod virtualization;
+mod warm;
 mod wire;
 
 use std::net::SocketAddr;
@@ -47,6 +51,10 @@ pub use journal::JournalError;
 pub use sandbox::State;
 pub use tls::TlsError;
 pub use virtualization::{Virtualization, VirtualizationError, VmmChoice};
+pub use warm::{NoWarmPool, WarmPool};
+
+/// Of the host's memory, the part that spare machines leave to others.
+const FLOOR_SHARE: u64 = 10;
 
 /// What a host agent is told.
 #[derive(Debug, Clone)]
@@ -67,6 +75,10 @@ pub struct Config {
     pub private_egress: Vec<ipnet::Ipv4Net>,
     /// Network slots to keep ready.
     pub spare_slots: usize,
+    /// Machines to keep ready.
+    pub warm_pool: WarmPool,
+    /// What of the host's memory those leave to others, in MiB; a tenth of it where it is not given.
+    pub warm_pool_floor_mb: Option<u64>,
     /// The store's options.
     pub store: StoreOptions,
     /// Which virtual machine monitor to use.
@@ -223,6 +235,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         deadlines: resources::Deadlines::default(),
         first_user: config.limits.first_user,
         disk_rate: config.limits.disk_rate,
+        spares: warm::Spares::new(
+            config.warm_pool,
+            config.warm_pool_floor_mb.unwrap_or_else(|| machine_facts::memory_mb() / FLOOR_SHARE),
+        ),
         settling: tokio::sync::Semaphore::new(1),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
@@ -253,23 +269,35 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry: registry.clone(),
         resources: Arc::clone(&resources),
     });
-    let server = Server::from_listener(listener).with_tls(tls::server_config(&credentials)?);
+    let identity = tls::Identity::new(&credentials)?;
+    let server_config = tls::server_config(&credentials, Arc::clone(&identity))?;
+    let server = Server::from_listener(listener)
+        .with_tls(server_config)
+        .with_http2_initial_stream_window_size(tunnel::STREAM_WINDOW)
+        .with_http2_initial_connection_window_size(tunnel::CONNECTION_WINDOW);
     let serving = server
         .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");
-    let reporting = tokio::spawn(enrolment::report(
+    let membership = membership::Membership::new(
         control,
         credentials,
-        Arc::clone(&resources),
-        registry.clone(),
-        shutdown.clone(),
-    ));
+        credentials_file,
+        identity,
+        facts,
+        config.registration_token.clone(),
+    );
+    let tenants = membership::OwnTenants { registry: registry.clone(), resources: Arc::clone(&resources) };
+    let reporting = tokio::spawn(membership.keep(tenants, shutdown.clone()));
     let sampling = tokio::spawn(metrics::run(registry.clone(), Arc::clone(&resources), shutdown.clone()));
+    let keeping =
+        tokio::spawn(warm::keep(Arc::clone(&resources.spares), Arc::clone(&resources), shutdown.clone()));
     let served = serving.await;
     shutdown.cancel();
     let _ended = sampling.await;
     let _ended = reporting.await;
     registry.shut_down().await;
+    // After the last create: a spare is claimed, or ended here.
+    let _ended = keeping.await;
     resources.pool.shutdown().await?;
     served.map_err(|e| StartError::Io { action: "serve the control plane", source: std::io::Error::other(e) })
 }

@@ -18,7 +18,7 @@ use crate::metrics::Figures;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::actor::{Actor, Ended};
 use crate::sandbox::admission::{Request, Verdict, admit};
-use crate::sandbox::machine::{Holdings, Origin, remove_record, write_record};
+use crate::sandbox::machine::{Holdings, Origin, Source, remove_record, write_record};
 use crate::sandbox::{CreateRequest, Handle, Order, PauseView, State};
 
 /// Pauses under way at once when all are paused: each writes to the one disk.
@@ -53,7 +53,7 @@ enum Remains {
     Files(PauseReason),
     /// Nothing that could go on: its end is to be told.
     Nothing,
-    /// Perhaps something, which nobody has been told of or which was being removed.
+    /// Perhaps something, which was being removed.
     Rubble,
 }
 
@@ -86,7 +86,7 @@ impl Found {
             // Files that are missing are reported by the resume, by name.
             Phase::Paused { reason } | Phase::Resuming { reason } => Some(Remains::Files(reason)),
             Phase::Stopped { .. } => None,
-            Phase::Starting | Phase::Stopping => Some(Remains::Rubble),
+            Phase::Stopping => Some(Remains::Rubble),
         };
         Self { record, remains: remains.unwrap_or(Remains::Nothing) }
     }
@@ -211,8 +211,8 @@ impl Registry {
         }
     }
 
-    /// Removes files of sandboxes that the journal does not know: their creation was cut short before it was recorded, or their
-    /// removal after it was.
+    /// Removes files of sandboxes that the journal does not know: their creation was cut short before they ran, or their removal after
+    /// it was recorded.
     pub(crate) async fn remove_strays(&self, known: &[Id<Sandbox>]) -> Result<(), Error> {
         let (store, known) = (self.inner.resources.store.clone(), known.to_owned());
         blocking("remove files without a record", move || {
@@ -332,7 +332,11 @@ impl Registry {
         let template = blocking("read the template", move || store.template(id).map_err(Error::from)).await?;
         let spec = template.manifest.spec.clone();
         self.inner.resources.check(&spec)?;
-        Ok(Origin { image: template.image()?, spec, _draft: None })
+        Ok(Origin {
+            image: template.image()?,
+            spec,
+            of: Source::Template { made: template.manifest.created_at },
+        })
     }
 
     fn own_at_rest(&self, record: Record, pause: Option<PauseView>, metrics: Option<&[u8]>) {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
+use crate::warm::Spares;
 
 /// The host's shared parts. One for the agent's life.
 pub(crate) struct Resources {
@@ -26,6 +27,8 @@ pub(crate) struct Resources {
     pub(crate) first_user: u32,
     /// How fast each sandbox may use its disk.
     pub(crate) disk_rate: DiskRate,
+    /// Machines that are restored ahead.
+    pub(crate) spares: Arc<Spares>,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
 }

@@ -15,24 +15,24 @@ use sandbar_proto::host::{
     PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
     PingSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
     SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse,
-    SnapshotSandboxRequest, SnapshotSandboxResponse, VerifySandboxRequest, VerifySandboxResponse,
-    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, exec_stream_request,
-    write_file_request,
+    SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest,
+    VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest,
+    WriteFileResponse, exec_stream_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
-use sandbar_types::{MetricsRange, OnTimeout, limits};
+use sandbar_types::{MetricsRange, limits};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::Error;
 use crate::fork::{self, Forked};
-use crate::journal::{Deadline, PauseReason};
+use crate::journal::PauseReason;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{CreateRequest, DeadlineChange, Order, State};
+use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{exec, files, network_wire, snapshot};
+use crate::{exec, files, network_wire, snapshot, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -55,6 +55,7 @@ impl HostService for Service {
             vmm: vmm.vmm.to_string(),
             vmm_version: vmm.build.clone(),
             inventory_generation: self.resources.inventory.generation(),
+            warm_pool: wire::warm_pool(self.resources.spares.counts()).into(),
             ..Default::default()
         })
     }
@@ -67,7 +68,13 @@ impl HostService for Service {
         // The generation first: a change between the two is then seen as one that has not been listed yet.
         let inventory_generation = self.resources.inventory.generation();
         let sandboxes = self.registry.all().iter().map(describe).collect();
-        Response::ok(ListSandboxesResponse { sandboxes, inventory_generation, ..Default::default() })
+        let warm_pool = wire::warm_pool(self.resources.spares.counts()).into();
+        Response::ok(ListSandboxesResponse {
+            sandboxes,
+            inventory_generation,
+            warm_pool,
+            ..Default::default()
+        })
     }
 
     async fn create_sandbox(
@@ -79,16 +86,13 @@ impl HostService for Service {
         if request.access_token.is_empty() {
             return Err(Error::BadInput("access_token is missing".into()).into());
         }
-        wire::check_timeout(request.timeout_sec)?;
+        let deadline = wire::new_deadline(request.timeout_sec, request.on_timeout, request.timeout_from)?;
         let request = CreateRequest {
             id: parse(&request.id)?,
             template_id: parse(&request.template_id)?,
             access_token: request.access_token,
             env: Some(request.env.into_iter().collect()),
-            deadline: Deadline {
-                timeout_sec: request.timeout_sec,
-                on_timeout: wire::on_timeout(request.on_timeout).unwrap_or(OnTimeout::Kill),
-            },
+            deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,
         };
@@ -172,6 +176,20 @@ impl HostService for Service {
         Ok(Response::stream(files::read(visit, &request.path, &request.user).await?))
     }
 
+    async fn tunnel(
+        &self,
+        _context: RequestContext,
+        mut requests: InboundStream<TunnelRequest>,
+    ) -> ServiceResult<ServiceStream<TunnelResponse>> {
+        let first = requests.next().await.transpose()?.map(|request| request.to_owned_message());
+        let open = first.and_then(|request| request.open.into_option());
+        let open = open.ok_or_else(|| Error::BadInput("the first request must open a port".into()))?;
+        let port = u16::try_from(open.port).ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(|| Error::BadInput("the port makes no sense".into()))?;
+        let visit = self.registry.get(parse(&open.id)?)?.enter_soon().await?;
+        Ok(Response::stream(tunnel::open(visit, port, requests).await?))
+    }
+
     async fn create_template(
         &self,
         _context: RequestContext,
@@ -225,6 +243,8 @@ impl HostService for Service {
         let change = DeadlineChange {
             timeout_sec: request.timeout_sec,
             on_timeout: wire::on_timeout(request.on_timeout),
+            from: wire::timeout_from(request.timeout_from),
+            extent: Extent::Any,
         };
         handle.ask(|reply| Order::Resume(change, reply)).await?;
         Response::ok(ResumeSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -241,6 +261,8 @@ impl HostService for Service {
         let change = DeadlineChange {
             timeout_sec: Some(request.timeout_sec),
             on_timeout: wire::on_timeout(request.on_timeout),
+            from: wire::timeout_from(request.timeout_from),
+            extent: if request.longer_only { Extent::LongerOnly } else { Extent::Any },
         };
         handle.ask(|reply| Order::SetDeadline(change, reply)).await?;
         Response::ok(SetDeadlineResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -348,7 +370,10 @@ impl HostService for Service {
             store.delete_template(id)?;
             Ok(existed)
         });
-        Response::ok(DeleteTemplateResponse { existed: existed.await?, ..Default::default() })
+        let existed = existed.await?;
+        // They end by themselves; nobody waits for that.
+        self.resources.spares.forget(id);
+        Response::ok(DeleteTemplateResponse { existed, ..Default::default() })
     }
 
     async fn verify_template(

@@ -7,16 +7,13 @@ use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, Templat
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
 use sandbar_vmm::{BootSource, Compatibility, DiskRate, Machine, MachineSpec, SnapshotFiles};
-use tokio::io::AsyncReadExt as _;
 
 use crate::error::Error;
 use crate::exec;
 use crate::guest::{GuestClient, Identity};
+use crate::push;
 use crate::resources::{Resources, blocking};
 use sandbar_proto::host::{Command, ExecRequest};
-
-/// What a ready push may say, in bytes: one short line of JSON.
-const READY_BYTES: u64 = 4096;
 
 /// What most sandboxes do first. Run once before the snapshot, so that its pages, and the translated code of an emulated
 /// processor's first steps, are in memory for every sandbox made from it.
@@ -65,6 +62,7 @@ pub(crate) async fn create(resources: &Resources, request: &TemplateRequest) -> 
     if let Some(made) = current(resources, request).await? {
         return Ok(made);
     }
+    resources.spares.forget(id);
 
     let (store, image) = (resources.store.clone(), request.image.clone());
     let draft = blocking("clone the image", move || {
@@ -246,20 +244,8 @@ async fn snapshot(
 
 /// Waits for the guest agent's ready push.
 async fn ready(listener: &tokio::net::TcpListener) -> Result<(), Error> {
-    #[derive(serde::Deserialize)]
-    struct Push {
-        event: String,
-    }
-    loop {
-        let (stream, _) = listener.accept().await.map_err(Error::internal("listen for the guest"))?;
-        let mut line = Vec::new();
-        // Only the guest can reach this listener; what is no push is not an answer to wait for.
-        let read = stream.take(READY_BYTES).read_to_end(&mut line).await;
-        if read.is_ok() && serde_json::from_slice::<Push>(&line).is_ok_and(|push| push.event == "ready") {
-            return Ok(());
-        }
-        tracing::warn!(text = %String::from_utf8_lossy(&line), "not a ready push");
-    }
+    while push::next(listener).await?.event != push::Event::Ready {}
+    Ok(())
 }
 
 fn boot_timeout(limit: Duration) -> Error {

@@ -10,16 +10,23 @@ use sandbar_proto::host::{
 };
 use sandbar_types::guest::GUEST_IP;
 use sandbar_types::id::{Id, Kind, Sandbox, Template};
-use sandbar_types::{MetricsRange, NetworkPolicy, OnTimeout, TemplateKind, limits};
+use sandbar_types::{MetricsRange, NetworkPolicy, OnTimeout, TemplateKind, TimeoutFrom, limits};
 
 use crate::error::Error;
 use crate::journal::Deadline;
 use crate::metrics::Point;
 use crate::sandbox::{CreateRequest, Handle, State};
+use crate::warm::Counts;
 
 /// An id in its prefixed form.
 pub(crate) fn parse<K: Kind>(text: &str) -> Result<Id<K>, Error> {
     Id::from_str(text).map_err(|e| Error::BadInput(e.to_string()))
+}
+
+/// How the warm pool does.
+pub(crate) fn warm_pool(counts: Counts) -> host::WarmPool {
+    let Counts { spares, hits, misses } = counts;
+    host::WarmPool { spares: u32::try_from(spares).unwrap_or(u32::MAX), hits, misses, ..Default::default() }
 }
 
 /// Refuses a time-out that no sandbox may have.
@@ -39,6 +46,30 @@ pub(crate) fn on_timeout(wire: EnumValue<host::OnTimeout>) -> Option<OnTimeout> 
     }
 }
 
+/// From when the time-out counts; none where the caller leaves it open.
+pub(crate) fn timeout_from(wire: EnumValue<host::TimeoutFrom>) -> Option<TimeoutFrom> {
+    match wire.as_known() {
+        Some(host::TimeoutFrom::TIMEOUT_FROM_ACTIVITY) => Some(TimeoutFrom::Activity),
+        Some(host::TimeoutFrom::TIMEOUT_FROM_START) => Some(TimeoutFrom::Start),
+        Some(host::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED) | None => None,
+    }
+}
+
+/// The deadline of a sandbox that is to be made. It counts from when the sandbox runs.
+pub(crate) fn new_deadline(
+    timeout_sec: u32,
+    at: EnumValue<host::OnTimeout>,
+    from: EnumValue<host::TimeoutFrom>,
+) -> Result<Deadline, Error> {
+    check_timeout(timeout_sec)?;
+    Ok(Deadline {
+        timeout_sec,
+        on_timeout: on_timeout(at).unwrap_or(OnTimeout::Kill),
+        from: timeout_from(from).unwrap_or(TimeoutFrom::Activity),
+        since_unix_ms: 0,
+    })
+}
+
 /// A child that is asked for. It names the same template as its source, and may connect to the same places.
 pub(crate) fn child(
     child: fork_sandbox_request::Child,
@@ -48,7 +79,7 @@ pub(crate) fn child(
     if child.access_token.is_empty() {
         return Err(Error::BadInput("a child's access_token is missing".into()));
     }
-    check_timeout(child.timeout_sec)?;
+    let deadline = new_deadline(child.timeout_sec, child.on_timeout, child.timeout_from)?;
     let env: Vec<_> = child.env.into_iter().collect();
     Ok(CreateRequest {
         id: parse(&child.id)?,
@@ -56,10 +87,7 @@ pub(crate) fn child(
         access_token: child.access_token,
         // A child that is given none goes on with its source's.
         env: if env.is_empty() { None } else { Some(env) },
-        deadline: Deadline {
-            timeout_sec: child.timeout_sec,
-            on_timeout: on_timeout(child.on_timeout).unwrap_or(OnTimeout::Kill),
-        },
+        deadline,
         hostname: child.hostname,
         network: network.clone(),
     })
@@ -86,7 +114,7 @@ pub(crate) fn child_result(
 pub(crate) fn describe(handle: &Handle) -> host::Sandbox {
     let view = handle.view();
     let last_active = handle.activity.last_unix_ms();
-    let Deadline { timeout_sec, on_timeout } = view.deadline;
+    let Deadline { timeout_sec, on_timeout, from, since_unix_ms: _ } = view.deadline;
     host::Sandbox {
         id: handle.id.to_string(),
         state: match view.state {
@@ -108,15 +136,20 @@ pub(crate) fn describe(handle: &Handle) -> host::Sandbox {
         created_at_unix_ms: handle.created_at_unix_ms,
         last_active_at_unix_ms: last_active,
         // A paused sandbox's time stands still.
-        expires_at_unix_ms: match (timeout_sec, view.pause) {
-            (0, _) | (_, Some(_)) => 0,
-            (seconds, None) => last_active + i64::from(seconds) * 1000,
+        expires_at_unix_ms: match view.pause {
+            Some(_) => 0,
+            None => view.deadline.ends_at_unix_ms(last_active).unwrap_or_default(),
         },
         generation: view.generation,
         stop_reason: view.stop_reason,
         on_timeout: match on_timeout {
             OnTimeout::Kill => host::OnTimeout::ON_TIMEOUT_KILL,
             OnTimeout::Pause => host::OnTimeout::ON_TIMEOUT_PAUSE,
+        }
+        .into(),
+        timeout_from: match from {
+            TimeoutFrom::Activity => host::TimeoutFrom::TIMEOUT_FROM_ACTIVITY,
+            TimeoutFrom::Start => host::TimeoutFrom::TIMEOUT_FROM_START,
         }
         .into(),
         timeout_sec,

@@ -37,6 +37,17 @@ pub(crate) enum Shaped {
     UnknownToKernel,
 }
 
+/// Where everything goes that has no route of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DefaultRoute {
+    Through {
+        device: u32,
+        gateway: Ipv4Addr,
+    },
+    /// It is dropped, and its sender not told.
+    Nowhere,
+}
+
 /// A route to an IPv4 network. The default route's is 0.0.0.0/0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -165,6 +176,17 @@ impl Netlink {
             }
         }
         Ok(Shaped::Bounded)
+    }
+
+    /// Puts a default route in the place of the one that there is.
+    pub(crate) async fn replace_default_route(&self, by: DefaultRoute) -> Result<(), NetError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new();
+        let route = match by {
+            DefaultRoute::Through { device, gateway } => route.output_interface(device).gateway(gateway),
+            DefaultRoute::Nowhere => route.kind(RouteType::BlackHole),
+        };
+        let request = self.0.route().add(route.build()).replace();
+        request.execute().await.map_err(NetError::netlink("replace the default route"))
     }
 
     /// The routes to other machines.

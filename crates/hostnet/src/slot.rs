@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     NetConfig, NetError, SlotIndex, egress,
-    netlink::{Netlink, Shaped, VethEnd},
+    netlink::{DefaultRoute, Netlink, Shaped, VethEnd},
     netns,
     plan::{LINK_PREFIX_LEN, SlotPlan, TAP, VETH},
     rules,
@@ -128,6 +128,37 @@ async fn outside(netlink: &Netlink, plan: &SlotPlan) -> Result<(), NetError> {
     netlink.add_address(device, plan.host_end, LINK_PREFIX_LEN).await?;
     netlink.set_up(device).await?;
     netlink.add_neighbour(device, plan.host_ip, plan.slot_mac).await
+}
+
+/// Whether a slot's guest has a way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WayOut {
+    /// The slot's rules decide.
+    Open,
+    /// Whatever it sends is lost, as if the network were slow to answer. The host still reaches it.
+    Lost,
+}
+
+/// Gives a slot's guest its way out, or takes it.
+pub(crate) async fn set_way_out(plan: SlotPlan, way_out: WayOut) -> Result<(), NetError> {
+    netns::on_own_thread(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(NetError::system("make a runtime"))?;
+        netns::enter(&plan.netns_path())?;
+        runtime.block_on(async {
+            let slot = Netlink::open()?;
+            let route = match way_out {
+                WayOut::Open => {
+                    DefaultRoute::Through { device: slot.device(VETH).await?, gateway: plan.host_end }
+                }
+                WayOut::Lost => DefaultRoute::Nowhere,
+            };
+            slot.replace_default_route(route).await
+        })
+    })
+    .await
 }
 
 /// Kernel settings of the calling thread's namespace.

@@ -6,6 +6,7 @@
 //!   first-run.json       the first admin's sign-in and API key
 //!   local-host.json      the id under which this machine is registered
 //!   control/master.key   seals the secrets that the database holds
+//!   tls/                 certificates of --domain; ca.pem is for clients
 //!   postgres/            the private database
 //!   host/                the host agent's: journal, credentials, disks
 //!   log/                 up.log, host-agent.log, postgres.log
@@ -40,7 +41,9 @@ impl DataDir {
         let path =
             path.canonicalize().with_context(|| format!("cannot use the folder {}", path.display()))?;
         let folders = Self(path);
-        make(&folders.postgres(), 0o711)?;
+        for passed in [folders.postgres(), folders.tls()] {
+            make(&passed, 0o711)?;
+        }
         for private in [folders.control(), folders.host(), folders.logs()] {
             make(&private, 0o700)?;
         }
@@ -69,6 +72,10 @@ impl DataDir {
 
     pub(crate) fn master_key(&self) -> PathBuf {
         self.control().join("master.key")
+    }
+
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.0.join("tls")
     }
 
     pub(crate) fn postgres(&self) -> PathBuf {

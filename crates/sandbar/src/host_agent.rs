@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::{Config, Limits, VmmChoice};
+use sandbar_host_agent::{Config, Limits, VmmChoice, WarmPool};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
 use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,15 @@ pub(crate) struct HostAgentArgs {
     /// Networks to keep ready for sandboxes to come
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     spare_networks: usize,
+
+    /// Machines to keep restored for sandboxes to come: off, auto (by recent demand, a few at most), or a number for each template that
+    /// is in use
+    #[arg(long, env = "SANDBAR_WARM_POOL", value_name = "SIZE", default_value = "auto")]
+    warm_pool: WarmPool,
+
+    /// Memory in MiB that the machines of the warm pool leave free: below it they are given back [default: a tenth of the memory]
+    #[arg(long, env = "SANDBAR_WARM_POOL_FLOOR", value_name = "MIB")]
+    warm_pool_floor: Option<u64>,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -185,6 +194,8 @@ impl HostAgentArgs {
             network: self.network,
             private_egress: self.allow_private_egress,
             spare_slots: self.spare_networks,
+            warm_pool: self.warm_pool,
+            warm_pool_floor_mb: self.warm_pool_floor,
             store: self.store.options(),
             vmm: self.vmm.vmm,
             limits: self.limits.limits(),

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, RunArgs, SandboxArgs, SnapshotArgs};
+use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SnapshotArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -53,6 +53,7 @@ enum Command {
     Sandbox(SandboxArgs),
     Snapshot(SnapshotArgs),
     Cp(CpArgs),
+    Host(HostArgs),
     HostAgent(Box<HostAgentArgs>),
     Admin(AdminArgs),
     Audit(AuditArgs),
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
             Command::Sandbox(args) => args.run().await,
             Command::Snapshot(args) => args.run().await,
             Command::Cp(args) => args.run().await,
+            Command::Host(args) => args.run().await,
         }
     });
     // Not waited for: a thread that reads standard input may never return.
@@ -154,6 +156,8 @@ mod tests {
             "openapi",
             "admin grant ann@example.org",
             "admin reset-password ann@example.org --data-dir /tmp/x",
+            "admin quota team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e --sandboxes 5 --vcpus default",
+            "up --default-quota sandboxes=20,memory_mb=8192",
             "audit export --from 2026-01-01T00:00:00Z --action create,destroy",
             "up --oauth-config /etc/sandbar/oauth.toml --audit-retention-days 90 --trusted-proxy 10.0.0.0/8",
         ] {
@@ -184,6 +188,10 @@ mod tests {
             "up --vmm-users 1000",
             "host-agent",
             "admin grant",
+            "admin quota ann",
+            "admin quota team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e --builds few",
+            "up --default-quota sandboxes",
+            "up --default-quota hosts=3",
             "audit export --from yesterday",
             "up --audit-retention-days 0",
             "up --vmm xen",

@@ -100,6 +100,25 @@ async fn a_reset_password_is_printed_once_and_is_the_one_that_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_are_shown_and_set() {
+    let world = World::new().await;
+    let team: Uuid = sqlx::query_scalar("SELECT team_id FROM memberships ORDER BY joined_at DESC LIMIT 1")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    let team = format!("team-{team}");
+    let shown = world.printed(&["admin", "quota", &team, "--sandboxes", "5", "--builds", "0"]);
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["sandboxes", "0", "of", "5"]);
+    assert_eq!(lines[1], ["vcpus", "0", "of", "default"]);
+    let again = world.printed(&["admin", "quota", &team, "--builds", "default"]);
+    assert!(again.lines().next().unwrap().ends_with("of 5"), "{again}");
+    assert!(again.lines().last().unwrap().ends_with("of default"), "{again}");
+    let nobody = format!("team-{}", Uuid::nil());
+    assert!(world.refused(&["admin", "quota", &nobody]).contains("there is no team"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trail_is_exported_as_one_json_object_a_line() {
     let world = World::new().await;
     world.printed(&["admin", "grant", "ann@example.org"]);

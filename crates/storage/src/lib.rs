@@ -14,7 +14,8 @@
 //!   templates/tpl-<uuid>/            disk.ext4 [, state, memory], manifest.json
 //!   sandboxes/sb-<uuid>/             disk.ext4 and memory (a link to the image that it was restored from) of one that runs,
 //!                                    paused/ of one that is paused, and whatever the host agent and the VMM keep there
-//!   tmp/<session>/                   what one open `Store` is building or deleting; locked while it lives
+//!   tmp/<session>/                   what one open `Store` is building or deleting, and what machines without a sandbox run on;
+//!                                    locked while it lives
 //! ```
 //!
 //! A thing appears under its name complete or not at all: it is built in the session's folder, fsynced, renamed. It
@@ -36,6 +37,7 @@ mod paused;
 mod sandbox;
 mod session;
 mod settle;
+mod spare;
 mod store;
 mod template;
 mod tool;
@@ -53,6 +55,7 @@ pub use machine_image::{ImageDraft, MachineImage};
 pub use paused::{Paused, PausedFile, PausedManifest};
 pub use sandbox::SandboxFiles;
 pub use settle::{MOST_PIECES, Settled};
+pub use spare::SpareFiles;
 pub use store::{Space, Store, StoreError, StoreOptions};
 pub use template::{FileRecord, Template, TemplateDraft, TemplateFile, TemplateManifest, TemplateSpec};
 pub use tool::ToolError;

@@ -24,6 +24,12 @@ pub struct SandboxFiles {
     pub memory: PathBuf,
 }
 
+impl SandboxFiles {
+    pub(crate) fn in_folder(dir: PathBuf) -> Self {
+        Self { disk: dir.join("disk.ext4"), memory: dir.join("memory"), dir }
+    }
+}
+
 impl Store {
     /// Makes the folder of a new sandbox with a clone of the image's disk. On the hot path: nothing is fsynced, since a sandbox
     /// that never ran is worth nothing after a power cut.
@@ -66,8 +72,7 @@ impl Store {
     /// Where a sandbox's folder is, or would be.
     #[must_use]
     pub fn sandbox_files(&self, id: Id<Sandbox>) -> SandboxFiles {
-        let dir = self.sandboxes_dir().join(id.to_string());
-        SandboxFiles { disk: dir.join("disk.ext4"), memory: dir.join("memory"), dir }
+        SandboxFiles::in_folder(self.sandboxes_dir().join(id.to_string()))
     }
 
     /// The sandboxes that have a folder, complete or not.
@@ -81,7 +86,7 @@ impl Store {
     }
 }
 
-fn fill(files: &SandboxFiles, image: &MachineImage) -> Result<(), FileError> {
+pub(crate) fn fill(files: &SandboxFiles, image: &MachineImage) -> Result<(), FileError> {
     clone_file(&image.disk, &files.disk)?;
     link(&image.memory, &files.memory)
 }

@@ -11,7 +11,7 @@
 //! - A location in `deleting` is a debt: the host is asked to delete until it says that it has. It outlives the template.
 
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, Team, Template};
+use sandbar_types::id::{Host, Sandbox, Team, Template};
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
 use serde_json::Value;
 use sqlx::PgExecutor;
@@ -43,6 +43,8 @@ pub struct NewSnapshotRow<'a> {
     pub arch: Arch,
     pub vmm: VmmKind,
     pub host_id: Id<Host>,
+    /// What it is made of.
+    pub source_id: Id<Sandbox>,
     /// An object, in the audit trail's words.
     pub operation: &'a Value,
 }
@@ -82,8 +84,8 @@ impl Tx {
     pub async fn snapshot_reserve(&mut self, new: &NewSnapshotRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO templates (id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, draft,
-                                    operation)
-             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10)",
+                                    operation, source_id)
+             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.name.as_str(),
@@ -94,6 +96,7 @@ impl Tx {
             new.vmm.as_str(),
             new.naming == Naming::Replace,
             new.operation,
+            new.source_id.uuid(),
         )
         .execute(self.connection())
         .await?;

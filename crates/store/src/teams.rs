@@ -108,6 +108,13 @@ impl Store {
         Ok(Some((team, word("memberships.role", &row.role)?)))
     }
 
+    /// A living team's slug.
+    pub async fn team_slug(&self, team: Id<Team>) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar!("SELECT slug FROM teams WHERE id = $1 AND deleted_at IS NULL", team.uuid())
+            .fetch_optional(&self.pool)
+            .await?)
+    }
+
     /// The teams that a person belongs to, newest first.
     pub async fn teams_of(
         &self,

@@ -1,7 +1,9 @@
 //! Templates and where their files are.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, Team, Template};
+use sandbar_types::id::{Host, Sandbox, Team, Template};
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
 use uuid::Uuid;
 
@@ -23,6 +25,15 @@ pub struct TemplateRow {
     pub arch: Arch,
     pub vmm: VmmKind,
     pub created_at: DateTime<Utc>,
+}
+
+/// How often sandboxes were made from a template, and when last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct TemplateUse {
+    pub id: Id<Template>,
+    pub count: u64,
+    pub last_at: DateTime<Utc>,
 }
 
 /// A template whose files are to be made.
@@ -107,6 +118,84 @@ impl Store {
         .transpose()
     }
 
+    /// A template that a team may use, by its id.
+    pub async fn template_find(
+        &self,
+        team: Id<Team>,
+        id: Id<Template>,
+    ) -> Result<Option<TemplateRow>, StoreError> {
+        sqlx::query_as!(
+            Raw,
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+             FROM templates
+             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
+            id.uuid(),
+            team.uuid(),
+            Id::PLATFORM.uuid(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(TemplateRow::try_from)
+        .transpose()
+    }
+
+    /// The snapshots that a team made of its sandboxes, or of one of them, or those of one name; newest first.
+    pub async fn template_list_made(
+        &self,
+        team: Id<Team>,
+        source: Option<Id<Sandbox>>,
+        only: Option<Id<Template>>,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Vec<TemplateRow>, StoreError> {
+        sqlx::query_as!(
+            Raw,
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+             FROM templates
+             WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
+               AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
+               AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
+             ORDER BY created_at DESC, id DESC LIMIT $6",
+            team.uuid(),
+            source.map(Id::uuid),
+            only.map(Id::uuid),
+            after.map(|after| after.created_at),
+            after.map(|after| after.id),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(TemplateRow::try_from)
+        .collect()
+    }
+
+    /// How often a team made sandboxes from templates, and when last; of those that it did at all.
+    pub async fn template_uses(
+        &self,
+        team: Id<Team>,
+        ids: &[Id<Template>],
+    ) -> Result<Vec<TemplateUse>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        sqlx::query!(
+            r#"SELECT template_id, count(*) AS "count!", max(created_at) AS "last!" FROM sandboxes
+               WHERE team_id = $1 AND template_id = ANY($2) GROUP BY template_id"#,
+            team.uuid(),
+            &ids,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok(TemplateUse {
+                id: Id::from_uuid(row.template_id),
+                count: unsigned("count", row.count)?,
+                last_at: row.last,
+            })
+        })
+        .collect()
+    }
+
     /// The templates that a team may use, newest first.
     pub async fn template_list(
         &self,
@@ -135,6 +224,46 @@ impl Store {
         .into_iter()
         .map(TemplateRow::try_from)
         .collect()
+    }
+
+    /// Claims the making of a template of a team on a host of the template's kind that is heard of, lacks it and takes sandboxes: which
+    /// one, if nobody else has claimed it within `lease`. Only a template that is ready elsewhere.
+    pub async fn template_claim(
+        &self,
+        host: Id<Host>,
+        team: Id<Team>,
+        name: &str,
+        lease: Duration,
+    ) -> Result<Option<Id<Template>>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "INSERT INTO template_locations (template_id, host_id, state)
+             SELECT t.id, h.id, 'fetching' FROM templates t JOIN hosts h ON h.arch = t.arch AND h.vmm = t.vmm
+             WHERE h.id = $1 AND h.deleted_at IS NULL AND h.status = 'online' AND t.team_id = $2 AND t.name = $3
+               AND t.deleted_at IS NULL AND t.ready_at IS NOT NULL
+             ON CONFLICT (template_id, host_id) DO UPDATE SET updated_at = now()
+             WHERE template_locations.state = 'fetching'
+               AND template_locations.updated_at < now() - make_interval(secs => $4)
+             RETURNING template_id",
+            host.uuid(),
+            team.uuid(),
+            name,
+            lease.as_secs_f64(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id.map(Id::from_uuid))
+    }
+
+    /// Gives a claim back that came to nothing.
+    pub async fn template_claim_end(&self, template: Id<Template>, host: Id<Host>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM template_locations WHERE template_id = $1 AND host_id = $2 AND state = 'fetching'",
+            template.uuid(),
+            host.uuid(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Forgets that a host has a template's files, because it says that it has not.

@@ -7,6 +7,7 @@
 //! - `sim_host/inventory.rs`: the sandboxes and templates it holds.
 //! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
 //! - `sim_host/service.rs`: the RPCs.
+//! - `sim_host/tunnel.rs`: ports of its guests.
 //! - `sim_host/exec.rs`: commands; `sim_host/guest.rs`: the programs that its guests know.
 //!
 //! Nothing of the control plane is used here, so that this side of the contract is a second opinion on it.
@@ -17,6 +18,7 @@ mod guest;
 mod inventory;
 mod life;
 mod service;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +52,7 @@ struct Agent {
     inventory: Mutex<Inventory>,
     faults: faults::Faults,
     processes: guest::Processes,
+    ports: tunnel::Ports,
 }
 
 /// Where the agent stands with its port.
@@ -76,6 +79,7 @@ impl SimHost {
                 inventory: Mutex::new(Inventory::default()),
                 faults: faults::Faults::default(),
                 processes: guest::Processes::default(),
+                ports: tunnel::Ports::default(),
             }),
             key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
             address,
@@ -272,6 +276,11 @@ impl SimHost {
     #[must_use]
     pub fn creation_of(&self, id: &str) -> Option<rpc::CreateSandboxRequest> {
         self.agent.inventory().creation_of(id)
+    }
+
+    /// From now on, what listens at `address` here listens on `port` in every guest.
+    pub fn listen(&self, port: u16, address: SocketAddr) {
+        self.agent.ports.listen(port, address);
     }
 
     /// Waits until `count` commands run in its guests.

@@ -5,6 +5,7 @@
 pub mod error_code;
 pub mod guest;
 pub mod id;
+pub mod ingress;
 pub mod life;
 pub mod limits;
 pub mod name;
@@ -16,7 +17,8 @@ pub mod words;
 
 pub use error_code::ErrorCode;
 pub use id::Id;
-pub use life::{MetricsRange, OnTimeout};
+pub use ingress::Ingress;
+pub use life::{MetricsRange, OnTimeout, TimeoutFrom};
 pub use name::TemplateName;
 pub use network::NetworkPolicy;
 pub use platform::{Arch, TemplateKind, VmmKind};

@@ -13,6 +13,16 @@ words! {
 }
 
 words! {
+    /// From when a sandbox's time-out counts.
+    TimeoutFrom {
+        /// From its last use: it ends when it is idle for that long.
+        Activity = "activity",
+        /// From when it was made, resumed or given this time-out: it ends then, used or not.
+        Start = "start",
+    }
+}
+
+words! {
     /// How far back a sandbox's figures go, and with that how fine they are.
     MetricsRange {
         /// Ten minutes, a point every half second.

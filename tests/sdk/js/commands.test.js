@@ -100,7 +100,7 @@ test('working folder', async () => {
 
 test('time over', async () => {
   const at = await folder()
-  await assert.rejects(run(`echo $$ > ${at}/pid; exec sleep 1000`, { timeoutMs: 3000 }), TimeoutError)
+  await assert.rejects(run(`echo $$ > ${at}/pid; exec sleep 1000`, { timeoutMs: 15000 }), TimeoutError)
   const pid = Number(await sandbox.files.read(`${at}/pid`))
   // The time belongs to the command: it does not outlive it.
   await gone(pid)

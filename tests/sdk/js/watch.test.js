@@ -95,7 +95,7 @@ test('the end is told', async () => {
   await stopped.handle.stop()
   // With an error of the SDK's own making: it calls its request off.
   await stopped.exits.until((exits) => exits.length > 0)
-  const late = await watch(at, { timeoutMs: 1000 })
+  const late = await watch(at, { timeoutMs: 5000 })
   await late.exits.until((exits) => exits.length > 0)
   assert.ok(late.exits.items[0] instanceof TimeoutError)
 })

@@ -1,26 +1,21 @@
 """One set of tests for both flavours of the SDK, and ways to wait for what a sandbox sends.
 
-The tests are written for `AsyncSandbox`. `InThreads` gives a `Sandbox` the same shape: each of its calls runs in a thread of its
-own, as in a program that uses the synchronous SDK from threads.
+The tests are written for `AsyncSandbox`. `InThreads` gives a `Sandbox` the same shape.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from e2b import AsyncSandbox, ConnectionConfig, FilesystemEvent, FilesystemEventType, PtySize, Sandbox
 from packaging.version import Version
+from threads import THREADS, InThreads
 
 TOKEN = os.environ["ACCESS_TOKEN"]
 # Of everything that is waited for. A loaded machine must not fail a test.
 PATIENCE = 120
-
-_threads = ThreadPoolExecutor(max_workers=64)
-
 
 def attach(flavour: type, token: str = TOKEN) -> Any:
     """What `create()` makes of the control plane's answer, for a sandbox that has no control plane. In debug mode `create()`
@@ -35,28 +30,6 @@ def attach(flavour: type, token: str = TOKEN) -> Any:
         connection_config=config,
     )
     return sandbox if flavour is AsyncSandbox else InThreads(sandbox)
-
-
-class InThreads:
-    """A synchronous object of the SDK whose methods can be awaited."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.inner, name)
-        if not callable(value):
-            return _wrapped(value)
-
-        async def call(*args: Any, **options: Any) -> Any:
-            loop = asyncio.get_running_loop()
-            return _wrapped(await loop.run_in_executor(_threads, partial(value, *args, **options)))
-
-        return call
-
-
-def _wrapped(value: Any) -> Any:
-    return InThreads(value) if type(value).__module__.startswith("e2b.sandbox_sync.") else value
 
 
 def is_sync(sandbox: Any) -> bool:
@@ -217,7 +190,7 @@ async def whole(stream: Any) -> bytes:
     """All of a file that is read as a stream."""
     if hasattr(stream, "__aiter__"):
         return b"".join([chunk async for chunk in stream])
-    return await asyncio.get_running_loop().run_in_executor(_threads, lambda: b"".join(stream))
+    return await asyncio.get_running_loop().run_in_executor(THREADS, lambda: b"".join(stream))
 
 
 async def gone(sandbox: Any, pid: int) -> None:

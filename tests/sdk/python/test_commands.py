@@ -122,7 +122,7 @@ async def test_a_command_over_several_lines_with_every_kind_of_quote(sandbox):
 
 async def test_time_over(sandbox, folder):
     with pytest.raises(TimeoutException):
-        await sandbox.commands.run(f"echo $$ > {folder}/pid; exec sleep 1000", timeout=3)
+        await sandbox.commands.run(f"echo $$ > {folder}/pid; exec sleep 1000", timeout=15)
     pid = (await sandbox.files.read(f"{folder}/pid")).strip()
     # The time belongs to the command: it does not outlive it.
     await gone(sandbox, int(pid))

@@ -193,7 +193,7 @@ async def test_a_watchs_time(flavour, sandbox, folder):
         assert await watched.handle.get_new_events() == []
         await watched.handle.stop()
     else:
-        watched = await watch(sandbox, folder, timeout=1)
+        watched = await watch(sandbox, folder, timeout=5)
         (error,) = await watched.exits.until(bool)
         assert isinstance(error, TimeoutException)
 

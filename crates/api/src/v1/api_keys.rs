@@ -17,7 +17,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathId, QueryPairs};
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::{PeopleRefusals, Timestamp};
 
 /// The routes, relative to where they are mounted.
@@ -97,10 +97,7 @@ impl From<api_keys::ApiKey> for ApiKey {
     path = "",
     operation_id = "list_api_keys",
     tag = "api-keys",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
-    ),
+    params(PageParams),
     responses(
         (status = 200, description = "One page", body = Vec<ApiKey>,
             headers(("X-Next-Cursor" = String, description = "Names the next page; absent on the last one"))),

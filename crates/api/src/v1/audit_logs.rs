@@ -19,6 +19,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::QueryPairs;
+use crate::page::PageParams;
 use crate::schema::{PeopleRefusals, Timestamp};
 
 /// Events of one page, where the caller does not say.
@@ -125,8 +126,7 @@ impl FromStr for Moment {
         ("action" = Option<String>, Query, description = "Only these actions; comma separated or repeated"),
         ("from" = Option<String>, Query, description = "Not before this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Before this time (RFC 3339)"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `next_cursor` named it"),
+        PageParams,
     ),
     responses((status = 200, description = "One page", body = AuditLogPage), PeopleRefusals),
     security(("bearer" = [])),

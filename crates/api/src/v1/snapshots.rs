@@ -15,7 +15,7 @@ use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathSnapshot, QueryPairs};
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::{ActRefusals, ReadRefusals, SnapshotRefusals, Timestamp};
 
 /// The routes, relative to where they are mounted.
@@ -69,8 +69,7 @@ impl From<templates::Template> for Snapshot {
     tag = "snapshots",
     params(
         ("type" = Option<String>, Query, description = "Only `base` or only `snapshot`"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
+        PageParams,
     ),
     responses(
         (status = 200, description = "One page", body = Vec<Snapshot>,

@@ -51,8 +51,26 @@ impl Client {
         Self { credential: Some(("X-Host-Token", token.to_owned())), ..self.clone() }
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it sends: the header's name and value.
+    pub(crate) fn credential(&self) -> Option<(&'static str, &str)> {
+        self.credential.as_ref().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// The token that it sends.
+    pub(crate) fn token(&self) -> &str {
+        self.credential().unwrap().1.strip_prefix("Bearer ").unwrap()
+    }
+
     pub(crate) fn anonymous(&self) -> Self {
         Self { credential: None, ..self.clone() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -96,12 +114,24 @@ impl Client {
 
     /// Opens a WebSocket; the status where the server refuses.
     pub(crate) async fn open(&self, path: &str) -> Result<Socket, u16> {
+        self.open_with(path, &[]).await.map(|(socket, _)| socket)
+    }
+
+    /// The same with more headers, as a page's browser sends them; and the headers of the answer.
+    pub(crate) async fn open_with(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Socket, HeaderMap), u16> {
         let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         if let Some((name, value)) = &self.credential {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         match connect_async(request).await {
-            Ok((socket, _)) => Ok(Socket(socket)),
+            Ok((socket, response)) => Ok((Socket(socket), response.headers().clone())),
             Err(Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("{error}"),
         }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod client;
+mod e2b;
 mod matrix;
 mod openapi;
 mod people;

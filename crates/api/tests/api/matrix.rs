@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use reqwest::multipart::Form;
 use sandbar_control::Config;
+use sandbar_store::hosts::NewHostRow;
 use sandbar_store::teams::Role;
 use sandbar_types::Id;
 use secrecy::ExposeSecret as _;
@@ -70,6 +71,11 @@ const fn in_team(member: u16, admin: u16, owner: u16) -> Answers {
     Answers { stranger: 404, platform: 404, member, admin, owner, ..people(0) }
 }
 
+/// For people of the team that brought a host, by role, and for the platform's administrators.
+const fn on_host(member: u16, admin: u16) -> Answers {
+    Answers { platform: admin, ..in_team(member, admin, admin) }
+}
+
 /// For the platform's administrators.
 const fn platform_only(status: u16) -> Answers {
     Answers { platform: status, ..people(403) }
@@ -82,7 +88,7 @@ fn row(operation: &str) -> Option<Answers> {
         "log_in" => everybody(200),
         // Nothing of the kind is configured; and a code or a token that is not one lets nobody in, whoever they are otherwise.
         "begin_oauth" | "finish_oauth" => everybody(404),
-        "exchange_oauth_code" | "register_host" => everybody(401),
+        "exchange_oauth_code" | "register_host" | "refresh_host" => everybody(401),
         "host_heartbeat" => Answers { host: 204, ..everybody(401) },
 
         "create_sandbox" => own_team(201),
@@ -105,7 +111,7 @@ fn row(operation: &str) -> Option<Answers> {
         "create_team" | "create_api_key" => people(201),
         "revoke_api_key" => in_team(403, 204, 204),
 
-        "get_team" => in_team(200, 200, 200),
+        "get_team" | "get_team_quotas" => in_team(200, 200, 200),
         "rename_team" | "change_member" => in_team(403, 200, 200),
         "add_member" => in_team(403, 201, 201),
         "remove_member" => in_team(403, 204, 204),
@@ -113,10 +119,19 @@ fn row(operation: &str) -> Option<Answers> {
         "transfer_team" => in_team(403, 403, 200),
         "delete_team" => in_team(403, 403, 204),
 
+        "add_host" => platform_only(201),
+        "list_hosts" => people(200),
+        "get_host" | "list_host_tags" | "preview_host_delete" => on_host(200, 200),
+        "drain_host" | "end_host_drain" => on_host(403, 200),
+        "issue_host_token" | "add_host_tag" => on_host(403, 201),
+        "delete_host" | "remove_host_tag" => on_host(403, 204),
+
         "admin_list_teams"
         | "admin_list_users"
         | "admin_list_sandboxes"
         | "admin_set_byoc"
+        | "admin_get_quotas"
+        | "admin_set_quotas"
         | "admin_set_admin" => platform_only(200),
         _ => return None,
     })
@@ -199,6 +214,25 @@ impl World {
         id.to_string()
     }
 
+    /// A host that a fresh team brought, with the tag `a`.
+    async fn fresh_host(&self) -> String {
+        let (id, team) = (Id::new(), self.fresh_team().await);
+        let mut tx = self.platform.store.begin().await.unwrap();
+        tx.host_insert(&NewHostRow {
+            id,
+            kind: "byoc",
+            team_id: team.parse().unwrap(),
+            provider: None,
+            availability_zone: None,
+            created_by: None,
+        })
+        .await
+        .unwrap();
+        assert!(tx.host_tag_add(id, "a", 1).await.unwrap());
+        tx.commit().await.unwrap();
+        id.to_string()
+    }
+
     /// Somebody who just signed up.
     async fn fresh_person(&self) -> Someone {
         self.platform.sign_up(&format!("p{}", Id::<sandbar_types::id::User>::new().uuid().simple())).await
@@ -224,6 +258,20 @@ impl World {
                 "token": "none", "arch": "x86_64", "cpu_cores": 1, "memory_mb": 1024, "disk_gb": 1,
                 "address": "127.0.0.1:1", "vmm": "qemu", "csr": self.platform.host.csr().unwrap(),
             })),
+            "refresh_host" => Call::default()
+                .with(json!({"refresh_token": "none", "csr": self.platform.host.csr().unwrap()})),
+            "get_host"
+            | "list_host_tags"
+            | "preview_host_delete"
+            | "drain_host"
+            | "end_host_drain"
+            | "issue_host_token"
+            | "delete_host" => Call::on(self.fresh_host().await),
+            "add_host_tag" => Call::on(self.fresh_host().await).with(json!({"tag": "a"})),
+            "remove_host_tag" => {
+                let path = vec![("id", self.fresh_host().await), ("tag", "a".to_owned())];
+                Call { path, ..Call::default() }
+            }
             "host_heartbeat" => {
                 let generation = self.platform.host.inventory_generation();
                 Call::on(&self.platform.host_id).with(json!({"inventory_generation": generation}))
@@ -262,7 +310,9 @@ impl World {
             "search_users" => Call { query: "?email=owner@", ..Call::default() },
             "create_team" | "create_api_key" => Call::default().with(json!({"name": "N"})),
             "revoke_api_key" => Call::on(self.owner.key().await.0),
-            "get_team" | "leave_team" | "delete_team" => Call::on(self.fresh_team().await),
+            "get_team" | "get_team_quotas" | "admin_get_quotas" | "leave_team" | "delete_team" => {
+                Call::on(self.fresh_team().await)
+            }
             "rename_team" => Call::on(self.fresh_team().await).with(json!({"name": "N"})),
             "add_member" => {
                 let body = json!({"email": self.fresh_person().await.email});
@@ -277,6 +327,7 @@ impl World {
             }
             "transfer_team" => Call::on(self.fresh_team().await).with(json!({"user_id": self.member.id})),
             "admin_set_byoc" => Call::on(self.fresh_team().await).with(json!({"is_byoc": true})),
+            "admin_set_quotas" => Call::on(self.fresh_team().await).with(json!({"sandboxes": 5})),
             "admin_set_admin" => Call::on(self.fresh_person().await.id).with(json!({"is_admin": true})),
             _ => Call::default(),
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use sandbar_api::Limits;
 use sandbar_control::bootstrap::FirstRunSecrets;
 use sandbar_control::config::{Allowance, MonitorConfig};
 use sandbar_control::hosts::NewHost;
@@ -64,6 +65,11 @@ pub(crate) fn config() -> Config {
     }
 }
 
+/// The defaults, without a limit on requests: tests wait for nobody.
+pub(crate) fn api_config() -> sandbar_api::Config {
+    sandbar_api::Config { request_rate: None, ..sandbar_api::Config::default() }
+}
+
 impl Platform {
     pub(crate) async fn start() -> Self {
         Self::start_with(config()).await
@@ -78,7 +84,8 @@ impl Platform {
         control.first_run("admin@example.org", "First", &secrets).await.unwrap().unwrap();
 
         let stop = CancellationToken::new();
-        let api = serve(control.clone(), stop.clone()).await.with_key(secrets.api_key.expose_secret());
+        let api = serve(control.clone(), &api_config(), stop.clone()).await;
+        let api = api.with_key(secrets.api_key.expose_secret());
         let (host, host_id, host_token) = let_in(&control, &api).await;
         control.ensure_base_template(host_id.parse().unwrap()).await.unwrap();
         Self {
@@ -112,7 +119,14 @@ impl Platform {
     pub(crate) async fn beside(&self, config: Config) -> (Client, DropGuard) {
         let control = Control::start(self.store.clone(), &self.master_key, config).await.unwrap();
         let stop = CancellationToken::new();
-        let api = serve(control, stop.clone()).await;
+        let api = serve(control, &api_config(), stop.clone()).await;
+        (api, stop.drop_guard())
+    }
+
+    /// The same control plane on another port, whose API is configured otherwise.
+    pub(crate) async fn facing(&self, config: &sandbar_api::Config) -> (Client, DropGuard) {
+        let stop = CancellationToken::new();
+        let api = serve(self.control.clone(), config, stop.clone()).await;
         (api, stop.drop_guard())
     }
 
@@ -213,11 +227,11 @@ impl Platform {
     }
 }
 
-async fn serve(control: Control, stop: CancellationToken) -> Client {
+async fn serve(control: Control, config: &sandbar_api::Config, stop: CancellationToken) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let router = sandbar_api::router(control, &sandbar_api::Config::default());
-    tokio::spawn(sandbar_api::serve(listener, router, stop, Duration::ZERO));
+    let router = sandbar_api::router(control, config);
+    tokio::spawn(sandbar_api::serve(listener, router, Limits::default(), stop, Duration::ZERO));
     Client::new(address)
 }
 

@@ -1,11 +1,15 @@
 //! What every answer has in common, and the routes that need no credential.
 
+use std::num::NonZeroU32;
+
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
+use sandbar_api::RequestRate;
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use crate::client::send;
-use crate::platform::Platform;
+use crate::client::{Client, send};
+use crate::platform::{Platform, api_config};
 
 #[tokio::test]
 async fn unknown_routes_and_methods_are_refused_as_errors_of_the_contract() {
@@ -117,4 +121,93 @@ async fn a_database_that_is_away_is_our_fault_and_tells_nothing_of_itself() {
     platform.store.close().await;
     let message = platform.api.get("/v1/sandboxes").await.refused(500, "internal_error");
     assert!(!message.to_lowercase().contains("database") && !message.contains("pool"), "{message}");
+}
+
+#[tokio::test]
+async fn who_sends_too_much_is_told_to_wait_and_nobody_else_pays_for_it() {
+    let platform = Platform::start().await;
+    let rate = RequestRate { per_second: NonZeroU32::new(1).unwrap(), burst: NonZeroU32::new(5).unwrap() };
+    let config = sandbar_api::Config { request_rate: Some(rate), ..api_config() };
+    let (anyone, _stop) = platform.facing(&config).await;
+    let ours = anyone.with_key(platform.key.expose_secret());
+    // A second passes now and then: more than the burst is certain to be too much.
+    let mut refused = None;
+    for _ in 0..100 {
+        let answer = ours.get("/v1/sandboxes").await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert_eq!(wait, 1);
+    assert_eq!(refused.headers["x-content-type-options"], "nosniff");
+    refused.refused(429, "rate_limited");
+    let ann = platform.sign_up("ann").await;
+    anyone.with_bearer(ann.api.token()).get("/v1/me").await.expect(200);
+    // Whom load balancers ask is never refused; ever new credentials are, by where they come from.
+    for _ in 0..20 {
+        anyone.get("/healthz").await.expect(200);
+    }
+    let mut made_up = Vec::new();
+    for n in 0..100 {
+        made_up.push(anyone.with_key(&format!("e2b_{n:040x}")).get("/v1/sandboxes").await.status);
+    }
+    assert_eq!(made_up.last(), Some(&429), "{made_up:?}");
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_where_they_are_listed_and_never_with_cookies() {
+    let platform = Platform::start().await;
+    let listed = "https://app.example.com";
+    let config = sandbar_api::Config { allowed_origins: vec![listed.parse().unwrap()], ..api_config() };
+    let (open, _stop) = platform.facing(&config).await;
+    let ask = |api: &Client, origin: &'static str| {
+        let request = api.request(Method::OPTIONS, "/v1/sandboxes").header("Origin", origin);
+        let request = request.header("Access-Control-Request-Method", "POST");
+        send(request.header("Access-Control-Request-Headers", "authorization,content-type"))
+    };
+    let closed = ask(&platform.api.anonymous(), listed).await;
+    assert!(closed.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{closed:?}");
+    assert!(!ask(&open, "https://evil.example").await.headers.contains_key("access-control-allow-origin"));
+    let told = ask(&open, listed).await;
+    assert_eq!((told.status, &told.headers["access-control-allow-origin"]), (200, &listed.parse().unwrap()));
+    let headers = told.headers["access-control-allow-headers"].to_str().unwrap();
+    assert!(headers.contains("authorization") && headers.contains("x-api-key"), "{headers}");
+    assert!(told.headers["access-control-allow-methods"].to_str().unwrap().contains("DELETE"));
+
+    // On refusals, too: a page could not read them otherwise.
+    let refused = send(open.request(Method::GET, "/v1/sandboxes").header("Origin", listed)).await;
+    assert_eq!(refused.headers["access-control-allow-origin"], listed);
+    assert!(refused.headers["access-control-expose-headers"].to_str().unwrap().contains("x-request-id"));
+    assert!(!refused.headers.contains_key("access-control-allow-credentials"));
+    assert!(refused.headers["vary"].to_str().unwrap().to_lowercase().contains("origin"));
+    refused.refused(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn tls_is_insisted_on_where_a_trusted_proxy_says_that_the_client_came_by_it() {
+    let platform = Platform::start().await;
+    let ask = async |api: &Client, scheme: &'static str| {
+        let answer = send(api.request(Method::GET, "/healthz").header("X-Forwarded-Proto", scheme)).await;
+        answer.headers.get("strict-transport-security").cloned()
+    };
+    assert_eq!(ask(&platform.api, "https").await.unwrap(), "max-age=31536000");
+    assert_eq!(ask(&platform.api, "http").await, None);
+    assert!(!platform.api.get("/healthz").await.headers.contains_key("strict-transport-security"));
+    let config = sandbar_api::Config { trusted_proxies: Vec::new(), ..api_config() };
+    let (direct, _stop) = platform.facing(&config).await;
+    assert_eq!(ask(&direct, "https").await, None);
+}
+
+#[tokio::test]
+async fn answers_that_hold_credentials_are_kept_by_nobody() {
+    let platform = Platform::start().await;
+    let ann = platform.sign_up("ann").await;
+    let key = ann.api.post("/v1/api-keys", json!({"name": "k"})).await;
+    let login = platform.log_in("ann@example.org", crate::people::PASSWORD).await;
+    for answer in [key, login] {
+        assert_eq!(answer.headers["cache-control"], "no-store");
+    }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use connectrpc::CompressionRegistry;
 use connectrpc::client::{
     BidiRecvHalf, BidiSendHalf, BidiStream, CallOptions, ClientConfig, Http2Connection, ServerStream,
     SharedHttp2Connection,
 };
+use connectrpc::{CompressionRegistry, ConnectError};
 use futures::Stream;
 use http::Uri;
 use rustls::pki_types::ServerName;
@@ -16,14 +16,17 @@ use sandbar_proto::host;
 use sandbar_proto::host::exec_stream_request::{Request, Start};
 use sandbar_types::Id;
 use sandbar_types::id::{Host, Sandbox, Template};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
+use super::circuit::{Breaker, Circuit};
 use super::connect::Connect;
+use super::tunnel::Lanes;
 use super::{HostError, Reason};
 use crate::pki::host_name;
 use crate::sandboxes::ExecEvent;
 
-type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
+pub(super) type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
 
 /// Requests that may wait for the connection. More would mean that the host is gone.
 const QUEUE: usize = 1024;
@@ -43,10 +46,18 @@ pub struct HostClient {
     id: Id<Host>,
     address: Arc<str>,
     rpc: host::HostServiceClient<SharedHttp2Connection>,
+    lanes: Arc<Lanes>,
+    breaker: Arc<Breaker>,
+    probe_limit: Duration,
 }
 
 impl HostClient {
-    pub(super) fn new(id: Id<Host>, address: &str, tls: Arc<rustls::ClientConfig>) -> Self {
+    pub(super) fn new(
+        id: Id<Host>,
+        address: &str,
+        tls: Arc<rustls::ClientConfig>,
+        probe_limit: Duration,
+    ) -> Self {
         let address: Arc<str> = address.into();
         let name = host_name(id);
         let connect = Connect {
@@ -55,19 +66,15 @@ impl HostClient {
             tls: TlsConnector::from(tls),
         };
         let uri = base_uri(&name);
-        let transport = Http2Connection::builder()
-            .establishment_timeout(CONNECT_LIMIT)
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .lazy_with_connector(connect, uri.clone())
-            .shared(QUEUE);
-        let config = ClientConfig::new(uri)
-            .with_default_max_message_size(MESSAGE_BYTES)
-            // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
-            .with_compression(CompressionRegistry::new());
-        Self { id, address, rpc: host::HostServiceClient::new(transport, config) }
+        let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
+        let rpc = rpc(connect.clone(), uri.clone(), windows);
+        let lanes = Arc::new(Lanes::new(connect, uri));
+        Self { id, address, rpc, lanes, breaker: Breaker::new(), probe_limit }
+    }
+
+    /// The connections that tunnels go through.
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// The host.
@@ -84,16 +91,43 @@ impl HostClient {
         &self.address
     }
 
+    /// Whether the host answers, and each change of that.
+    #[must_use]
+    pub fn circuit(&self) -> watch::Receiver<Circuit> {
+        self.breaker.state()
+    }
+
+    /// Makes one call, unless the host is known not to answer.
+    pub(super) async fn call<T>(
+        &self,
+        rpc: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, HostError> {
+        if self.breaker.is_open() {
+            let error = ConnectError::unavailable("the host has not answered of late");
+            return Err(HostError::Unreachable(error.into()));
+        }
+        let answer = rpc.await.map_err(HostError::from);
+        if matches!(answer, Err(HostError::Unreachable(_) | HostError::Deadline(_))) {
+            let (rpc, limit) = (self.rpc.clone(), self.probe_limit);
+            self.breaker.suspect(limit, move || {
+                let rpc = rpc.clone();
+                let request = host::GetHealthRequest::default();
+                async move { rpc.get_health_with_options(request, within(limit)).await.is_ok() }
+            });
+        }
+        answer
+    }
+
     /// Whether the agent serves, and what it is.
     pub async fn health(&self, limit: Duration) -> Result<host::GetHealthResponse, HostError> {
         let request = host::GetHealthRequest::default();
-        Ok(self.rpc.get_health_with_options(request, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc.get_health_with_options(request, within(limit))).await?.into_owned())
     }
 
     /// The host's inventory.
     pub async fn list_sandboxes(&self, limit: Duration) -> Result<host::ListSandboxesResponse, HostError> {
         let request = host::ListSandboxesRequest::default();
-        Ok(self.rpc.list_sandboxes_with_options(request, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc.list_sandboxes_with_options(request, within(limit))).await?.into_owned())
     }
 
     /// Makes a sandbox.
@@ -102,15 +136,15 @@ impl HostClient {
         request: host::CreateSandboxRequest,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
-        let answer = self.rpc.create_sandbox_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc.create_sandbox_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(HostError::Protocol("no sandbox in the answer to a create"))
     }
 
     /// Ends a sandbox. One that the host does not know is a success.
     pub async fn destroy_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<(), HostError> {
         let request = host::DestroySandboxRequest { id: id.to_string(), ..Default::default() };
-        let answer =
-            self.rpc.destroy_sandbox_with_options(request, within(limit)).await.map_err(HostError::from);
+        let answer = self.call(self.rpc.destroy_sandbox_with_options(request, within(limit))).await;
         match answer {
             // A host may also put it as a refusal.
             Err(error) if error.reason() != Some(Reason::REASON_SANDBOX_NOT_FOUND) => Err(error),
@@ -121,7 +155,8 @@ impl HostClient {
     /// Counts as activity.
     pub async fn ping_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<host::Sandbox, HostError> {
         let request = host::PingSandboxRequest { id: id.to_string(), ..Default::default() };
-        let answer = self.rpc.ping_sandbox_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc.ping_sandbox_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(HostError::Protocol("no sandbox in the answer to a ping"))
     }
 
@@ -131,7 +166,7 @@ impl HostClient {
         request: host::ExecRequest,
         limit: Duration,
     ) -> Result<host::ExecResponse, HostError> {
-        Ok(self.rpc.exec_with_options(request, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc.exec_with_options(request, within(limit))).await?.into_owned())
     }
 
     /// Starts a command and streams it. The stream has no deadline of its own: the command has.
@@ -139,7 +174,7 @@ impl HostClient {
         &self,
         start: Start,
     ) -> Result<(ExecStreamSender, ExecStreamReceiver), HostError> {
-        let mut stream: BidiStream<_, _, _> = self.rpc.exec_stream().await?;
+        let mut stream: BidiStream<_, _, _> = self.call(self.rpc.exec_stream()).await?;
         stream.send(request(Request::from(start))).await?;
         let (sender, receiver) = stream.into_split();
         Ok((ExecStreamSender(sender), ExecStreamReceiver { stream: receiver, ended: false }))
@@ -151,7 +186,7 @@ impl HostClient {
         requests: impl Stream<Item = host::WriteFileRequest> + Send + 'static,
         limit: Duration,
     ) -> Result<host::WriteFileResponse, HostError> {
-        Ok(self.rpc.write_file_with_options(requests, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc.write_file_with_options(requests, within(limit))).await?.into_owned())
     }
 
     /// Reads a file.
@@ -160,7 +195,7 @@ impl HostClient {
         request: host::ReadFileRequest,
         limit: Duration,
     ) -> Result<ReadFileStream, HostError> {
-        Ok(ReadFileStream(self.rpc.read_file_with_options(request, within(limit)).await?))
+        Ok(ReadFileStream(self.call(self.rpc.read_file_with_options(request, within(limit))).await?))
     }
 
     /// Boots an image and keeps it as a template.
@@ -178,9 +213,38 @@ impl HostClient {
             memory_mb: size.memory_mb,
             ..Default::default()
         };
-        let answer = self.rpc.create_template_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc.create_template_with_options(request, within(limit))).await?.into_owned();
         answer.template.into_option().ok_or(HostError::Protocol("no template in the answer"))
     }
+}
+
+/// Flow-control windows of a connection to a host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Windows {
+    pub(super) stream: u32,
+    pub(super) connection: u32,
+}
+
+/// The host's service, over a connection of its own.
+pub(super) fn rpc(
+    connect: Connect,
+    uri: Uri,
+    windows: Windows,
+) -> host::HostServiceClient<SharedHttp2Connection> {
+    let transport = Http2Connection::builder()
+        .establishment_timeout(CONNECT_LIMIT)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .lazy_with_connector(connect, uri.clone())
+        .shared(QUEUE);
+    let config = ClientConfig::new(uri)
+        .with_default_max_message_size(MESSAGE_BYTES)
+        // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
+        .with_compression(CompressionRegistry::new());
+    host::HostServiceClient::new(transport, config)
 }
 
 /// The size of a template's machine.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use sandbar_proto::host;
 use sandbar_types::id::{Sandbox, Template};
-use sandbar_types::{Id, MetricsRange, OnTimeout};
+use sandbar_types::{Id, MetricsRange, OnTimeout, TimeoutFrom};
 
 use super::client::{HostClient, within};
 use super::{HostError, Reason};
+use crate::sandboxes::{Extent, NewDeadline, Resume};
 
 const NO_SANDBOX: HostError = HostError::Protocol("no sandbox in the answer");
 const NO_TEMPLATE: HostError = HostError::Protocol("no template in the answer");
@@ -16,25 +17,35 @@ impl HostClient {
     /// Pauses a sandbox. A paused one is a success.
     pub async fn pause_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<host::Sandbox, HostError> {
         let request = host::PauseSandboxRequest { id: id.to_string(), ..Default::default() };
-        let answer = self.rpc().pause_sandbox_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc().pause_sandbox_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
     }
 
-    /// Lets a paused sandbox go on. A running one is a success. None = as before.
+    /// Pauses all that run: how many could not be paused, and run on.
+    pub async fn pause_all(&self, limit: Duration) -> Result<u32, HostError> {
+        let request = host::PauseAllRequest { reason: "the host drains".to_owned(), ..Default::default() };
+        let answer = self.call(self.rpc().pause_all_with_options(request, within(limit))).await?.into_owned();
+        Ok(answer.failed)
+    }
+
+    /// Lets a paused sandbox go on. A running one is a success.
     pub async fn resume_sandbox(
         &self,
         id: Id<Sandbox>,
-        timeout_sec: Option<u32>,
-        on_timeout: Option<OnTimeout>,
+        resume: Resume,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
+        let Resume { timeout_sec, on_timeout, timeout_from } = resume;
         let request = host::ResumeSandboxRequest {
             id: id.to_string(),
             timeout_sec,
             on_timeout: on_timeout_word(on_timeout).into(),
+            timeout_from: timeout_from_word(timeout_from).into(),
             ..Default::default()
         };
-        let answer = self.rpc().resume_sandbox_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc().resume_sandbox_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
     }
 
@@ -50,7 +61,8 @@ impl HostClient {
             template_id: template.to_string(),
             ..Default::default()
         };
-        let answer = self.rpc().snapshot_sandbox_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc().snapshot_sandbox_with_options(request, within(limit))).await?.into_owned();
         Ok((answer.template.into_option().ok_or(NO_TEMPLATE)?, answer.stall_ms))
     }
 
@@ -66,7 +78,8 @@ impl HostClient {
             template_id: template.to_string(),
             ..Default::default()
         };
-        let answer = self.rpc().flatten_rootfs_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc().flatten_rootfs_with_options(request, within(limit))).await?.into_owned();
         answer.template.into_option().ok_or(NO_TEMPLATE)
     }
 
@@ -76,14 +89,13 @@ impl HostClient {
         request: host::ForkSandboxRequest,
         limit: Duration,
     ) -> Result<host::ForkSandboxResponse, HostError> {
-        Ok(self.rpc().fork_sandbox_with_options(request, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc().fork_sandbox_with_options(request, within(limit))).await?.into_owned())
     }
 
     /// Removes a template's files. An unknown one is a success.
     pub async fn delete_template(&self, id: Id<Template>, limit: Duration) -> Result<(), HostError> {
         let request = host::DeleteTemplateRequest { id: id.to_string(), ..Default::default() };
-        let answer =
-            self.rpc().delete_template_with_options(request, within(limit)).await.map_err(HostError::from);
+        let answer = self.call(self.rpc().delete_template_with_options(request, within(limit))).await;
         match answer {
             // A host may also put it as a refusal.
             Err(error) if error.reason() != Some(Reason::REASON_TEMPLATE_NOT_FOUND) => Err(error),
@@ -94,30 +106,41 @@ impl HostClient {
     /// Reads all of a template's files and holds them against their manifest; how many bytes that were.
     pub async fn verify_template(&self, id: Id<Template>, limit: Duration) -> Result<u64, HostError> {
         let request = host::VerifyTemplateRequest { id: id.to_string(), ..Default::default() };
-        Ok(self.rpc().verify_template_with_options(request, within(limit)).await?.into_owned().bytes)
+        Ok(self
+            .call(self.rpc().verify_template_with_options(request, within(limit)))
+            .await?
+            .into_owned()
+            .bytes)
     }
 
     /// The templates whose files are complete on the host.
     pub async fn list_templates(&self, limit: Duration) -> Result<Vec<host::Template>, HostError> {
         let request = host::ListTemplatesRequest::default();
-        Ok(self.rpc().list_templates_with_options(request, within(limit)).await?.into_owned().templates)
+        Ok(self
+            .call(self.rpc().list_templates_with_options(request, within(limit)))
+            .await?
+            .into_owned()
+            .templates)
     }
 
-    /// Changes when a sandbox ends by itself, and how. None = as before.
+    /// Changes when a sandbox ends by itself, and how: in `timeout_sec` from now.
     pub async fn set_deadline(
         &self,
         id: Id<Sandbox>,
         timeout_sec: u32,
-        on_timeout: Option<OnTimeout>,
+        NewDeadline { on_timeout, timeout_from, extent }: NewDeadline,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
         let request = host::SetDeadlineRequest {
             id: id.to_string(),
             timeout_sec,
             on_timeout: on_timeout_word(on_timeout).into(),
+            timeout_from: timeout_from_word(timeout_from).into(),
+            longer_only: extent == Extent::LongerOnly,
             ..Default::default()
         };
-        let answer = self.rpc().set_deadline_with_options(request, within(limit)).await?.into_owned();
+        let answer =
+            self.call(self.rpc().set_deadline_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
     }
 
@@ -135,7 +158,11 @@ impl HostClient {
         };
         let request =
             host::GetSandboxMetricsRequest { id: id.to_string(), range: range.into(), ..Default::default() };
-        Ok(self.rpc().get_sandbox_metrics_with_options(request, within(limit)).await?.into_owned().points)
+        Ok(self
+            .call(self.rpc().get_sandbox_metrics_with_options(request, within(limit)))
+            .await?
+            .into_owned()
+            .points)
     }
 
     /// What a sandbox used, from all rings.
@@ -145,7 +172,20 @@ impl HostClient {
         limit: Duration,
     ) -> Result<Vec<host::MetricsTier>, HostError> {
         let request = host::FlushSandboxMetricsRequest { id: id.to_string(), ..Default::default() };
-        Ok(self.rpc().flush_sandbox_metrics_with_options(request, within(limit)).await?.into_owned().tiers)
+        Ok(self
+            .call(self.rpc().flush_sandbox_metrics_with_options(request, within(limit)))
+            .await?
+            .into_owned()
+            .tiers)
+    }
+}
+
+/// The contract's word.
+pub(crate) const fn timeout_from_word(from: Option<TimeoutFrom>) -> host::TimeoutFrom {
+    match from {
+        None => host::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED,
+        Some(TimeoutFrom::Activity) => host::TimeoutFrom::TIMEOUT_FROM_ACTIVITY,
+        Some(TimeoutFrom::Start) => host::TimeoutFrom::TIMEOUT_FROM_START,
     }
 }
 

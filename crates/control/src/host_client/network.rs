@@ -22,7 +22,7 @@ impl HostClient {
             policy: network_word(policy).into(),
             ..Default::default()
         };
-        self.rpc().set_network_policy_with_options(request, within(limit)).await?;
+        self.call(self.rpc().set_network_policy_with_options(request, within(limit))).await?;
         Ok(())
     }
 
@@ -33,7 +33,7 @@ impl HostClient {
         limit: Duration,
     ) -> Result<host::GetNetworkDenialsResponse, HostError> {
         let request = host::GetNetworkDenialsRequest { id: id.to_string(), ..Default::default() };
-        Ok(self.rpc().get_network_denials_with_options(request, within(limit)).await?.into_owned())
+        Ok(self.call(self.rpc().get_network_denials_with_options(request, within(limit))).await?.into_owned())
     }
 }
 

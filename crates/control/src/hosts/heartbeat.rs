@@ -25,7 +25,8 @@ impl Control {
         let mut tx = self.store().begin().await?;
         let beat = tx.host_beat(id, generation, &load).await?.ok_or(HostError::NotFound { id })?;
         if beat.was == "unreachable" {
-            tx.audit(&audit::host(ctx, id, "marked_up", Outcome::Info)).await?;
+            tx.audit(&audit::host(&OpContext::system(), (id, beat.team_id), "marked_up", Outcome::Info))
+                .await?;
         } else if beat.was == beat.is {
             // Nothing but the time: a heartbeat that a crash of the database undoes is followed by the next.
             tx.relax_durability().await?;

@@ -1,25 +1,41 @@
-//! Hosts: how they come in ([`register`](self)), and how they stay known ([`heartbeat`](self)).
+//! Hosts: how they come in ([`register`](self)), how they stay known (`heartbeat`, `refresh`), what is decided about them
+//! (`create`, `drain`, `tags`), and their end (`delete`).
 //!
-//! An administrator adds a host and gets a one-time token; its agent registers with that token and gets a certificate and tokens of
-//! its own; from then on it sends heartbeats. The first one makes it `online`. A host that falls silent becomes `unreachable`
-//! ([`crate::reconcile`]) and comes back with its next heartbeat: nothing that it has is given up because it is silent.
+//! Somebody who may adds a host and gets a one-time token; its agent registers with that token and gets a certificate and tokens of
+//! its own; from then on it sends heartbeats, and renews its credentials before they end. The first heartbeat makes it `online`. A
+//! host that falls silent becomes `unreachable` ([`crate::reconcile`]) and comes back with its next heartbeat: nothing that it has is
+//! given up because it is silent.
+//!
+//! The platform's hosts take everybody's sandboxes but those of teams that bring hosts; a team's own hosts take that team's alone, are
+//! its admins' to manage, and are hidden from all others.
 
 mod create;
+mod delete;
+mod drain;
 mod heartbeat;
+mod refresh;
 mod register;
+mod tags;
 mod token;
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sandbar_store::StoreError;
 use sandbar_store::hosts::HostRow;
-use sandbar_types::id::{self, Team};
+use sandbar_types::id::{self, Sandbox, Team, User};
 use sandbar_types::{Arch, ErrorCode, Id, VmmKind};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::context::NoTeam;
+use crate::ShuttingDown;
+use crate::access::{AccessError, store_code};
 use crate::pki::PkiError;
 
+pub use delete::{DeletePreview, Existing};
+pub use drain::{Draining, Running};
+pub use refresh::{Refresh, Refreshed};
+pub use sandbar_store::hosts::{LostSnapshot, Tenant};
 pub(crate) use token::{HostTokens, TokenHost};
 
 /// A host, as the caller may see it.
@@ -30,6 +46,7 @@ pub struct Host {
     pub id: Id<id::Host>,
     pub kind: HostKind,
     pub team_id: Id<Team>,
+    pub team_name: String,
     pub provider: Option<String>,
     pub availability_zone: Option<String>,
     pub arch: Option<Arch>,
@@ -40,15 +57,17 @@ pub struct Host {
     pub vmm: Option<VmmKind>,
     pub status: HostStatus,
     pub last_heartbeat_at: Option<DateTime<Utc>>,
+    pub created_by: Option<Id<User>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
 /// Whose sandboxes a host takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostKind {
     /// Everybody's.
+    #[default]
     Regular,
     /// One team's, which brought it.
     Byoc,
@@ -74,6 +93,7 @@ pub enum HostStatus {
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the names are the API's own")]
 pub struct NewHost {
+    pub kind: HostKind,
     pub provider: Option<String>,
     pub availability_zone: Option<String>,
 }
@@ -113,10 +133,21 @@ pub struct Registration {
 pub struct Registered {
     /// The host.
     pub host: Host,
+    /// What it goes on with.
+    pub credentials: HostCredentials,
+}
+
+/// What a host goes on with until it renews it.
+#[derive(Debug)]
+pub struct HostCredentials {
     /// Its token for heartbeats (a JWT).
     pub token: SecretString,
+    /// How long the token lasts: to be counted by the host's own clock, whatever that shows.
+    pub token_life: Duration,
     /// With this it gets new credentials.
     pub refresh_token: SecretString,
+    /// How long the refresh token and the certificate last.
+    pub refresh_life: Duration,
     /// Its certificate, in PEM.
     pub cert: String,
     /// The authority that signed it and that signs the control plane's client certificates, in PEM.
@@ -149,15 +180,33 @@ pub enum HostError {
     /// What the agent says of its host makes no sense.
     #[error("{0}")]
     Invalid(#[from] InvalidHost),
-    /// The token is unknown, used or expired: the caller is not told which.
-    #[error("the registration token is not valid")]
+    /// The token is unknown, used, revoked or expired: the caller is not told which.
+    #[error("the token is not valid")]
     InvalidToken,
-    /// The caller may not do this.
-    #[error("this is for the platform's administrators")]
-    Forbidden,
-    /// The caller acts for no team.
+    /// The caller may not.
     #[error(transparent)]
-    NoTeam(#[from] NoTeam),
+    Access(#[from] AccessError),
+    /// The team may not bring hosts.
+    #[error("the team may not bring hosts of its own: the platform's administrators decide that")]
+    NotByoc,
+    /// It is in use.
+    #[error("the host still has {} sandboxes, paused ones counted: end them first, or force it", .sandboxes.len())]
+    HasSandboxes {
+        /// Which.
+        sandboxes: Vec<Id<Sandbox>>,
+    },
+    /// It has no such tag.
+    #[error("the host has no tag {tag:?}")]
+    NoSuchTag {
+        /// What was asked for.
+        tag: String,
+    },
+    /// The work was cut off.
+    #[error(transparent)]
+    ShuttingDown(#[from] ShuttingDown),
+    /// Its sandboxes could not be paused.
+    #[error("the host could not be asked to pause its sandboxes: {}", .0.agent_message())]
+    Pause(#[source] crate::host_client::HostError),
     /// A host spoke for another host.
     #[error("this token is another host's")]
     OtherHost,
@@ -193,6 +242,12 @@ pub enum InvalidHost {
     /// A text that is too long.
     #[error("{0} must be at most 128 characters long")]
     TooLong(&'static str),
+    /// Not a tag.
+    #[error("a tag is 1 to 64 of the characters A-Z a-z 0-9 . _ : = / -")]
+    Tag,
+    /// More tags than a host may have.
+    #[error("a host may have {0} tags at most")]
+    TooManyTags(i64),
 }
 
 impl HostError {
@@ -202,10 +257,13 @@ impl HostError {
         match self {
             Self::Invalid(_) => ErrorCode::InvalidRequest,
             Self::InvalidToken => ErrorCode::Unauthorized,
-            Self::Forbidden | Self::OtherHost => ErrorCode::Forbidden,
-            Self::NoTeam(_) => ErrorCode::NoTeam,
-            Self::NotFound { .. } => ErrorCode::NotFound,
-            Self::Pki(_) | Self::Token(_) | Self::Store(_) => ErrorCode::InternalError,
+            Self::NotByoc | Self::OtherHost => ErrorCode::Forbidden,
+            Self::Access(error) => error.code(),
+            Self::NotFound { .. } | Self::NoSuchTag { .. } => ErrorCode::NotFound,
+            Self::HasSandboxes { .. } => ErrorCode::HostHasSandboxes,
+            Self::Pause(_) | Self::ShuttingDown(_) => ErrorCode::HostUnavailable,
+            Self::Store(error) => store_code(error),
+            Self::Pki(_) | Self::Token(_) => ErrorCode::InternalError,
         }
     }
 }
@@ -232,6 +290,7 @@ impl TryFrom<HostRow> for Host {
                 other => return Err(unknown("hosts.kind", other)),
             },
             team_id: row.team_id,
+            team_name: row.team_name,
             provider: row.provider,
             availability_zone: row.availability_zone,
             arch: row.arch,
@@ -249,6 +308,7 @@ impl TryFrom<HostRow> for Host {
                 other => return Err(unknown("hosts.status", other)),
             },
             last_heartbeat_at: row.last_heartbeat_at,
+            created_by: row.created_by,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

@@ -1,19 +1,12 @@
 //! Letting a host in.
 
-use std::time::Duration;
-
-use chrono::Utc;
-use sandbar_store::hosts::{NewRefreshToken, RegistrationRow};
-use sandbar_types::Id;
+use sandbar_store::hosts::RegistrationRow;
 use uuid::Uuid;
 
 use super::{HostError, InvalidHost, Registered, Registration, TokenHost};
-use crate::pki::PkiError;
-use crate::secrets::{random_token, token_hash};
+use crate::secrets::token_hash;
 use crate::{Control, OpContext};
 
-/// How long a refresh token lasts.
-const REFRESH_LIFE: Duration = Duration::from_secs(60 * 24 * 3600);
 /// Longest address, in bytes: a DNS name, a colon and a port.
 const ADDRESS_BYTES: usize = 260;
 
@@ -44,33 +37,12 @@ impl Control {
             address,
         };
         let host = tx.host_register(id, &row).await?;
-        let refresh_token = random_token::<32>("hrt_");
-        tx.host_refresh_token_insert(&NewRefreshToken {
-            id: Id::new(),
-            host_id: id,
-            family_id: Uuid::now_v7(),
-            token_hash: &token_hash(&refresh_token),
-            expires_at: Utc::now() + REFRESH_LIFE,
-        })
-        .await?;
-        let cert = self.authority().sign_host(id, csr).map_err(|error| match error {
-            PkiError::Request(_) => HostError::Invalid(InvalidHost::Csr),
-            other => HostError::Pki(other),
-        })?;
-        let token = self
-            .host_tokens()
-            .issue(TokenHost { id, epoch: host.credential_epoch })
-            .map_err(HostError::Token)?;
+        let named = TokenHost { id, epoch: host.credential_epoch };
+        let (_, credentials) = self.credentials(&mut tx, named, Uuid::now_v7(), csr).await?;
         tx.commit().await?;
         // A host that registered anew has a new certificate, perhaps at the same address.
         self.host_clients().evict(id);
-        Ok(Registered {
-            host: host.try_into()?,
-            token,
-            refresh_token,
-            cert,
-            ca: self.authority().cert_pem().to_owned(),
-        })
+        Ok(Registered { host: host.try_into()?, credentials })
     }
 }
 

@@ -14,8 +14,6 @@ use crate::secrets::{MasterKey, SecretError, random};
 
 const ISSUER: &str = "sandbar";
 const AUDIENCE: &str = "host";
-/// How long a host token lasts.
-const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a host token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +50,8 @@ struct Kept {
 
 impl HostTokens {
     const NAME: &str = "host-token-key";
+    /// How long a token lasts.
+    pub(super) const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
     pub(crate) async fn load(master: &MasterKey, store: &Store) -> Result<Self, SecretError> {
         let damaged = || SecretError::Damaged { name: Self::NAME };
@@ -75,7 +75,7 @@ impl HostTokens {
             sub: host.id,
             epoch: host.epoch,
             iat: now,
-            exp: now + LIFE.as_secs(),
+            exp: now + Self::LIFE.as_secs(),
             jti: Uuid::new_v4(),
         })
     }

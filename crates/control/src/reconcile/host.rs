@@ -86,6 +86,18 @@ impl Control {
         report
     }
 
+    /// That a host answers. Where it does not, what is in between there is `missing`.
+    pub(super) async fn host_answers(&self, id: Id<Host>) -> Result<(), ReconcileError> {
+        let host = self.store().host_find(id).await?;
+        let address = host.and_then(|host| host.address).ok_or(ReconcileError::NotRegistered { id })?;
+        let client = self.host_clients().get(id, &address);
+        if let Err(source) = client.health(self.config().call_deadline).await {
+            self.lose_sight(&self.store().sandboxes_living_on(id).await?).await?;
+            return Err(ReconcileError::Host { id, source });
+        }
+        Ok(())
+    }
+
     async fn reconcile_locked(
         &self,
         id: Id<Host>,
@@ -104,6 +116,9 @@ impl Control {
                 return Err(ReconcileError::Host { id, source });
             }
         };
+        if let Some(pool) = inventory.warm_pool.as_option() {
+            tell_warm_pool(id, pool);
+        }
         let reported: BTreeMap<Id<Sandbox>, proto::Sandbox> = inventory
             .sandboxes
             .into_iter()
@@ -134,6 +149,7 @@ impl Control {
         report.absent = verdict.absent;
         report.due_in = verdict.due_in;
         let templates = self.reconcile_templates(&client).await?;
+        self.provision(id).await?;
         report.deleted = templates.deleted;
         report.failed += templates.failed;
         if report.failed == 0 && report.spared == 0 {
@@ -291,4 +307,13 @@ pub(super) fn machine(sandbox: &proto::Sandbox) -> Option<Machine> {
         created_at: reported::time(sandbox.created_at_unix_ms).unwrap_or(DateTime::<Utc>::MAX_UTC),
         stop_reason: sandbox.stop_reason.clone(),
     })
+}
+
+/// For the metrics endpoint: what a host keeps ready, and what came of it. The host counts from its agent's start.
+#[expect(clippy::cast_precision_loss, reason = "a gauge, of counts far below where it matters")]
+fn tell_warm_pool(id: Id<Host>, pool: &proto::WarmPool) {
+    let proto::WarmPool { spares, hits, misses, .. } = pool;
+    metrics::gauge!("sandbar_warm_pool_spares", "host" => id.to_string()).set(*spares);
+    metrics::gauge!("sandbar_warm_pool_hits", "host" => id.to_string()).set(*hits as f64);
+    metrics::gauge!("sandbar_warm_pool_misses", "host" => id.to_string()).set(*misses as f64);
 }

@@ -5,6 +5,7 @@
 //! - `host`: one round for one host: rows first, then the inventory, then the verdict is carried out.
 //! - `settle`: how a row becomes what its machine is, and who is told.
 //! - `templates`: what hosts owe of the templates that are no more.
+//! - `provision`: what new hosts lack of the platform's own template.
 //! - `monitor`: when rounds run (by signal and by timer), hosts that fell silent, rows that no host has.
 //!
 //! The order matters: rows are read before the host is asked. A sandbox that is created in between is in the inventory and not in
@@ -14,6 +15,7 @@
 mod host;
 mod judge;
 mod monitor;
+mod provision;
 mod settle;
 mod templates;
 

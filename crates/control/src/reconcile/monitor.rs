@@ -31,7 +31,7 @@ impl Control {
         let mut timer = tokio::time::interval(monitor.interval);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Hosts had nobody to report to while no control plane ran: their silence counts from now.
-        let patient_until = Instant::now() + monitor.unreachable_after;
+        let mut patient_until = Instant::now() + monitor.unreachable_after;
         let mut rounds = Rounds::new();
         let house = tokio::spawn(self.clone().keep_house(stop.clone()));
         loop {
@@ -45,12 +45,16 @@ impl Control {
                 _ = timer.tick() => {
                     if let Err(error) = self.monitor_round(Instant::now() >= patient_until).await {
                         tracing::error!(error = &error as &dyn std::error::Error, "the monitor's round failed");
+                        // While the database was away no heartbeat could be taken.
+                        patient_until = Instant::now() + monitor.unreachable_after;
                     }
-                    match self.store().host_list().await {
-                        Ok(hosts) => hosts
-                            .into_iter()
-                            .filter(|host| matches!(host.status.as_str(), "online" | "draining"))
-                            .for_each(|host| rounds.begin(self, host.id)),
+                    match self.store().hosts_heard_of().await {
+                        Ok(hosts) => {
+                            // Other replicas delete hosts, too.
+                            self.host_clients().keep(&hosts.iter().map(|(host, _)| *host).collect());
+                            let heard = hosts.into_iter().filter(|(_, heard)| *heard);
+                            heard.for_each(|(host, _)| rounds.begin(self, host));
+                        }
                         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot list hosts"),
                     }
                 }
@@ -100,11 +104,9 @@ impl Control {
             let ctx = OpContext::system();
             let mut tx = self.store().begin().await?;
             // Its heartbeat may have come in between.
-            if !tx.host_lost(host, before).await? {
-                continue;
-            }
+            let Some(team) = tx.host_lost(host, before).await? else { continue };
             let missing = tx.sandboxes_go_missing(host).await?;
-            tx.audit(&audit::host(&ctx, host, "marked_down", Outcome::Warning)).await?;
+            tx.audit(&audit::host(&ctx, (host, team), "marked_down", Outcome::Warning)).await?;
             tx.commit().await?;
             tracing::warn!(%host, missing, "a host is not heard of any more");
         }
@@ -149,6 +151,8 @@ impl Rounds {
         let (control, before, permits) =
             (control.clone(), self.last.get(&host).cloned(), Arc::clone(&self.permits));
         let round = self.running.spawn(async move {
+            // Before anything is held that others wait for: a host that does not answer costs nobody but itself.
+            control.host_answers(host).await?;
             // The semaphore is never closed: there is always a permit to wait for.
             let _permit = permits.acquire().await;
             control.reconcile_host(host, before.as_ref()).await

@@ -10,7 +10,7 @@
 //! and the row follows it (`reconcile`), at once if the host answers, else when it does. So a request that was carried out although
 //! its reply was lost is a success, and no row stays between two states.
 
-use sandbar_store::hosts::Room;
+use sandbar_store::hosts::{Purpose, Room};
 use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_store::{StoreError, Tx};
 use sandbar_types::{Id, PerResource, SandboxStatus, id};
@@ -73,13 +73,13 @@ impl Control {
             && !from.is_empty()
         {
             room = Some(self.headroom(&mut tx, sandbox.team_id).await?);
-            match tx.host_room(host, sandbox.memory_mb, self.config().memory_promise_percent).await? {
+            match tx.host_room(host, sandbox.demand(), self.config().limits(), Purpose::Resume).await? {
                 Room::Enough => {}
                 Room::Full => {
                     let message = "its memory is promised to other sandboxes".to_owned();
                     return Err(SandboxError::NoRoom { message });
                 }
-                Room::Gone => return Err(SandboxError::Missing { id: sandbox.id }),
+                Room::Gone | Room::Draining => return Err(SandboxError::Missing { id: sandbox.id }),
             }
         }
         let Some(row) = tx.sandbox_transition(&transition).await? else {

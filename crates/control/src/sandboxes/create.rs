@@ -6,6 +6,8 @@
 //!   3 run     row: starting -> running                                       undo: as 2
 //! ```
 //!
+//! A host that has no room after all, or cannot be reached, is given up for the next best, with a row of its own.
+//!
 //! A control plane that dies between the steps leaves a row in `starting`. The reconciler finds it past its deadline and does
 //! the undoing. The steps run in a task of their own: a caller that goes away does not cut them.
 
@@ -14,20 +16,20 @@ use std::time::Instant;
 
 use sandbar_proto::host::CreateSandboxRequest;
 use sandbar_store::audit::Outcome;
-use sandbar_store::hosts::Room;
+use sandbar_store::hosts::{Demand, Purpose, Room};
 use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, PerResource, SandboxStatus, TemplateKind};
+use sandbar_types::{Id, Ingress, PerResource, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use super::error::CallSite;
 use super::validate::{self, Checked, InvalidSandbox};
 use super::{IdempotencyKey, NewSandbox, NoHostReason, Sandbox, SandboxError};
-use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word};
-use crate::scheduler::{Need, least_loaded};
+use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word, timeout_from_word};
+use crate::scheduler::{self, Need, Obstacle};
 use crate::{Control, OpContext, audit, reported};
 
 /// How often a full host is passed over for the next before the caller is told that all are full.
@@ -67,6 +69,7 @@ impl Control {
             checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
+            ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
         };
         let (control, ctx) = (self.clone(), ctx.clone());
@@ -75,17 +78,31 @@ impl Control {
 
     async fn create_in_steps(&self, ctx: &OpContext, request: Request) -> Result<Sandbox, SandboxError> {
         let begun = Instant::now();
-        let row = match self.place_sandbox(ctx, &request).await? {
-            Placed::New(row) => row,
-            Placed::Known(id) => return self.sandbox_get(ctx, id).await,
-        };
-        let placed = begun.elapsed();
-        let (id, client) = (row.id, self.client_of(&row)?);
-        let started = match self.start_machine(&client, &row, &request).await {
-            Ok(started) => started,
-            Err(error) => {
-                self.undo_create(ctx, &client, id, error.agent_message()).await;
-                return Err(self.create_failed(&row, error).await);
+        let (mut tried, mut failed) = (Vec::new(), None);
+        let (id, client, placed, started) = loop {
+            let row = match (self.place_sandbox(ctx, &request, &tried).await, failed) {
+                (Ok(Placed::New(row)), _) => row,
+                (Ok(Placed::Known(id)), _) => return self.sandbox_get(ctx, id).await,
+                // There was no other host: what the first said counts.
+                (Err(SandboxError::NoHosts { .. }), Some(first)) => return Err(first),
+                (Err(error), _) => return Err(error),
+            };
+            let placed = begun.elapsed();
+            let (id, client) = (row.id, self.client_of(&row)?);
+            match self.start_machine(&client, &row, &request).await {
+                Ok(started) => break (id, client, placed, started),
+                Err(error) => {
+                    let may_go_elsewhere = may_go_elsewhere(&error) && tried.len() + 1 < PLACEMENT_TRIES;
+                    self.undo_create(ctx, &client, id, error.agent_message()).await;
+                    let error = self.create_failed(&row, error).await;
+                    if !may_go_elsewhere {
+                        return Err(error);
+                    }
+                    tracing::info!(%id, host = %client.id(), error = &error as &dyn std::error::Error,
+                        "a host did not take a sandbox; another may");
+                    tried.push(client.id());
+                    failed = Some(error);
+                }
             }
         };
         let started_at = begun.elapsed();
@@ -111,16 +128,22 @@ impl Control {
     }
 
     /// Step 1. Chooses a host and writes the row, in one transaction: a request that no host can take leaves nothing.
-    async fn place_sandbox(&self, ctx: &OpContext, request: &Request) -> Result<Placed, SandboxError> {
+    async fn place_sandbox(
+        &self,
+        ctx: &OpContext,
+        request: &Request,
+        tried: &[Id<Host>],
+    ) -> Result<Placed, SandboxError> {
         let Request { team, template, .. } = request;
-        let need = Need { memory_mb: template.memory_mb, vcpus: template.vcpus };
-        let candidates = self.store().host_candidates(*team, template.id).await?;
-        let hosts = least_loaded(&candidates, need, self.config().memory_promise_percent);
-        let mut reason = match (candidates.is_empty(), hosts.is_empty()) {
-            (true, _) if self.store().hosts_online().await? == 0 => NoHostReason::NoneOnline,
-            (true, _) => NoHostReason::NoTemplateFiles,
-            (false, true) => NoHostReason::Full,
-            (false, false) => NoHostReason::NoneOnline,
+        let need = Need { demand: demand_of(template), arch: template.arch, vmm: template.vmm };
+        let mut candidates = self.store().host_candidates(*team, template.id).await?;
+        // Nothing new goes to a host that does not answer, though its silence is not yet long enough for the monitor.
+        candidates.retain(|host| !tried.contains(&host.host_id) && self.host_clients().answers(host.host_id));
+        let policy = self.config().scheduling.policy();
+        let (limits, turn) = (self.config().limits(), self.next_turn());
+        let (hosts, mut reason) = match scheduler::place(policy, &candidates, &need, limits, turn) {
+            Ok(hosts) => (hosts, NoHostReason::NoneOnline),
+            Err(obstacle) => (Vec::new(), obstacle.into()),
         };
         for host in hosts.into_iter().take(PLACEMENT_TRIES) {
             match self.place_on(ctx, request, host).await? {
@@ -141,7 +164,7 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, template, checked, metadata, env: _, key } = request;
+        let Request { team, template, checked, metadata, env: _, ingress, key } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // Before the row is made, which would be counted.
@@ -159,8 +182,10 @@ impl Control {
             disk_mb: template.disk_mb,
             timeout_sec: checked.timeout_sec,
             on_timeout: checked.on_timeout,
+            timeout_from: checked.timeout_from,
             metadata,
             network: &checked.network,
+            ingress,
             created_by: &audit::created_by(ctx),
             parent_id: None,
         })
@@ -174,10 +199,10 @@ impl Control {
             }
         }
         room.take(&PerResource::of_sandbox(template.vcpus, template.memory_mb))?;
-        match tx.host_room(host, template.memory_mb, self.config().memory_promise_percent).await? {
+        match tx.host_room(host, demand_of(template), self.config().limits(), Purpose::New).await? {
             Room::Enough => {}
             Room::Full => return Ok(Err(NoHostReason::Full)),
-            Room::Gone => return Ok(Err(NoHostReason::NoneOnline)),
+            Room::Gone | Room::Draining => return Ok(Err(NoHostReason::NoneOnline)),
         }
         let row = tx.sandbox_place(id, host).await?.ok_or(SandboxError::Interrupted { id })?;
         tx.commit().await?;
@@ -209,6 +234,7 @@ impl Control {
             timeout_sec: row.timeout_sec,
             hostname: row.id.to_string(),
             on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
+            timeout_from: timeout_from_word(Some(row.timeout_from)).into(),
             network: network_word(&row.network).into(),
             ..Default::default()
         };
@@ -300,6 +326,7 @@ struct Request {
     checked: Checked,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
+    ingress: Ingress,
     key: Option<(IdempotencyKey, [u8; 32])>,
 }
 
@@ -322,6 +349,30 @@ pub(super) fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, 
     // It never ran: it is being made, or it failed. A first attempt whose control plane died stays in `starting` until the
     // reconciler ends it, so no key blocks for longer than that.
     if known.sandbox_status.is_end() { Ok(KeyUse::Failed) } else { Err(SandboxError::KeyInProgress) }
+}
+
+/// Whether another host may succeed: this one has no room or not the files, or it did not even hear of it. Where it was asked and did not
+/// answer in time, the caller has waited long enough.
+fn may_go_elsewhere(error: &HostError) -> bool {
+    let elsewhere =
+        [Reason::REASON_NO_CAPACITY, Reason::REASON_TEMPLATE_NOT_FOUND, Reason::REASON_INCOMPATIBLE];
+    matches!(error, HostError::Unreachable(_))
+        || error.reason().is_some_and(|reason| elsewhere.contains(&reason))
+}
+
+fn demand_of(template: &TemplateRow) -> Demand {
+    Demand { memory_mb: template.memory_mb, vcpus: template.vcpus, disk_mb: template.disk_mb }
+}
+
+impl From<Option<Obstacle>> for NoHostReason {
+    fn from(obstacle: Option<Obstacle>) -> Self {
+        match obstacle {
+            None | Some(Obstacle::NotForThis) => Self::NoneOnline,
+            Some(Obstacle::OtherMachine) => Self::OtherMachine,
+            Some(Obstacle::NoFiles) => Self::NoTemplateFiles,
+            Some(Obstacle::Full) => Self::Full,
+        }
+    }
 }
 
 /// What tells two requests apart. Maps are sorted, so the order of a client's keys does not matter.

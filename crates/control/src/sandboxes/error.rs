@@ -7,10 +7,10 @@ use sandbar_types::id::{self, Host};
 use sandbar_types::{ErrorCode, Id, QuotaExceeded, SandboxStatus};
 
 use super::{InvalidSandbox, Sandbox};
-use crate::Control;
 use crate::access::store_code;
 use crate::context::NoTeam;
 use crate::host_client::{HostError as HostCallError, Reason};
+use crate::{Control, ShuttingDown};
 
 /// Why an operation on a sandbox failed. `Display` is safe to show to the caller wherever [`SandboxError::code`] is not
 /// `InternalError`.
@@ -67,9 +67,9 @@ pub enum SandboxError {
         /// The sandbox.
         id: Id<id::Sandbox>,
     },
-    /// The work was cut off by the end of this process; what it began is finished or undone by the reconciler.
-    #[error("the control plane is going down")]
-    ShuttingDown,
+    /// The work was cut off.
+    #[error(transparent)]
+    ShuttingDown(#[from] ShuttingDown),
     /// Another operation changed the sandbox meanwhile. One that was being made was taken back.
     #[error("another request changed or ended sandbox {id} meanwhile")]
     Interrupted {
@@ -167,9 +167,14 @@ pub enum SandboxError {
 /// Why no host can take a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoHostReason {
-    /// None is online.
-    #[error("no host is online")]
+    /// None that takes the team's sandboxes is online.
+    #[error("no host that takes sandboxes of this team is online")]
     NoneOnline,
+    /// None that is online is of the kind that the template was made on.
+    #[error(
+        "no host that is online has the processors and the virtual machine monitor that the template was made on"
+    )]
+    OtherMachine,
     /// None that is online has the template's files.
     #[error("no host that is online has the template's files")]
     NoTemplateFiles,
@@ -199,7 +204,7 @@ impl SandboxError {
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
             Self::NoHosts { .. } | Self::NoRoom { .. } => ErrorCode::NoHostsAvailable,
             Self::Timeout { .. } => ErrorCode::Timeout,
-            Self::HostUnavailable { .. } | Self::Missing { .. } | Self::ShuttingDown => {
+            Self::HostUnavailable { .. } | Self::Missing { .. } | Self::ShuttingDown(_) => {
                 ErrorCode::HostUnavailable
             }
             Self::Agent { .. } => ErrorCode::AgentError,
@@ -257,6 +262,7 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             // Whose message names the file.
             Reason::REASON_SNAPSHOT_DAMAGED
             | Reason::REASON_GUEST_UNREACHABLE
+            | Reason::REASON_PORT_CLOSED
             | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },
@@ -290,6 +296,7 @@ mod tests {
             (Reason::REASON_INCOMPATIBLE, InvalidState),
             (Reason::REASON_TEMPLATE_IN_USE, InvalidState),
             (Reason::REASON_BUSY, InvalidState),
+            (Reason::REASON_PORT_CLOSED, AgentError),
         ];
         let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
         for (reason, code) in table {

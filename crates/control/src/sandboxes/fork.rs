@@ -14,9 +14,9 @@ use sandbar_proto::host::fork_sandbox_request::Child;
 use sandbar_proto::host::fork_sandbox_response::child_result::Outcome as ChildOutcome;
 use sandbar_proto::host::{ForkSandboxRequest, ForkSandboxResponse};
 use sandbar_store::audit::Outcome;
-use sandbar_store::hosts::Room;
+use sandbar_store::hosts::{Purpose, Room};
 use sandbar_store::sandboxes::{NewSandboxRow, SandboxRow, Transition};
-use sandbar_types::{Id, OnTimeout, PerResource, SandboxStatus, id, limits};
+use sandbar_types::{Id, OnTimeout, PerResource, SandboxStatus, TimeoutFrom, id, limits};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +24,7 @@ use super::change::{Change, return_to};
 use super::create::{KeyUse, judge_use};
 use super::validate::within;
 use super::{CallSite, IdempotencyKey, Sandbox, SandboxError};
-use crate::host_client::{HostClient, HostError, Reason, on_timeout_word};
+use crate::host_client::{HostClient, HostError, Reason, on_timeout_word, timeout_from_word};
 use crate::operation::{Action, Operation};
 use crate::{Control, OpContext, audit, reported};
 
@@ -39,7 +39,7 @@ const FORK: Change = Change {
 const AT_ONCE: usize = 4;
 
 /// What a caller asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct NewFork {
     /// How many children.
     pub count: u32,
@@ -47,6 +47,8 @@ pub struct NewFork {
     pub timeout_sec: Option<u32>,
     /// What happens then; none = as the source.
     pub on_timeout: Option<OnTimeout>,
+    /// From when these seconds count; none = as the source's.
+    pub timeout_from: Option<TimeoutFrom>,
 }
 
 /// What is to be done for one child.
@@ -162,13 +164,17 @@ impl Control {
         let (Some(host), false) = (sandbox.host_id, from.is_empty()) else {
             return Err(self.change_refused(ctx, sandbox.id, FORK).await);
         };
-        let percent = self.config().memory_promise_percent;
+        let limits = self.config().limits();
         let mut tx = self.store().begin().await?;
         // The team's row before the host's before the sandbox's: everywhere, so that nobody waits for somebody who waits for them.
         let mut room = self.headroom(&mut tx, sandbox.team_id).await?;
-        match tx.host_room(host, sandbox.memory_mb, percent).await? {
+        match tx.host_room(host, sandbox.demand(), limits, Purpose::New).await? {
             Room::Enough => {}
             Room::Full => return Err(no_room()),
+            Room::Draining => {
+                let message = "it drains, and takes no new sandboxes".to_owned();
+                return Err(SandboxError::NoRoom { message });
+            }
             Room::Gone => return Err(SandboxError::Missing { id: sandbox.id }),
         }
         let transition = Transition::new(sandbox.id, FORK.through).only_from(from).begun_by(&kept);
@@ -188,7 +194,7 @@ impl Control {
                 }
                 Wanted::New(key) => key,
             };
-            if tx.host_room(host, source.memory_mb, percent).await? != Room::Enough {
+            if tx.host_room(host, sandbox.demand(), limits, Purpose::New).await? != Room::Enough {
                 slots.push(Slot::Refused(no_room()));
                 continue;
             }
@@ -206,8 +212,10 @@ impl Control {
                 disk_mb: source.disk_mb,
                 timeout_sec: fork.timeout_sec.unwrap_or(source.timeout_sec),
                 on_timeout: fork.on_timeout.unwrap_or(source.on_timeout),
+                timeout_from: fork.timeout_from.unwrap_or(source.timeout_from),
                 metadata: &source.metadata,
                 network: &source.network,
+                ingress: &source.ingress,
                 created_by: &audit::created_by(ctx),
                 parent_id: Some(source.id),
             })
@@ -236,6 +244,7 @@ impl Control {
             hostname: row.id.to_string(),
             timeout_sec: row.timeout_sec,
             on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
+            timeout_from: timeout_from_word(Some(row.timeout_from)).into(),
             ..Default::default()
         };
         ForkSandboxRequest {
@@ -327,9 +336,9 @@ fn no_room() -> SandboxError {
 
 /// A child's own key: what a client can send has no spaces, so that the two never meet.
 fn child_key(key: &IdempotencyKey, source: Id<id::Sandbox>, fork: NewFork, child: u32) -> Key {
-    let NewFork { count, timeout_sec, on_timeout } = fork;
+    let NewFork { count, timeout_sec, on_timeout, timeout_from } = fork;
     let IdempotencyKey(key) = key;
-    let request = format!("fork {source} {count} {timeout_sec:?} {on_timeout:?}");
+    let request = format!("fork {source} {count} {timeout_sec:?} {on_timeout:?} {timeout_from:?}");
     let key = format!("fork {child} {}", hex::encode(Sha256::digest(key.as_bytes())));
     (key, Sha256::digest(request.as_bytes()).into())
 }

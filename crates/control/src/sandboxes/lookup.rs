@@ -91,7 +91,7 @@ impl TryFrom<SandboxRow> for Sandbox {
         let SandboxRow {
             id,
             team_id,
-            template_id: _,
+            template_id,
             template_name,
             host_id,
             host_address,
@@ -103,8 +103,10 @@ impl TryFrom<SandboxRow> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
             metadata,
-            network: _,
+            network,
+            ingress,
             guest_ip,
             host_ip,
             created_at,
@@ -118,6 +120,7 @@ impl TryFrom<SandboxRow> for Sandbox {
         Ok(Self {
             id,
             team_id,
+            template_id,
             status,
             template: template_name.parse().map_err(|_| unknown("templates.name", &template_name))?,
             vcpus,
@@ -125,6 +128,8 @@ impl TryFrom<SandboxRow> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
+            network,
             metadata,
             host_id,
             host_address,
@@ -136,6 +141,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             expires_at,
             updated_at,
             status_reason,
+            ingress,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
 //! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
-//! `metrics`, `network`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
+//! `metrics`, `network`, `settled`, `started`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
 mod change;
@@ -17,17 +17,21 @@ mod metrics;
 mod network;
 mod pause;
 mod resume;
+mod settled;
+mod started;
 mod validate;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, Team};
-use sandbar_types::{Id, SandboxStatus, TemplateName, id};
+use sandbar_store::hosts::Demand;
+use sandbar_types::id::{Host, Team, Template};
+use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, id};
 use serde::Serialize;
 
 pub(crate) use change::{Change, return_to};
+pub use deadline::{Extent, NewDeadline};
 pub(crate) use error::CallSite;
 pub use error::{NoHostReason, SandboxError};
 pub use exec::{
@@ -41,6 +45,8 @@ pub(crate) use metrics::keep_last;
 pub use network::{DenialReason, DeniedAddress, DeniedName, SandboxNetwork};
 pub use resume::Resume;
 pub use sandbar_types::OnTimeout;
+pub use settled::Entered;
+pub use started::{StartOrder, StartedFilter};
 pub use validate::InvalidSandbox;
 
 /// A sandbox that the caller may act on, as it was when it was looked up.
@@ -50,6 +56,7 @@ pub use validate::InvalidSandbox;
 pub struct Sandbox {
     pub id: Id<id::Sandbox>,
     pub team_id: Id<Team>,
+    pub template_id: Id<Template>,
     pub status: SandboxStatus,
     pub template: TemplateName,
     pub vcpus: u32,
@@ -57,6 +64,8 @@ pub struct Sandbox {
     pub disk_mb: u32,
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
+    pub timeout_from: TimeoutFrom,
+    pub network: NetworkPolicy,
     pub metadata: BTreeMap<String, String>,
     pub host_id: Option<Id<Host>>,
     pub(crate) host_address: Option<String>,
@@ -69,6 +78,14 @@ pub struct Sandbox {
     pub updated_at: DateTime<Utc>,
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
+    pub ingress: Ingress,
+}
+
+impl Sandbox {
+    /// What it takes of its host.
+    pub(crate) const fn demand(&self) -> Demand {
+        Demand { memory_mb: self.memory_mb, vcpus: self.vcpus, disk_mb: self.disk_mb }
+    }
 }
 
 /// What a caller asks for. `None` = the default.
@@ -81,9 +98,11 @@ pub struct NewSandbox {
     pub disk_mb: Option<u32>,
     pub timeout_sec: Option<u32>,
     pub on_timeout: Option<OnTimeout>,
+    pub timeout_from: Option<TimeoutFrom>,
     pub metadata: BTreeMap<String, String>,
     pub env: BTreeMap<String, String>,
     pub network: Option<NetworkRules>,
+    pub ingress: Ingress,
 }
 
 /// Egress rules of a sandbox.

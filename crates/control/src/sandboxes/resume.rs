@@ -2,7 +2,7 @@
 
 use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{RunningOn, SandboxRow, Transition};
-use sandbar_types::{OnTimeout, SandboxStatus, limits};
+use sandbar_types::{OnTimeout, SandboxStatus, TimeoutFrom, limits};
 
 use super::change::{Begun, Change};
 use super::validate::within;
@@ -20,10 +20,12 @@ const RESUME: Change = Change {
 /// How a sandbox goes on. None = as before.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Resume {
-    /// Seconds without activity after which it ends; 0 = never.
+    /// Seconds after which it ends; 0 = never.
     pub timeout_sec: Option<u32>,
     /// How it ends then.
     pub on_timeout: Option<OnTimeout>,
+    /// From when these seconds count.
+    pub timeout_from: Option<TimeoutFrom>,
 }
 
 impl Control {
@@ -49,8 +51,7 @@ impl Control {
     ) -> Result<Sandbox, SandboxError> {
         let begun = self.begin_change(ctx, sandbox, RESUME).await?;
         let (client, limit) = (self.client_of(&begun.row)?, self.config().resume_deadline);
-        let Resume { timeout_sec, on_timeout } = resume;
-        match client.resume_sandbox(begun.row.id, timeout_sec, on_timeout, limit).await {
+        match client.resume_sandbox(begun.row.id, resume, limit).await {
             Ok(running) => match self.mark_resumed(&begun, &reported::running_on(&running)).await? {
                 Some(row) => Ok(row.try_into()?),
                 None => self.change_overtaken(ctx, sandbox.id, SandboxStatus::Running).await,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use sandbar_types::ingress::InvalidIngress;
 use sandbar_types::name::InvalidName;
 use sandbar_types::network::InvalidPolicy;
-use sandbar_types::{NetworkPolicy, TemplateName, limits};
+use sandbar_types::{NetworkPolicy, TemplateName, TimeoutFrom, limits};
 
 use super::{Command, NetworkRules, NewSandbox, OnTimeout};
 
@@ -53,6 +54,9 @@ pub enum InvalidSandbox {
     /// A network policy cannot be one.
     #[error("network: {0}")]
     Network(#[from] InvalidPolicy),
+    /// Who may connect to it cannot be said like that.
+    #[error(transparent)]
+    Ingress(#[from] InvalidIngress),
     /// A template without memory.
     #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
     NoMemory {
@@ -108,6 +112,7 @@ pub(super) struct Checked {
     pub(super) disk_mb: Option<u32>,
     pub(super) timeout_sec: u32,
     pub(super) on_timeout: OnTimeout,
+    pub(super) timeout_from: TimeoutFrom,
     pub(super) network: NetworkPolicy,
 }
 
@@ -122,10 +127,12 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     let timeout_sec = new.timeout_sec.unwrap_or(0);
     within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
     let on_timeout = new.on_timeout.unwrap_or(OnTimeout::Kill);
+    let timeout_from = new.timeout_from.unwrap_or(TimeoutFrom::Activity);
     let network = new.network.as_ref().map(network).transpose()?.unwrap_or_default();
+    new.ingress.check()?;
     map("metadata", &new.metadata)?;
     map("env", &new.env)?;
-    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, network })
+    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, timeout_from, network })
 }
 
 /// Checks a network policy.

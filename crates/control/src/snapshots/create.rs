@@ -165,6 +165,7 @@ impl Control {
                 arch,
                 vmm,
                 host_id,
+                source_id: source.id,
                 operation: &operation.to_value(),
             })
             .await;

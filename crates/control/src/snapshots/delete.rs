@@ -32,14 +32,13 @@ impl Control {
         let row = self.store().template_by_name(ctx.team()?, name).await?;
         let row = row.ok_or_else(|| SnapshotError::NotFound { name: name.clone() })?;
         let limit = self.config().verify_deadline;
-        for candidate in self.store().host_candidates(ctx.team()?, row.id).await? {
-            let Some(host) = self.store().host_find(candidate.host_id).await? else { continue };
-            let Some(address) = host.address else { continue };
-            let client = self.host_clients().get(host.id, &address);
+        // Any copy will do.
+        if let Some((host, address)) = self.store().template_hosts(row.id).await?.into_iter().next() {
+            let client = self.host_clients().get(host, &address);
             return client
                 .verify_template(row.id, limit)
                 .await
-                .map_err(|error| check_failed(host.id, limit, error));
+                .map_err(|error| check_failed(host, limit, error));
         }
         let reason = crate::sandboxes::NoHostReason::NoTemplateFiles;
         Err(SandboxError::NoHosts { reason }.into())

@@ -14,6 +14,7 @@ use sandbar_types::{ErrorCode, QuotaExceeded, TemplateName};
 
 pub use create::NewSnapshot;
 
+use crate::ShuttingDown;
 use crate::context::NoTeam;
 use crate::sandboxes::SandboxError;
 
@@ -70,6 +71,9 @@ pub enum SnapshotError {
     /// The sandbox, or its host, does not allow it.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The work was cut off.
+    #[error(transparent)]
+    ShuttingDown(#[from] ShuttingDown),
     /// The database failed.
     #[error("the database failed")]
     Store(#[from] StoreError),
@@ -89,6 +93,7 @@ impl SnapshotError {
             Self::Platform { .. } => ErrorCode::Forbidden,
             Self::InUse { .. } | Self::Overtaken { .. } => ErrorCode::Conflict,
             Self::Sandbox(error) => error.code(),
+            Self::ShuttingDown(_) => ErrorCode::HostUnavailable,
             Self::Store(error) => crate::access::store_code(error),
         }
     }

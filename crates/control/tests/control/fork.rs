@@ -10,7 +10,7 @@ use sandbar_types::{ErrorCode, SandboxStatus};
 use crate::support::{World, config};
 
 fn of(count: u32) -> NewFork {
-    NewFork { count, timeout_sec: None, on_timeout: None }
+    NewFork { count, ..NewFork::default() }
 }
 
 type Children = Result<Vec<Result<Sandbox, SandboxError>>, SandboxError>;

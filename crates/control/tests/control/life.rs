@@ -2,10 +2,10 @@
 
 use futures::future::join_all;
 use sandbar_control::Config;
-use sandbar_control::sandboxes::{NewSandbox, OnTimeout, Resume, SandboxError};
+use sandbar_control::sandboxes::{Entered, NewDeadline, NewSandbox, OnTimeout, Resume, SandboxError};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
-use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus};
+use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus, TimeoutFrom};
 
 use crate::support::{World, config};
 
@@ -298,7 +298,8 @@ async fn a_time_out_is_the_hosts_first_and_the_rows_after() {
     let world = World::new().await;
     let sandbox = world.create().await.unwrap();
     let set = async |seconds, on_timeout| {
-        world.control.sandbox_set_timeout(&world.ctx, &sandbox, seconds, on_timeout).await
+        let new = NewDeadline { on_timeout, ..NewDeadline::default() };
+        world.control.sandbox_set_timeout(&world.ctx, &sandbox, seconds, new).await
     };
     let changed = set(600, Some(OnTimeout::Pause)).await.unwrap();
     assert_eq!((changed.timeout_sec, changed.on_timeout), (600, OnTimeout::Pause));
@@ -315,12 +316,47 @@ async fn a_time_out_is_the_hosts_first_and_the_rows_after() {
     let now = world.get(sandbox.id).await;
     assert_eq!((now.timeout_sec, now.on_timeout, now.expires_at), (0, OnTimeout::Kill, None));
     let paused = world.control.sandbox_pause(&world.ctx, &now).await.unwrap();
-    let refused = world.control.sandbox_set_timeout(&world.ctx, &paused, 1, None).await.unwrap_err();
+    let refused =
+        world.control.sandbox_set_timeout(&world.ctx, &paused, 1, NewDeadline::default()).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::InvalidState);
 
-    let resume = Resume { timeout_sec: Some(90), on_timeout: Some(OnTimeout::Pause) };
+    let resume = Resume {
+        timeout_sec: Some(90),
+        on_timeout: Some(OnTimeout::Pause),
+        timeout_from: Some(TimeoutFrom::Start),
+    };
     let resumed = world.control.sandbox_resume(&world.ctx, &paused, resume).await.unwrap();
     assert_eq!((resumed.timeout_sec, resumed.on_timeout), (90, OnTimeout::Pause));
+    assert_eq!(resumed.timeout_from, TimeoutFrom::Start);
+}
+
+#[tokio::test]
+async fn who_comes_in_never_brings_the_end_nearer_and_wakes_what_sleeps() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let start = NewDeadline { timeout_from: Some(TimeoutFrom::Start), ..NewDeadline::default() };
+    let set = world.control.sandbox_set_timeout(&world.ctx, &sandbox, 600, start).await.unwrap();
+    let Entered::Running(shorter) = world.control.sandbox_enter(&world.ctx, &set, 60).await.unwrap() else {
+        panic!("it ran");
+    };
+    assert_eq!((shorter.expires_at, shorter.timeout_sec), (set.expires_at, 600));
+    // Use does not move it either, whoever tells of it.
+    world.control.sandbox_ping(&world.ctx, &sandbox).await.unwrap();
+    assert_eq!(world.get(sandbox.id).await.expires_at, set.expires_at);
+    let Entered::Running(longer) = world.control.sandbox_enter(&world.ctx, &set, 900).await.unwrap() else {
+        panic!("it ran");
+    };
+    assert!(longer.expires_at > set.expires_at);
+    world.control.sandbox_pause(&world.ctx, &longer).await.unwrap();
+    // What the caller was shown is old: it is looked at again.
+    let entered = world.control.sandbox_enter(&world.ctx, &longer, 30).await.unwrap();
+    let Entered::Resumed(resumed) = entered else { panic!("it was paused") };
+    assert_eq!((resumed.status, resumed.timeout_sec), (SandboxStatus::Running, 30));
+    world.control.sandbox_expire(&world.ctx, &resumed).await.unwrap();
+    let over = world.get(sandbox.id).await;
+    assert_eq!(over.status, SandboxStatus::Stopped);
+    let refused = world.control.sandbox_enter(&world.ctx, &over, 30).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidState);
 }
 
 #[tokio::test]

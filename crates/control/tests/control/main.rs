@@ -5,6 +5,8 @@
 
 mod bootstrap;
 mod create;
+mod fleet;
+mod fleet_simulation;
 mod fork;
 mod hosts;
 mod life;

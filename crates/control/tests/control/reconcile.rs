@@ -123,7 +123,7 @@ async fn a_silent_host_loses_nothing_and_comes_back_with_all_it_has() {
     .await
     .unwrap();
     let mark = |action: &str, actor: &str| (action.to_owned(), actor.to_owned());
-    assert_eq!(marks, [mark("marked_down", "system"), mark("marked_up", "host")]);
+    assert_eq!(marks, [mark("marked_down", "system"), mark("marked_up", "system")]);
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use sandbar_control::sandboxes::{NewFork, NewSandbox, OnTimeout, Resume, Sandbox, SandboxFilter};
+use sandbar_control::sandboxes::{
+    NewDeadline, NewFork, NewSandbox, OnTimeout, Resume, Sandbox, SandboxFilter,
+};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_control::{Control, OpContext, PageRequest};
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
@@ -19,10 +21,10 @@ const STEPS: usize = 50;
 const WIDTH: usize = 3;
 
 /// Deterministic, so that a failure can be repeated by its seed (splitmix64).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -30,7 +32,7 @@ impl Random {
         usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap()
     }
 
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
 }
@@ -98,7 +100,7 @@ async fn operate(
             control.sandbox_resume(&ctx, &of, Resume::default()).await.err().map(|error| error.code())
         }
         (Operation::Fork, Some(of)) => {
-            let fork = NewFork { count: 2, timeout_sec: None, on_timeout: None };
+            let fork = NewFork { count: 2, ..NewFork::default() };
             control.sandbox_fork(&ctx, &of, fork, None).await.err().map(|error| error.code())
         }
         (Operation::Snapshot, Some(of)) => {
@@ -112,7 +114,12 @@ async fn operate(
             control.snapshot_delete(&ctx, &name).await.err().map(|error| error.code())
         }
         (Operation::Timeout, Some(of)) => control
-            .sandbox_set_timeout(&ctx, &of, 600, Some(OnTimeout::Pause))
+            .sandbox_set_timeout(
+                &ctx,
+                &of,
+                600,
+                NewDeadline { on_timeout: Some(OnTimeout::Pause), ..NewDeadline::default() },
+            )
             .await
             .err()
             .map(|error| error.code()),

@@ -165,12 +165,14 @@ pub(crate) async fn register(control: &Control, host: &SimHost, token: SecretStr
     let registration = registration(host, token);
     let registered =
         control.host_register(&OpContext::anonymous(Uuid::now_v7()), &registration).await.unwrap();
-    host.enroll(&registered.host.id.to_string(), &registered.cert, &registered.ca).await.unwrap();
+    host.enroll(&registered.host.id.to_string(), &registered.credentials.cert, &registered.credentials.ca)
+        .await
+        .unwrap();
     registered
 }
 
 pub(crate) async fn host_context(control: &Control, registered: &Registered) -> OpContext {
-    let actor = control.authenticate_host(registered.token.expose_secret()).await.unwrap();
+    let actor = control.authenticate_host(registered.credentials.token.expose_secret()).await.unwrap();
     OpContext::new(Uuid::now_v7(), actor)
 }
 

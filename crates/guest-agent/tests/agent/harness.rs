@@ -130,18 +130,26 @@ impl Agent {
 
     /// Waits until the agent has a file without a name open that is so long.
     pub(crate) async fn until_open_without_a_name(&self, bytes: u64) {
-        loop {
-            let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-            let is_it = |path: &Path| {
-                let metadata = std::fs::metadata(path);
-                metadata.is_ok_and(|file| file.is_file() && file.nlink() == 0 && file.len() >= bytes)
-            };
-            if descriptors.flatten().any(|descriptor| is_it(&descriptor.path())) {
-                return;
-            }
+        while !self.has_open_without_a_name(bytes) {
             // A request is a turn for everything else.
             self.request(Method::GET, "/health", &[], "").await;
         }
+    }
+
+    /// Waits until it has no such file open any more.
+    pub(crate) async fn until_none_without_a_name(&self) {
+        while self.has_open_without_a_name(1) {
+            self.request(Method::GET, "/health", &[], "").await;
+        }
+    }
+
+    fn has_open_without_a_name(&self, bytes: u64) -> bool {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let is_it = |path: &Path| {
+            let metadata = std::fs::metadata(path);
+            metadata.is_ok_and(|file| file.is_file() && file.nlink() == 0 && file.len() >= bytes)
+        };
+        descriptors.flatten().any(|descriptor| is_it(&descriptor.path()))
     }
 
     /// A request without the token.

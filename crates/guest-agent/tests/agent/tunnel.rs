@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::harness::{Agent, TOKEN};
 
@@ -37,9 +37,12 @@ async fn tunnel(agent: &Agent, port: u16) -> BufReader<TcpStream> {
     stream
 }
 
-/// A port that was just open.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port on which nobody listens, and nobody else can for as long as the socket is there.
+fn closed_port(wanted: u16) -> std::io::Result<(TcpSocket, u16)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], wanted)))?;
+    let port = socket.local_addr()?.port();
+    Ok((socket, port))
 }
 
 #[tokio::test]
@@ -108,9 +111,13 @@ async fn a_hundred_megabytes_pass_both_ways_in_little_memory() {
 async fn who_listens_on_the_sixth_versions_loopback_alone_is_reached() {
     let agent = Agent::start().await;
     // A port that nobody has on the fourth's.
-    let listener = TcpListener::bind("[::1]:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    assert!(TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.is_err());
+    let (listener, _reserved, port) = loop {
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if let Ok((reserved, port)) = closed_port(port) {
+            break (listener, reserved, port);
+        }
+    };
     let mut outside = tunnel(&agent, port).await;
     let (mut inside, _) = listener.accept().await.unwrap();
     inside.write_all(b"six").await.unwrap();
@@ -123,7 +130,7 @@ async fn who_listens_on_the_sixth_versions_loopback_alone_is_reached() {
 #[tokio::test]
 async fn a_closed_port_is_named() {
     let agent = Agent::start().await;
-    let port = closed_port().await;
+    let (_reserved, port) = closed_port(0).unwrap();
     let (status, mut stream) = ask(&agent, &format!("?port={port}"), UPGRADE).await;
     assert_eq!(status, 502);
     let body = serde_json::json!({

@@ -133,25 +133,28 @@ async fn of_two_uploads_at_once_one_is_what_is_left() {
 async fn an_upload_that_breaks_off_changes_nothing() {
     let agent = Agent::start().await;
     fs::write(agent.path("file"), "old").unwrap();
-    let broken = futures::stream::iter([
-        Ok(Frame::data(Bytes::from(vec![1; 100_000]))),
-        Err(std::io::Error::other("the caller is gone")),
-    ]);
-    let headers = [("x-access-token", TOKEN), OCTETS];
-    let sent = agent
-        .send(Method::POST, &url(&agent.at("file"), ""), &headers, BodyExt::boxed(StreamBody::new(broken)))
-        .await;
+    let before = names(agent.dir.path());
+    // It fails once the agent has what came before.
+    let (breaks, broken) = tokio::sync::oneshot::channel();
+    let failure = futures::stream::once(async move {
+        let _gone = broken.await;
+        Err(std::io::Error::other("the caller is gone"))
+    });
+    let first = futures::stream::iter([Ok(Frame::data(Bytes::from(vec![b'x'; 3 << 20])))]);
+    let body = StreamBody::new(futures::StreamExt::chain(first, failure));
+    let (path, headers) = (url(&agent.at("file"), ""), [("x-access-token", TOKEN), OCTETS]);
+    let upload = agent.send(Method::POST, &path, &headers, BodyExt::boxed(body));
+    let break_off = async {
+        agent.until_open_without_a_name(3 << 20).await;
+        breaks.send(()).unwrap();
+    };
+    let (sent, ()) = tokio::join!(upload, break_off);
     assert!(sent.is_err());
-    // The next answer comes after the agent noticed: what it removes, it removes before it waits for more.
-    loop {
-        let left: Vec<_> =
-            fs::read_dir(agent.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        if left.iter().all(|name| name == "file" || name == "state.json") {
-            break;
-        }
-        assert_eq!(get(&agent, &agent.at("file")).await.body, "old");
-    }
+    agent.until_none_without_a_name().await;
+    assert_eq!(names(agent.dir.path()), before);
     assert_eq!(fs::read_to_string(agent.path("file")).unwrap(), "old");
+    // Nor does it keep the next one out.
+    assert_eq!(get(&agent, &agent.at("file")).await.body, "old");
 }
 
 /// A body that does not end, and the way to let it.

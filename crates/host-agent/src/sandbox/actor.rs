@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, now_unix_ms};
 use super::expiry::{Retry, until_expiry};
 use super::machine::{Holdings, Origin, remove_record, write_record};
+use super::restarts::Restarts;
 use super::settling::Settling;
 use super::{CreateRequest, Door, Handle, Order, PauseView, Reply, Running, State, View, standstill};
 use crate::error::{Error, chain};
@@ -45,6 +46,7 @@ pub(crate) struct Actor {
     pub(super) figures: Arc<Figures>,
     pub(super) retry: Retry,
     pub(super) settling: Option<Settling>,
+    pub(super) restarts: Option<Restarts>,
     view: watch::Sender<View>,
     orders: mpsc::Receiver<Order>,
     shutdown: CancellationToken,
@@ -167,6 +169,7 @@ impl Actor {
             figures,
             retry: Retry::default(),
             settling: None,
+            restarts: None,
             view,
             orders,
             shutdown,
@@ -182,7 +185,9 @@ impl Actor {
         origin: Arc<Origin>,
         reply: oneshot::Sender<Result<(), Error>>,
     ) -> Ended {
-        let taken = self.holdings.take(&self.resources, &request, &origin).await;
+        let resources = Arc::clone(&self.resources);
+        let busy = resources.spares.busy();
+        let taken = self.holdings.take(&resources, &request, &origin).await;
         // The image's files may be there for this sandbox alone.
         drop(origin);
         match taken {
@@ -191,9 +196,11 @@ impl Actor {
                 self.resources.inventory.changed();
                 // Where the caller is gone, the control plane decides what becomes of the sandbox.
                 let _gone = reply.send(Ok(()));
+                drop(busy);
                 self.run().await
             }
             Err(error) => {
+                drop(busy);
                 tracing::warn!(sandbox = %self.id, error = chain(&error), "not created; giving back what it took");
                 match self.vanish().await {
                     Ok(()) => {
@@ -230,6 +237,7 @@ impl Actor {
     pub(crate) async fn run(mut self) -> Ended {
         loop {
             let running = self.view.borrow().state == State::Running;
+            self.watch_restarts();
             let expiry = if running { self.until_expiry() } else { None };
             tokio::select! {
                 biased;
@@ -246,6 +254,7 @@ impl Actor {
                     Some(order) => self.carry_out(order).await,
                 },
                 () = self.holdings.exited(), if running => self.stopped(REASON_EXITED).await,
+                push = Restarts::heard(&mut self.restarts), if running => self.guest_agent_restarted(push).await,
                 bytes = Settling::done(&mut self.settling), if self.settling.is_some() => self.settled(bytes),
                 () = tokio::time::sleep(expiry.unwrap_or_default()), if expiry.is_some() => {
                     if self.until_expiry().is_some_and(|left| left.is_zero()) {

@@ -1,4 +1,5 @@
-//! When a sandbox ends by itself: idle for its time-out, and, where its pause failed, not before the next try is due.
+//! When a sandbox ends by itself: its time-out has passed since it was last used, or since it was set; and, where its pause failed, not
+//! before the next try is due.
 
 use std::time::Duration;
 
@@ -42,23 +43,36 @@ impl Retry {
 
 /// How long until a running sandbox's time is up; `None`: never.
 pub(super) fn until_expiry(deadline: Deadline, activity: &Activity, retry: &Retry) -> Option<Duration> {
-    if deadline.timeout_sec == 0 {
-        return None;
-    }
-    let timeout = Duration::from_secs(deadline.timeout_sec.into());
-    let idle = now_unix_ms() - activity.last_unix_ms();
-    let left = timeout.saturating_sub(Duration::from_millis(u64::try_from(idle).unwrap_or_default()));
+    let left = deadline.ends_at_unix_ms(activity.last_unix_ms())? - now_unix_ms();
+    let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
     Some(left.max(retry.wait(Instant::now())))
 }
 
 #[cfg(test)]
 mod tests {
-    use sandbar_types::OnTimeout;
+    use sandbar_types::{OnTimeout, TimeoutFrom};
 
     use super::*;
 
     fn after(timeout_sec: u32) -> Deadline {
-        Deadline { timeout_sec, on_timeout: OnTimeout::Pause }
+        let from = TimeoutFrom::Activity;
+        Deadline { timeout_sec, on_timeout: OnTimeout::Pause, from, since_unix_ms: 0 }
+    }
+
+    #[test]
+    fn a_time_out_from_the_start_passes_however_much_the_sandbox_is_used() {
+        let activity = Activity::starting_now();
+        let _in_use = activity.begin();
+        let retry = Retry::default();
+        let set = |seconds_ago: i64| Deadline {
+            from: TimeoutFrom::Start,
+            since_unix_ms: now_unix_ms() - seconds_ago * 1000,
+            ..after(60)
+        };
+        assert_eq!(until_expiry(set(61), &activity, &retry), Some(Duration::ZERO));
+        assert!(until_expiry(set(0), &activity, &retry).unwrap() > Duration::from_secs(30));
+        assert_eq!(until_expiry(Deadline { timeout_sec: 0, ..set(61) }, &activity, &retry), None);
+        assert!(until_expiry(after(60), &activity, &retry).unwrap() > Duration::from_secs(30));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sandbar_storage::{ImageDraft, MachineImage, Paused};
 use sandbar_types::TemplateKind;
 
+use super::activity::now_unix_ms;
 use super::actor::Actor;
 use super::admission::{Request, Verdict, admit};
 use super::settling::Settling;
@@ -190,7 +191,8 @@ impl Actor {
         self.holdings.rest(&self.resources).await?;
         self.show(|view| view.state = State::Resuming);
         let phase = Phase::Resuming { reason: pause.reason };
-        let resuming = record.advance(phase.clone()).with_deadline(change.apply(record.deadline));
+        let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
+        let resuming = record.advance(phase.clone()).with_deadline(deadline);
         match self.holdings.wake(&self.resources, &resuming, &paused).await {
             Ok((record, process, guest)) => {
                 // In use from now on, before anybody can see it run.
@@ -324,7 +326,7 @@ impl Actor {
     async fn set_deadline(&mut self, change: DeadlineChange) -> Result<(), Error> {
         self.admitted(Request::SetDeadline)?;
         let record = self.record.as_ref().ok_or(Error::SandboxNotFound(self.id))?;
-        let deadline = change.apply(record.deadline);
+        let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
         let record = record.advance(record.phase.clone()).with_deadline(deadline);
         self.write(record).await?;
         drop(self.activity.begin());
@@ -360,6 +362,6 @@ impl Draft {
 
 impl DeadlineChange {
     fn is_none(self) -> bool {
-        self.timeout_sec.is_none() && self.on_timeout.is_none()
+        self.timeout_sec.is_none() && self.on_timeout.is_none() && self.from.is_none()
     }
 }

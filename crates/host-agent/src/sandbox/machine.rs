@@ -2,11 +2,12 @@
 //!
 //! [`Holdings`] knows what has been taken so far, so giving back is one operation, the same after a start that failed half way,
 //! after a machine that ended by itself and at the end of a sandbox; it can be repeated until it succeeds. A `kill -9` between two
-//! steps is no different: the next agent finds the record, and gives back what the record names.
+//! steps is no different: the next agent gives back what a record names, and what has none.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use sandbar_hostnet::{Egress, Slot};
 use sandbar_storage::{ImageDraft, MachineImage, Paused, SandboxFiles, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox};
@@ -14,7 +15,7 @@ use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles};
 
 use super::CreateRequest;
 use super::activity::now_unix_ms;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::guest::{GuestClient, Identity};
 use crate::journal::{Birth, Phase, Record};
 use crate::resources::{Resources, blocking};
@@ -24,8 +25,24 @@ use crate::resources::{Resources, blocking};
 pub(crate) struct Origin {
     pub(crate) image: MachineImage,
     pub(crate) spec: TemplateSpec,
-    /// The image's files, where they are there for this alone.
-    pub(crate) _draft: Option<ImageDraft>,
+    pub(crate) of: Source,
+}
+
+/// Whose files an image is.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A template's, as it was made at that time.
+    Template { made: DateTime<Utc> },
+    /// A sandbox's, copied for its children alone. They go with this.
+    Copy { _files: ImageDraft },
+}
+
+/// A machine whose guest runs, and does not know yet whose it is.
+pub(super) struct Stranger {
+    pub(super) slot: Slot,
+    pub(super) process: ProcessIdentity,
+    /// What its guest takes until it is told otherwise.
+    pub(super) token: Option<String>,
 }
 
 /// What one sandbox has taken.
@@ -35,11 +52,11 @@ pub(crate) struct Holdings {
     pub(super) slot: Option<Slot>,
     /// The slot's way out, once it is another than a fresh slot's.
     pub(super) egress: Option<Egress>,
-    files: Files,
+    pub(super) files: Files,
 }
 
 /// Whether a sandbox may have files.
-enum Files {
+pub(super) enum Files {
     None,
     Perhaps,
 }
@@ -88,7 +105,7 @@ impl Holdings {
         self.release_slot(resources).await
     }
 
-    async fn end_machine(&mut self) -> Result<(), Error> {
+    pub(super) async fn end_machine(&mut self) -> Result<(), Error> {
         if let Some(machine) = &self.machine {
             machine.kill().await.map_err(Error::internal("end the machine"))?;
             self.machine = None;
@@ -115,47 +132,46 @@ impl Holdings {
         Ok(slot)
     }
 
-    /// Makes a sandbox: slot, record, disk, machine, identity, record again. On failure the caller gives back.
+    /// Makes a sandbox: of a spare, if there is one, else cold. On failure the caller gives back.
     pub(crate) async fn take(
         &mut self,
         resources: &Resources,
         request: &CreateRequest,
         origin: &Origin,
     ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
+        if let Some(spare) = origin.spare(resources, request.template_id) {
+            let taken = match self.claim(resources, request, spare).await {
+                Ok(stranger) => introduce(resources, request, origin, stranger).await,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(taken) => return Ok(taken),
+                Err(error) => {
+                    tracing::warn!(sandbox = %self.id, error = chain(&error), "a spare machine was of no use; starting cold");
+                    self.give_back(resources).await?;
+                }
+            }
+        }
+        let stranger = self.start_cold(resources, request, origin).await?;
+        introduce(resources, request, origin, stranger).await
+    }
+
+    /// Slot, disk, machine. Nothing of it is recorded: an agent that finds it without a record gives it back.
+    async fn start_cold(
+        &mut self,
+        resources: &Resources,
+        request: &CreateRequest,
+        origin: &Origin,
+    ) -> Result<Stranger, Error> {
         let slot = self.take_slot(resources).await?;
-        let record = Record::starting(Birth {
-            id: request.id,
-            template_id: request.template_id,
-            slot: slot.index,
-            machine: origin.spec.clone(),
-            access_token: request.access_token.clone(),
-            hostname: request.hostname.clone(),
-            deadline: request.deadline,
-            network: request.network.clone(),
-            created_at_unix_ms: now_unix_ms(),
-        });
         self.files = Files::Perhaps;
         let files = {
-            let (store, journal) = (resources.store.clone(), resources.journal.clone());
-            let (record, image) = (record.clone(), origin.image.clone());
-            blocking("prepare the sandbox's files", move || {
-                journal.write(&record).map_err(Error::internal("write the journal"))?;
-                store.create_sandbox(record.id, &image).map_err(Error::from)
-            })
-            .await?
+            let (store, id, image) = (resources.store.clone(), request.id, origin.image.clone());
+            blocking("prepare the sandbox's files", move || Ok(store.create_sandbox(id, &image)?)).await?
         };
         self.restrict_fresh(resources, &request.network).await?;
         let process = self.start(resources, &origin.spec, &slot, &files, &origin.image.state).await?;
-        let env = request.env.as_ref();
-        let identity = Identity {
-            access_token: &request.access_token,
-            hostname: &request.hostname,
-            env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
-        };
-        let guest = identify(resources, &slot, &identity, origin.spec.guest_token.as_deref()).await?;
-        let record = record.advance(Phase::Running { process });
-        write_record(resources, record.clone()).await?;
-        Ok((record, process, guest))
+        Ok(Stranger { slot, process, token: origin.spec.guest_token.clone() })
     }
 
     /// Makes a paused sandbox's machine from clones of its files, in `record`'s next phase. On failure the caller
@@ -183,7 +199,8 @@ impl Holdings {
         let token = record.access_token.as_str();
         let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
         let guest = identify(resources, &slot, &identity, Some(token)).await?;
-        let record = record.advance(Phase::Running { process });
+        let deadline = record.deadline.since(now_unix_ms());
+        let record = record.advance(Phase::Running { process }).with_deadline(deadline);
         write_record(resources, record.clone()).await?;
         Ok((record, process, guest))
     }
@@ -213,6 +230,38 @@ impl Holdings {
         self.machine = Some(machine);
         Ok(process)
     }
+}
+
+/// Makes a machine that runs this sandbox's: its guest is told who it is, and then the journal that it runs.
+async fn introduce(
+    resources: &Resources,
+    request: &CreateRequest,
+    origin: &Origin,
+    stranger: Stranger,
+) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
+    let Stranger { slot, process, token } = stranger;
+    let env = request.env.as_ref();
+    let identity = Identity {
+        access_token: &request.access_token,
+        hostname: &request.hostname,
+        env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
+    };
+    let guest = identify(resources, &slot, &identity, token.as_deref()).await?;
+    let now = now_unix_ms();
+    let record = Record::born(Birth {
+        id: request.id,
+        template_id: request.template_id,
+        slot: slot.index,
+        machine: origin.spec.clone(),
+        access_token: request.access_token.clone(),
+        hostname: request.hostname.clone(),
+        deadline: request.deadline.since(now),
+        network: request.network.clone(),
+        created_at_unix_ms: now,
+        process,
+    });
+    write_record(resources, record.clone()).await?;
+    Ok((record, process, guest))
 }
 
 /// Tells a restored guest who it is. It runs since the restore returned: its answer is the sign that it is ready, and nothing is

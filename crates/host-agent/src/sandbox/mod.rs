@@ -14,7 +14,8 @@
 //!                             └─────────────────┴─────┘
 //! ```
 //!
-//! - `starting`: a slot, a disk and a machine are being taken. Whatever fails, all of it is given back and the record goes.
+//! - `starting`: a slot, a disk and a machine are being taken, one by one or as a spare that has them ([`claim`]). Whatever fails, all of it
+//!   is given back.
 //! - `running`: the guest has its identity and answers. While it is copied (a snapshot, a fork) it is sealed and stands still for a
 //!   moment; callers wait ([`Handle::enter`]).
 //! - `pausing`: the guest stands still and is copied into files. Until these are published in one step, every failure lets it go
@@ -28,14 +29,17 @@
 //! One task owns a sandbox ([`actor`]); it carries out one order after another ([`life`]). Callers put orders on its queue and read
 //! its state from a watch channel; what reaches the guest only (commands, files) goes past the queue and is refused by state
 //! ([`admission`]). Its network policy is applied before its machine starts, and again when another agent takes it over ([`network`]).
+//! A guest's agent that was started again is heard, and told who it is if it has forgotten ([`restarts`]).
 
 pub(crate) mod activity;
 pub(crate) mod actor;
 pub(crate) mod admission;
+mod claim;
 mod expiry;
 mod life;
 pub(crate) mod machine;
 mod network;
+mod restarts;
 mod settling;
 mod standstill;
 
@@ -46,7 +50,7 @@ use std::sync::Arc;
 use sandbar_hostnet::Denials;
 use sandbar_storage::{ImageDraft, TemplateDraft, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{NetworkPolicy, OnTimeout};
+use sandbar_types::{NetworkPolicy, OnTimeout, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -128,14 +132,32 @@ pub(crate) struct CreateRequest {
 pub(crate) struct DeadlineChange {
     pub(crate) timeout_sec: Option<u32>,
     pub(crate) on_timeout: Option<OnTimeout>,
+    pub(crate) from: Option<TimeoutFrom>,
+    pub(crate) extent: Extent,
+}
+
+/// Which way a deadline may be moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Extent {
+    #[default]
+    Any,
+    /// Nothing changes where the sandbox would end earlier than it does.
+    LongerOnly,
 }
 
 impl DeadlineChange {
-    pub(crate) fn apply(self, to: Deadline) -> Deadline {
-        Deadline {
+    /// The deadline of a sandbox that was last used at `last_active`, counted from `now`.
+    pub(crate) fn apply(self, to: Deadline, last_active_unix_ms: i64, now_unix_ms: i64) -> Deadline {
+        let changed = Deadline {
             timeout_sec: self.timeout_sec.unwrap_or(to.timeout_sec),
             on_timeout: self.on_timeout.unwrap_or(to.on_timeout),
-        }
+            from: self.from.unwrap_or(to.from),
+            since_unix_ms: now_unix_ms,
+        };
+        let never = i64::MAX;
+        let earlier = changed.ends_at_unix_ms(now_unix_ms).unwrap_or(never)
+            <= to.ends_at_unix_ms(last_active_unix_ms).unwrap_or(never);
+        if self.extent == Extent::LongerOnly && earlier { to } else { changed }
     }
 }
 
@@ -330,6 +352,14 @@ impl Handle {
         }
     }
 
+    /// Enters a sandbox that runs or is about to: waits while it is on its way to a state in which it stays.
+    pub(crate) async fn enter_soon(&self) -> Result<Visit, Error> {
+        let mut view = self.view.clone();
+        let on_its_way = |state| matches!(state, State::Starting | State::Pausing | State::Resuming);
+        view.wait_for(|view| !on_its_way(view.state)).await.map_err(|_| Error::SandboxNotFound(self.id))?;
+        self.enter().await
+    }
+
     /// The outcome of a start that is under way: completes once the sandbox runs, or will not.
     pub(crate) async fn started(&self) -> Result<(), Error> {
         let mut view = self.view.clone();
@@ -360,5 +390,49 @@ impl Handle {
             Err(Error::SandboxNotFound(_)) => Ok(()),
             outcome => outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: Deadline = Deadline {
+        timeout_sec: 60,
+        on_timeout: OnTimeout::Kill,
+        from: TimeoutFrom::Start,
+        since_unix_ms: 1_000,
+    };
+
+    fn longer(timeout_sec: u32) -> DeadlineChange {
+        DeadlineChange {
+            timeout_sec: Some(timeout_sec),
+            extent: Extent::LongerOnly,
+            ..DeadlineChange::default()
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_may_only_move_away_stays_bit_for_bit_or_moves() {
+        assert_eq!(longer(50).apply(SET, 5_000, 11_000), SET);
+        assert_eq!(longer(51).apply(SET, 5_000, 11_000), Deadline { timeout_sec: 51, ..SET.since(11_000) });
+        assert_eq!(longer(0).apply(SET, 5_000, 11_000).timeout_sec, 0, "never is later than any time");
+        let never = Deadline { timeout_sec: 0, ..SET };
+        assert_eq!(longer(3600).apply(never, 5_000, 11_000), never);
+    }
+
+    #[test]
+    fn an_idle_time_out_is_compared_by_when_it_would_pass() {
+        let idle = Deadline { from: TimeoutFrom::Activity, ..SET };
+        // In use until now: it ends 60 s after now unless it is used again.
+        assert_eq!(longer(60).apply(idle, 100_000, 100_000), idle);
+        assert_eq!(longer(61).apply(idle, 100_000, 100_000).timeout_sec, 61);
+    }
+
+    #[test]
+    fn what_is_not_said_stays_and_the_time_starts_anew() {
+        let change = DeadlineChange { on_timeout: Some(OnTimeout::Pause), ..DeadlineChange::default() };
+        let changed = Deadline { on_timeout: OnTimeout::Pause, ..SET.since(9_000) };
+        assert_eq!(change.apply(SET, 0, 9_000), changed);
     }
 }

@@ -132,6 +132,16 @@ impl Pool {
         Egress::new(shared.plan(slot.index), shared.config.clone())
     }
 
+    /// Takes a slot's guest its way out, whatever its rules say: what it sends is lost, and it is not told. The host still reaches it.
+    pub async fn cut_off(&self, slot: &Slot) -> Result<(), NetError> {
+        slot::set_way_out(self.0.shared.plan(slot.index), slot::WayOut::Lost).await
+    }
+
+    /// Gives a slot's guest its way out again: its rules decide.
+    pub async fn reconnect(&self, slot: &Slot) -> Result<(), NetError> {
+        slot::set_way_out(self.0.shared.plan(slot.index), slot::WayOut::Open).await
+    }
+
     /// Gives a slot back. Only once its VMM is gone, since the number's next user is somebody else. The slot itself is removed;
     /// what fails of that is logged and its number not used again. Giving up waiting does not stop the removal.
     pub async fn release(&self, index: SlotIndex) -> Result<(), NetError> {

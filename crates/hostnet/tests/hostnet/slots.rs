@@ -14,7 +14,7 @@ use sandbar_hostnet::{Counts, NetConfig, NetError, Pool, Slot, SlotIndex};
 use sandbar_types::guest::{GATEWAY_IP, GUEST_IP, READY_PORT};
 use tokio::runtime::Runtime;
 
-use crate::world::{Guest, HOST, METADATA, PRIVATE, WORLD, World, call, inside, run, serve};
+use crate::world::{Guest, HOST, METADATA, PRIVATE, WORLD, World, call, connect, inside, run, serve};
 
 const PORT: u16 = 8_000;
 
@@ -59,6 +59,29 @@ fn host_and_guest_reach_each_other_under_the_agreed_addresses() {
         let (_, peer) = accepted.unwrap().unwrap();
         assert_eq!(peer.ip(), GUEST_IP);
         pushed.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_guest_that_is_cut_off_reaches_nobody_and_is_reached_by_the_host() {
+    let (world, runtime) = world();
+    runtime.block_on(async {
+        let pool = Pool::open(world.config("10.250.0.0/24", 1), &[]).await.unwrap();
+        let slot = pool.take().await.unwrap();
+        let guest = Guest::plug_into(&slot);
+        serve(Some(&world.outside()), PORT);
+        serve(Some(&guest.namespace()), PORT);
+        assert!(call(Some(&guest.namespace()), WORLD, PORT).is_some());
+        // Twice: what was cut short is done again.
+        for _ in 0..2 {
+            pool.cut_off(&slot).await.unwrap();
+            let refused = connect(&guest.namespace(), WORLD, PORT).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::TimedOut, "it was told");
+            assert!(call(None, slot.host_ip, PORT).is_some());
+        }
+        pool.reconnect(&slot).await.unwrap();
+        pool.reconnect(&slot).await.unwrap();
+        assert!(call(Some(&guest.namespace()), WORLD, PORT).is_some());
     });
 }
 

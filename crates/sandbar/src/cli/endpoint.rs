@@ -49,6 +49,29 @@ impl EndpointArgs {
         Ok(Client::new(&url, key)?)
     }
 
+    /// A client that acts for a person: by the token of a sign-in; without one, by signing in as the first person of the platform of
+    /// this machine. Whether that was done.
+    pub(crate) async fn person(&self, token: Option<&str>) -> anyhow::Result<(Client, SignedIn)> {
+        match (&self.url, token) {
+            (Some(url), Some(token)) => Ok((Client::signed_in(url, token.into())?, SignedIn::Before)),
+            (Some(_), None) => {
+                bail!(
+                    "this is for people, not for keys: with --url or SANDBAR_URL, give the token of a sign-in in SANDBAR_TOKEN"
+                )
+            }
+            (None, Some(token)) => {
+                Ok((Client::signed_in(&self.first_run()?.url, token.into())?, SignedIn::Before))
+            }
+            (None, None) => {
+                let file = self.first_run()?;
+                let client = Client::sign_in(&file.url, &file.email, &file.password).await.context(
+                    "cannot sign in with the password of the first start: give the token of a sign-in in SANDBAR_TOKEN",
+                )?;
+                Ok((client, SignedIn::Here))
+            }
+        }
+    }
+
     fn first_run(&self) -> anyhow::Result<FirstRunFile> {
         let path = DataDir::at(&self.data_dir).first_run();
         let file = FirstRunFile::read(&path).context(
@@ -62,6 +85,15 @@ impl EndpointArgs {
             )
         })
     }
+}
+
+/// Where a sign-in began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SignedIn {
+    /// Elsewhere: it is not ours to end.
+    Before,
+    /// By this command.
+    Here,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod attach;
 mod cp;
 mod endpoint;
+mod host;
 mod life;
 mod network;
 mod pairs;
@@ -13,6 +14,7 @@ mod table;
 
 pub(crate) use cp::CpArgs;
 pub(crate) use endpoint::EndpointArgs;
+pub(crate) use host::HostArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use snapshot::SnapshotArgs;

@@ -5,6 +5,7 @@
 mod error;
 mod exec;
 mod files;
+mod hosts;
 mod life;
 mod sandboxes;
 mod snapshots;
@@ -18,6 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
+pub(crate) use hosts::{Host, NewHost, Running};
 pub(crate) use life::{Child, NewFork, Timeout};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use snapshots::{Existing, Snapshot};
@@ -27,16 +29,59 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer that is not a stream. Creating waits for a host; nothing takes longer than that.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
-/// A connection to one control plane, as one team.
+/// A connection to one control plane, as one team or one person.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
-    key: SecretString,
+    credential: Credential,
+}
+
+/// By what the platform knows who asks.
+#[derive(Debug, Clone)]
+enum Credential {
+    /// A team's key.
+    Key(SecretString),
+    /// The token of a person's sign-in.
+    Token(SecretString),
 }
 
 impl Client {
+    /// As a team, by its key.
     pub(crate) fn new(url: &str, key: SecretString) -> Result<Self, ClientError> {
+        Self::with(url, Credential::Key(key))
+    }
+
+    /// As a person, by the token of a sign-in.
+    pub(crate) fn signed_in(url: &str, token: SecretString) -> Result<Self, ClientError> {
+        Self::with(url, Credential::Token(token))
+    }
+
+    /// As a person who signs in now.
+    pub(crate) async fn sign_in(
+        url: &str,
+        email: &str,
+        password: &SecretString,
+    ) -> Result<Self, ClientError> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            token: SecretString,
+        }
+        // The credential of a request that needs none is not looked at.
+        let nobody = Self::signed_in(url, SecretString::default())?;
+        let body = serde_json::json!({ "email": email, "password": password.expose_secret() });
+        let request = nobody.http.post(format!("{}/v1/auth/login", nobody.url)).json(&body);
+        let answer: Answer = nobody.call(request).await?.json().await.map_err(nobody.broken())?;
+        Self::signed_in(url, answer.token)
+    }
+
+    /// Ends the sign-in.
+    pub(crate) async fn sign_out(&self) -> Result<(), ClientError> {
+        self.call(self.request(Method::POST, "/v1/auth/logout")).await?;
+        Ok(())
+    }
+
+    fn with(url: &str, credential: Credential) -> Result<Self, ClientError> {
         let url = url.trim_end_matches('/').to_owned();
         match reqwest::Url::parse(&url) {
             Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {}
@@ -48,12 +93,15 @@ impl Client {
             .http1_only()
             .build()
             .map_err(|source| ClientError::Setup { source })?;
-        Ok(Self { http, url, key })
+        Ok(Self { http, url, credential })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.url));
-        request.header("X-API-Key", self.key.expose_secret())
+        match &self.credential {
+            Credential::Key(key) => request.header("X-API-Key", key.expose_secret()),
+            Credential::Token(token) => request.bearer_auth(token.expose_secret()),
+        }
     }
 
     /// Sends a request whose answer is small.

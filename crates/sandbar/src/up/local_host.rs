@@ -59,7 +59,7 @@ impl LocalHost {
                         data.host().display()
                     );
                 }
-                let new = NewHost { provider: Some("local".to_owned()), availability_zone: None };
+                let new = NewHost { provider: Some("local".to_owned()), ..NewHost::default() };
                 let created = control.host_create(&OpContext::system(), &new).await?;
                 Self { host_id: created.host.id, agent_port: free_port()? }
             }

@@ -10,6 +10,7 @@
 
 mod agent;
 mod detach;
+mod edge;
 mod first_admin;
 mod local_host;
 pub(crate) mod lock;
@@ -20,15 +21,19 @@ mod summary;
 mod supervise;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use sandbar_api::{Limits, Origin, RequestRate};
 use sandbar_control::Control;
+use sandbar_control::config::Scheduling;
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
+use sandbar_types::Resource;
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
@@ -38,6 +43,7 @@ use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
+use edge::EdgeArgs;
 use local_host::LocalHost;
 use lock::{Holder, Stage, Taken, UpLock};
 use platform::{Platform, RunningControl};
@@ -56,7 +62,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_DATA_DIR", value_name = "FOLDER", default_value = data_dir::DEFAULT)]
     data_dir: PathBuf,
 
-    /// Address of the API. It speaks plain HTTP: put a proxy with TLS before it when others are to reach it
+    /// Address of the API and of sandboxes' ports by plain HTTP: see --domain, or put a proxy with TLS before it, when others are to reach it
     #[arg(long, env = "SANDBAR_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
@@ -81,6 +87,9 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     limits: LimitArgs,
 
+    #[command(flatten)]
+    edge: EdgeArgs,
+
     /// E-mail address of the first admin, at the first start
     #[arg(long, value_name = "ADDRESS", default_value = "admin@sandbar.local")]
     admin_email: String,
@@ -93,6 +102,10 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_AUDIT_RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
     audit_retention_days: Option<u32>,
 
+    /// How hosts are chosen for new sandboxes: least_loaded or round_robin
+    #[arg(long, env = "SANDBAR_SCHEDULING", value_name = "POLICY", default_value = "least_loaded")]
+    scheduling: Scheduling,
+
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
         long = "trusted-proxy",
@@ -102,6 +115,34 @@ pub(crate) struct UpArgs {
     )]
     trusted_proxies: Vec<ipnet::IpNet>,
 
+    /// Origins whose pages may call the API, besides its own, e.g. https://app.example.com
+    #[arg(
+        long = "allowed-origin",
+        env = "SANDBAR_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    allowed_origins: Vec<Origin>,
+
+    /// Requests a second that each caller may send, ten times as many at once; 0 = any number
+    #[arg(long, env = "SANDBAR_REQUESTS_PER_SECOND", value_name = "N", default_value_t = RequestRate::DEFAULT.per_second.get())]
+    requests_per_second: u32,
+
+    /// Connections to the API at the same time; those above are told to come again
+    #[arg(long, env = "SANDBAR_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+
+    /// What a team may have for which nothing else is set, e.g. sandboxes=20,memory_mb=8192
+    /// [default: sandboxes=100,vcpus=200,memory_mb=204800,snapshots=500,builds=10]
+    #[arg(
+        long = "default-quota",
+        env = "SANDBAR_DEFAULT_QUOTAS",
+        value_name = "RESOURCE=NUMBER",
+        value_delimiter = ',',
+        value_parser = default_quota
+    )]
+    default_quotas: Vec<(Resource, u64)>,
+
     /// Return once the platform is ready, and leave it running in the background
     #[arg(long, short)]
     detach: bool,
@@ -109,6 +150,12 @@ pub(crate) struct UpArgs {
     /// This process is the background part of a start with --detach
     #[arg(long, hide = true)]
     detached_child: bool,
+}
+
+/// What there is to tell of a platform that has started.
+struct Started {
+    first_run: Option<FirstRunFile>,
+    https: Option<edge::Known>,
 }
 
 /// Where the platform's parts meet.
@@ -153,7 +200,7 @@ impl UpArgs {
             }
         };
         lock.set_ready()?;
-        summary::print(&data, &url, known.as_ref());
+        summary::print(&data, &url, known.https.as_ref(), known.first_run.as_ref());
         if self.detached_child {
             detach::let_go_of_output(&data)?;
         }
@@ -182,7 +229,7 @@ async fn stop(platform: Platform, signals: &mut Signals, code: u8) -> anyhow::Re
 fn already_runs(data: &DataDir, holder: Option<&Holder>) -> anyhow::Result<ExitCode> {
     match holder {
         Some(Holder { url, stage: Stage::Ready, .. }) => {
-            summary::print(data, url, FirstRunFile::read(&data.first_run())?.as_ref());
+            summary::print(data, url, None, FirstRunFile::read(&data.first_run())?.as_ref());
         }
         Some(Holder { pid, url, stage: Stage::Starting }) => {
             say(format_args!("Another `sandbar up` (process {pid}) is starting the platform at {url}."));
@@ -194,10 +241,11 @@ fn already_runs(data: &DataDir, holder: Option<&Holder>) -> anyhow::Result<ExitC
 
 impl Start<'_> {
     /// All steps. What is started is in `platform`, whatever happens to this future.
-    async fn run(&self, platform: &mut Platform) -> anyhow::Result<Option<FirstRunFile>> {
+    async fn run(&self, platform: &mut Platform) -> anyhow::Result<Started> {
         let Self { args, data, url, progress } = *self;
         // First, since it fails at once where the port is taken.
         let listener = bind(args.listen).await?;
+        let https = args.edge.https(data).await?;
 
         let database_url = match &args.database_url {
             Some(url) => url.clone(),
@@ -215,10 +263,20 @@ impl Start<'_> {
         let running = platform.control.insert(RunningControl::start(control.clone()));
         let mut api = sandbar_api::Config::default();
         api.trusted_proxies.extend(&args.trusted_proxies);
-        running.serve(listener, sandbar_api::router(control.clone(), &api));
+        api.allowed_origins.clone_from(&args.allowed_origins);
+        api.request_rate = NonZeroU32::new(args.requests_per_second).map(RequestRate::per_second);
+        let limits = Limits { connections: args.max_connections };
+        let router = sandbar_api::router(control.clone(), &api);
+        let router = sandbar_edge::router(control.clone(), &api.trusted_proxies, router);
+        running.serve(listener, router.clone(), limits);
+        let https = https.map(|https| {
+            running.serve(https.listener, router, limits);
+            https.known_as
+        });
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
-            running.serve(bind(address).await?, sandbar_api::internal_router(figures));
+            let router = sandbar_api::internal_router(figures);
+            running.serve(bind(address).await?, router, Limits::default());
         }
 
         agent::end_leftover(data).await?;
@@ -242,7 +300,7 @@ impl Start<'_> {
             .step(text, template)
             .await
             .map_err(|error| anyhow::Error::from(error).context(format!("see {}", log.display())))?;
-        Ok(known)
+        Ok(Started { first_run: known, https })
     }
 
     /// Until a signal asks for the end. A database that dies is started again; the host agent has a supervisor of its own.
@@ -277,9 +335,16 @@ impl Start<'_> {
         let oauth = self.args.oauth_config.as_deref().map(OAuthConfig::read).transpose();
         let oauth = oauth.context("the configuration of sign-in providers cannot be used")?;
         let day = std::time::Duration::from_secs(24 * 3600);
+        let mut default_quotas = sandbar_control::Config::default().default_quotas;
+        for (resource, limit) in &self.args.default_quotas {
+            *default_quotas.of_mut(*resource) = *limit;
+        }
         let config = sandbar_control::Config {
+            default_quotas,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
+            scheduling: self.args.scheduling,
             oauth,
+            domain: self.args.edge.domain()?,
             ..sandbar_control::Config::default()
         };
         Ok(Control::start(store, &master_key, config).await?)
@@ -290,6 +355,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: if another program does, choose another --listen")
     })
+}
+
+fn default_quota(text: &str) -> anyhow::Result<(Resource, u64)> {
+    let (resource, limit) = text.split_once('=').context("expected RESOURCE=NUMBER")?;
+    Ok((resource.parse()?, limit.parse()?))
 }
 
 /// The address by which this machine reaches a listener.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use sandbar_api::{Limits, Listener};
 use sandbar_control::Control;
 use sandbar_postgres::Server;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -49,9 +49,10 @@ impl RunningControl {
         }
     }
 
-    pub(super) fn serve(&mut self, listener: TcpListener, router: Router) {
+    pub(super) fn serve(&mut self, listener: impl Into<Listener>, router: Router, limits: Limits) {
         let stop = self.stop_serving.clone();
-        self.servers.push(tokio::spawn(sandbar_api::serve(listener, router, stop, REQUEST_GRACE)));
+        let serving = sandbar_api::serve(listener.into(), router, limits, stop, REQUEST_GRACE);
+        self.servers.push(tokio::spawn(serving));
     }
 
     /// No new requests; those under way end; then the work that they began; then the background work.

@@ -4,17 +4,33 @@ use std::path::Path;
 
 use secrecy::ExposeSecret as _;
 
+use super::edge::Known;
 use super::progress::say;
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
 
 /// Prints it. `known` is `None` on a machine that does not have the first user's credentials.
-pub(super) fn print(data: &DataDir, url: &str, known: Option<&FirstRunFile>) {
-    say(text(data, url, known, &program()));
+pub(super) fn print(data: &DataDir, url: &str, https: Option<&Known>, known: Option<&FirstRunFile>) {
+    say(text(data, url, https, known, &program()));
 }
 
-fn text(data: &DataDir, url: &str, known: Option<&FirstRunFile>, program: &str) -> String {
+fn text(
+    data: &DataDir,
+    url: &str,
+    https: Option<&Known>,
+    known: Option<&FirstRunFile>,
+    program: &str,
+) -> String {
     let mut text = format!("\nSandbar is ready.\n\n  API         {url}\n  Reference   {url}/docs\n");
+    if let Some(Known { url, domain, authority }) = https {
+        text.push_str(&format!("  HTTPS       {url}\n"));
+        if let Some(domain) = domain {
+            text.push_str(&format!("  Ports       https://PORT-ID.{domain}\n"));
+        }
+        if let Some(authority) = authority {
+            text.push_str(&format!("  Authority   {} (clients must trust it)\n", authority.display()));
+        }
+    }
     let folder = match data.path() == Path::new(data_dir::DEFAULT) {
         true => String::new(),
         false => format!(" --data-dir {}", quoted(&data.path().display().to_string())),
@@ -73,14 +89,15 @@ mod tests {
             password: "secret".into(),
             api_key: "e2b_0".into(),
         };
-        let usual = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, Some(&file), "sandbar");
+        let usual = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, None, Some(&file), "sandbar");
         assert!(usual.contains("\n  sandbar run -- python3 -c 'print(6 * 7)'\n"), "{usual}");
         for told in ["http://127.0.0.1:8080/docs", "admin@sandbar.local", "secret", "X-API-Key: e2b_0"] {
             assert!(usual.contains(told), "{told}: {usual}");
         }
-        let unusual = text(&DataDir::at(Path::new("/tmp/it's here")), &file.url, Some(&file), "sandbar");
+        let unusual =
+            text(&DataDir::at(Path::new("/tmp/it's here")), &file.url, None, Some(&file), "sandbar");
         assert!(unusual.contains(r"sandbar down --data-dir '/tmp/it'\''s here'"), "{unusual}");
-        let unknown = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, None, "sandbar");
+        let unknown = text(&DataDir::at(Path::new(data_dir::DEFAULT)), &file.url, None, None, "sandbar");
         assert!(unknown.contains("SANDBAR_API_KEY") && !unknown.contains("Sign-in"), "{unknown}");
     }
 }

@@ -198,6 +198,34 @@ fn damage_is_named() {
 }
 
 #[test]
+fn a_spare_becomes_a_sandbox_by_one_rename_or_leaves_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    let image = commit_one(&store, 5).image().unwrap();
+    drop(store.create_spare(&image).unwrap());
+    let spare = store.create_spare(&image).unwrap();
+    assert!(store.sandboxes().unwrap().is_empty(), "nobody takes it for a sandbox");
+    // Whoever runs on it goes on, and finds it under its new name.
+    let opened = fs::OpenOptions::new().write(true).open(spare.files().disk).unwrap();
+    let id = Id::new();
+    let files = spare.settle(id).unwrap();
+    assert_eq!(files, store.sandbox_files(id));
+    assert_eq!(store.sandboxes().unwrap(), [id]);
+    opened.write_all_at(b"mine", 0).unwrap();
+    assert_eq!(&fs::read(&files.disk).unwrap()[..4], b"mine");
+    assert_eq!(fs::metadata(&files.memory).unwrap().len(), 512 << 20);
+
+    let rival = store.create_spare(&image).unwrap();
+    let (error, rival) = rival.settle(id).unwrap_err();
+    assert!(matches!(error, StoreError::SandboxExists { id: named } if named == id));
+    assert!(rival.files().disk.exists());
+    drop(rival);
+    let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0);
+    store.remove_sandbox(id).unwrap();
+}
+
+#[test]
 fn too_little_space_is_refused_with_figures() {
     let place = Place::new();
     drop(place.open());

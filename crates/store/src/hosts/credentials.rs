@@ -1,13 +1,15 @@
 //! What hosts come in with and go on with: one-time registration tokens, refresh tokens, epochs.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, HostRefreshToken, HostToken};
+use sandbar_types::id::{Host, HostRefreshToken, HostToken, Team};
 use sandbar_types::{Arch, Id, VmmKind};
 use uuid::Uuid;
 
 use super::{HostRow, Raw, hosts};
 use crate::convert::integer;
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 /// What an agent says of its host when it registers.
 #[derive(Debug, Clone)]
@@ -30,6 +32,29 @@ pub struct NewRefreshToken<'a> {
     pub family_id: Uuid,
     pub token_hash: &'a [u8; 32],
     pub expires_at: DateTime<Utc>,
+}
+
+/// A refresh token that somebody showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownRefreshToken {
+    /// The token.
+    pub id: Id<HostRefreshToken>,
+    /// Whose it is.
+    pub host_id: Id<Host>,
+    /// The registration that it descends from.
+    pub family_id: Uuid,
+    /// The epoch of the host's tokens.
+    pub credential_epoch: i32,
+    /// What it was replaced by.
+    pub successor: Option<Id<HostRefreshToken>>,
+    /// It was revoked, or its time is over.
+    pub is_void: bool,
+    /// It has a successor.
+    pub is_replaced: bool,
+    /// Its successor is so new that its reply may have been lost, and that was not assumed before.
+    pub in_grace: bool,
+    /// Its successor was shown: its reply was not lost.
+    pub successor_used: bool,
 }
 
 impl Tx {
@@ -74,12 +99,7 @@ impl Tx {
         id: Id<Host>,
         registration: &RegistrationRow<'_>,
     ) -> Result<HostRow, StoreError> {
-        sqlx::query!(
-            "UPDATE host_refresh_tokens SET revoked_at = now() WHERE host_id = $1 AND revoked_at IS NULL",
-            id.uuid(),
-        )
-        .execute(self.connection())
-        .await?;
+        self.host_refresh_tokens_revoke(id).await?;
         hosts!(
             "UPDATE hosts SET arch = $2, vmm = $3, cpu_cores = $4, memory_mb = $5, disk_gb = $6, address = $7,
                     status = CASE WHEN status = 'pending' THEN 'offline' ELSE status END,
@@ -113,5 +133,103 @@ impl Tx {
         .execute(self.connection())
         .await?;
         Ok(())
+    }
+
+    /// A refresh token that was shown, held until the transaction ends: of two that show it at once, the later sees what the earlier
+    /// did. None when it is unknown, or its host is deleted.
+    pub async fn host_refresh_token_lock(
+        &mut self,
+        token_hash: &[u8; 32],
+        grace: Duration,
+    ) -> Result<Option<ShownRefreshToken>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT t.id, t.host_id, t.family_id, h.credential_epoch, t.replaced_by, t.grace_used,
+                      t.revoked_at IS NOT NULL AS "revoked!", t.expires_at <= now() AS "expired!",
+                      t.replaced_at IS NOT NULL AS "replaced!",
+                      COALESCE(t.replaced_at > now() - make_interval(secs => $2), FALSE) AS "in_grace!",
+                      EXISTS (SELECT 1 FROM host_refresh_tokens s
+                              WHERE s.id = t.replaced_by AND s.replaced_at IS NOT NULL) AS "successor_used!"
+               FROM host_refresh_tokens t JOIN hosts h ON h.id = t.host_id AND h.deleted_at IS NULL
+               WHERE t.token_hash = $1 FOR NO KEY UPDATE OF t"#,
+            token_hash,
+            grace.as_secs_f64(),
+        )
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.map(|row| ShownRefreshToken {
+            id: Id::from_uuid(row.id),
+            host_id: Id::from_uuid(row.host_id),
+            family_id: row.family_id,
+            credential_epoch: row.credential_epoch,
+            successor: row.replaced_by.map(Id::from_uuid),
+            is_void: row.revoked || row.expired,
+            is_replaced: row.replaced,
+            in_grace: row.in_grace && !row.grace_used,
+            successor_used: row.successor_used,
+        }))
+    }
+
+    /// Says that a refresh token has a successor, which is kept already. One that it had before, and that nobody got, is void.
+    pub async fn host_refresh_token_replace(
+        &mut self,
+        shown: &ShownRefreshToken,
+        successor: Id<HostRefreshToken>,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE host_refresh_tokens SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL",
+            shown.successor.map(Id::uuid),
+        )
+        .execute(self.connection())
+        .await?;
+        sqlx::query!(
+            "UPDATE host_refresh_tokens SET grace_used = replaced_at IS NOT NULL,
+                    replaced_at = COALESCE(replaced_at, now()), replaced_by = $2 WHERE id = $1",
+            shown.id.uuid(),
+            successor.uuid(),
+        )
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// Ends all credentials that descend from the same registration as a token that was shown again: its refresh tokens, and with the
+    /// epoch its host tokens. Whose host it is.
+    pub async fn host_family_revoke(&mut self, shown: &ShownRefreshToken) -> Result<Id<Team>, StoreError> {
+        sqlx::query!(
+            "UPDATE host_refresh_tokens SET revoked_at = now() WHERE family_id = $1 AND revoked_at IS NULL",
+            shown.family_id,
+        )
+        .execute(self.connection())
+        .await?;
+        let team = sqlx::query_scalar!(
+            "UPDATE hosts SET credential_epoch = credential_epoch + 1, updated_at = now() WHERE id = $1
+             RETURNING team_id",
+            shown.host_id.uuid(),
+        )
+        .fetch_one(self.connection())
+        .await?;
+        Ok(Id::from_uuid(team))
+    }
+
+    pub(super) async fn host_refresh_tokens_revoke(&mut self, host: Id<Host>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE host_refresh_tokens SET revoked_at = now() WHERE host_id = $1 AND revoked_at IS NULL",
+            host.uuid(),
+        )
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Forgets refresh tokens and registration tokens that have been void for so long that showing them tells nothing any more.
+    pub async fn host_tokens_prune(&self, before: DateTime<Utc>) -> Result<u64, StoreError> {
+        let refresh = sqlx::query!("DELETE FROM host_refresh_tokens WHERE expires_at < $1", before)
+            .execute(&self.pool)
+            .await?;
+        let registration =
+            sqlx::query!("DELETE FROM host_tokens WHERE expires_at < $1", before).execute(&self.pool).await?;
+        Ok(refresh.rows_affected() + registration.rows_affected())
     }
 }

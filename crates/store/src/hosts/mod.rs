@@ -1,21 +1,23 @@
 //! Hosts: what they are, and their signs of life. What they come in with is in `credentials`, what the scheduler reads in
-//! `placement`.
+//! `placement`, what is decided about them in `fleet`: draining, tags, their end.
 
 mod credentials;
+mod fleet;
 mod placement;
 
 use chrono::{DateTime, Utc};
-use sandbar_types::id::{Host, Team};
+use sandbar_types::id::{Host, Team, User};
 use sandbar_types::{Arch, Id, VmmKind};
 use serde_json::Value;
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
 use crate::convert::{unsigned, unsigned_opt, word_opt};
-use crate::{Store, StoreError, Tx};
+use crate::{Position, Store, StoreError, Tx};
 
-pub use credentials::{NewRefreshToken, RegistrationRow};
-pub use placement::{Candidate, Room};
+pub use credentials::{NewRefreshToken, RegistrationRow, ShownRefreshToken};
+pub use fleet::{LostSnapshot, Tenant};
+pub use placement::{Candidate, Demand, Limits, Purpose, Room};
 
 /// The channel on which a host's change of status is told, with its id.
 const CHANNEL: &str = "sandbar_hosts";
@@ -27,6 +29,7 @@ pub struct HostRow {
     pub id: Id<Host>,
     pub kind: String,
     pub team_id: Id<Team>,
+    pub team_name: String,
     pub provider: Option<String>,
     pub availability_zone: Option<String>,
     pub arch: Option<Arch>,
@@ -39,6 +42,7 @@ pub struct HostRow {
     pub credential_epoch: i32,
     pub last_heartbeat_at: Option<DateTime<Utc>>,
     pub reconciled_generation: Option<i64>,
+    pub created_by: Option<Id<User>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -52,7 +56,7 @@ pub struct NewHostRow<'a> {
     pub team_id: Id<Team>,
     pub provider: Option<&'a str>,
     pub availability_zone: Option<&'a str>,
-    pub created_by: Option<Uuid>,
+    pub created_by: Option<Id<User>>,
 }
 
 /// What a heartbeat changed.
@@ -64,12 +68,15 @@ pub struct Beat {
     pub is: String,
     /// The generation that the rows were last held against.
     pub reconciled_generation: Option<i64>,
+    /// Whose host it is.
+    pub team_id: Id<Team>,
 }
 
 struct Raw {
     id: Uuid,
     kind: String,
     team_id: Uuid,
+    team_name: String,
     provider: Option<String>,
     availability_zone: Option<String>,
     arch: Option<String>,
@@ -82,6 +89,7 @@ struct Raw {
     credential_epoch: i32,
     last_heartbeat_at: Option<DateTime<Utc>>,
     reconciled_generation: Option<i64>,
+    created_by: Option<Uuid>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -94,6 +102,7 @@ impl TryFrom<Raw> for HostRow {
             id: Id::from_uuid(raw.id),
             kind: raw.kind,
             team_id: Id::from_uuid(raw.team_id),
+            team_name: raw.team_name,
             provider: raw.provider,
             availability_zone: raw.availability_zone,
             arch: word_opt("hosts.arch", raw.arch.as_deref())?,
@@ -106,6 +115,7 @@ impl TryFrom<Raw> for HostRow {
             credential_epoch: raw.credential_epoch,
             last_heartbeat_at: raw.last_heartbeat_at,
             reconciled_generation: raw.reconciled_generation,
+            created_by: raw.created_by.map(Id::from_uuid),
             created_at: raw.created_at,
             updated_at: raw.updated_at,
         })
@@ -118,8 +128,9 @@ macro_rules! hosts {
         sqlx::query_as!(
             Raw,
             $head
-                + " id, kind, team_id, provider, availability_zone, arch, vmm, cpu_cores, memory_mb, disk_gb, address,
-                    status, credential_epoch, last_heartbeat_at, reconciled_generation, created_at, updated_at "
+                + r#" id, kind, team_id, (SELECT t.name FROM teams t WHERE t.id = team_id) AS "team_name!", provider,
+                    availability_zone, arch, vmm, cpu_cores, memory_mb, disk_gb, address, status, credential_epoch,
+                    last_heartbeat_at, reconciled_generation, created_by, created_at, updated_at "#
                 + $tail
             $(, $arg)*
         )
@@ -138,14 +149,40 @@ impl Store {
             .transpose()
     }
 
-    /// All hosts, oldest first.
-    pub async fn host_list(&self) -> Result<Vec<HostRow>, StoreError> {
-        hosts!("SELECT", "FROM hosts WHERE deleted_at IS NULL ORDER BY created_at, id")
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(HostRow::try_from)
-            .collect()
+    /// All hosts, or a team's own, newest first.
+    pub async fn host_list(
+        &self,
+        team: Option<Id<Team>>,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Vec<HostRow>, StoreError> {
+        hosts!(
+            "SELECT",
+            "FROM hosts WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR team_id = $1)
+               AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
+             ORDER BY created_at DESC, id DESC LIMIT $4",
+            team.map(Id::uuid),
+            after.map(|after| after.created_at),
+            after.map(|after| after.id),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(HostRow::try_from)
+        .collect()
+    }
+
+    /// All hosts that exist, and whether each is heard of.
+    pub async fn hosts_heard_of(&self) -> Result<Vec<(Id<Host>, bool)>, StoreError> {
+        Ok(sqlx::query!(
+            r#"SELECT id, status IN ('online', 'draining') AS "heard!" FROM hosts WHERE deleted_at IS NULL"#
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| (Id::from_uuid(row.id), row.heard))
+        .collect())
     }
 
     /// Hosts that were not heard of since `before`, though they count as reachable.
@@ -221,7 +258,7 @@ impl Tx {
             new.team_id.uuid(),
             new.provider,
             new.availability_zone,
-            new.created_by,
+            new.created_by.map(Id::uuid),
         )
         .fetch_one(self.connection())
         .await?
@@ -238,9 +275,9 @@ impl Tx {
         let beat = sqlx::query!(
             r#"WITH before AS (SELECT id, status FROM hosts WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE)
                UPDATE hosts h SET last_heartbeat_at = now(), inventory_generation = $2, load = $3,
-                      status = CASE WHEN b.status = 'draining' THEN 'draining' ELSE 'online' END
+                      status = CASE WHEN h.draining THEN 'draining' ELSE 'online' END
                FROM before b WHERE h.id = b.id
-               RETURNING b.status AS "was!", h.status AS "is!", h.reconciled_generation"#,
+               RETURNING b.status AS "was!", h.status AS "is!", h.reconciled_generation, h.team_id"#,
             id.uuid(),
             inventory_generation,
             load,
@@ -251,29 +288,37 @@ impl Tx {
         if beat.was != beat.is {
             self.host_tell(id).await?;
         }
-        Ok(Some(Beat { was: beat.was, is: beat.is, reconciled_generation: beat.reconciled_generation }))
+        Ok(Some(Beat {
+            was: beat.was,
+            is: beat.is,
+            reconciled_generation: beat.reconciled_generation,
+            team_id: Id::from_uuid(beat.team_id),
+        }))
     }
 
-    /// Marks a host that is still silent as unreachable. Whether it was.
-    pub async fn host_lost(&mut self, id: Id<Host>, before: DateTime<Utc>) -> Result<bool, StoreError> {
-        let done = sqlx::query!(
+    /// Marks a host that is still silent as unreachable. Whose it is, if it was.
+    pub async fn host_lost(
+        &mut self,
+        id: Id<Host>,
+        before: DateTime<Utc>,
+    ) -> Result<Option<Id<Team>>, StoreError> {
+        let team = sqlx::query_scalar!(
             "UPDATE hosts SET status = 'unreachable', generation = generation + 1, updated_at = now()
-             WHERE id = $1 AND status IN ('online', 'draining')
-               AND (last_heartbeat_at IS NULL OR last_heartbeat_at < $2)",
+             WHERE id = $1 AND status IN ('online', 'draining') AND deleted_at IS NULL
+               AND (last_heartbeat_at IS NULL OR last_heartbeat_at < $2) RETURNING team_id",
             id.uuid(),
             before,
         )
-        .execute(self.connection())
+        .fetch_optional(self.connection())
         .await?;
-        let lost = done.rows_affected() > 0;
-        if lost {
+        if team.is_some() {
             self.host_tell(id).await?;
         }
-        Ok(lost)
+        Ok(team.map(Id::from_uuid))
     }
 
     /// Tells whoever listens, once this transaction commits.
-    async fn host_tell(&mut self, id: Id<Host>) -> Result<(), StoreError> {
+    pub(super) async fn host_tell(&mut self, id: Id<Host>) -> Result<(), StoreError> {
         sqlx::query!("SELECT pg_notify($1, $2)", CHANNEL, id.uuid().to_string())
             .execute(self.connection())
             .await?;

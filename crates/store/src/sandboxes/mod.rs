@@ -1,5 +1,8 @@
-//! Sandboxes: the row. Reading is in `read`, writing in `write`, what concerns whole teams in `of_team`.
+//! Sandboxes: the row. Reading is in `read` and `by_start`, writing in `write`, what concerns whole teams in `of_team`, whole hosts in
+//! `of_host`.
 
+mod by_start;
+mod of_host;
 mod of_team;
 mod read;
 mod write;
@@ -8,7 +11,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -16,6 +19,7 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::convert::{unsigned, word};
 
+pub use by_start::{StartOrder, StartedFilter};
 pub use read::{Activity, Deadline, ListFilter};
 pub use write::{NewSandboxRow, RunningOn, Transition};
 
@@ -37,8 +41,10 @@ pub struct SandboxRow {
     pub disk_mb: u32,
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
+    pub timeout_from: TimeoutFrom,
     pub metadata: BTreeMap<String, String>,
     pub network: NetworkPolicy,
+    pub ingress: Ingress,
     pub guest_ip: Option<String>,
     pub host_ip: Option<String>,
     pub created_at: DateTime<Utc>,
@@ -66,8 +72,10 @@ struct Raw {
     disk_mb: i32,
     timeout_sec: i32,
     on_timeout: String,
+    timeout_from: String,
     metadata: Json<BTreeMap<String, String>>,
     network: Option<Json<NetworkPolicy>>,
+    ingress: Option<Json<Ingress>>,
     guest_ip: Option<String>,
     host_ip: Option<String>,
     created_at: DateTime<Utc>,
@@ -98,8 +106,10 @@ impl TryFrom<Raw> for SandboxRow {
             disk_mb: unsigned("sandboxes.disk_mb", raw.disk_mb)?,
             timeout_sec: unsigned("sandboxes.timeout_sec", raw.timeout_sec)?,
             on_timeout: word("sandboxes.on_timeout", &raw.on_timeout)?,
+            timeout_from: word("sandboxes.timeout_from", &raw.timeout_from)?,
             metadata: raw.metadata.0,
             network: raw.network.map(|network| network.0).unwrap_or_default(),
+            ingress: raw.ingress.map(|ingress| ingress.0).unwrap_or_default(),
             guest_ip: raw.guest_ip,
             host_ip: raw.host_ip,
             created_at: raw.created_at,
@@ -125,8 +135,9 @@ macro_rules! sandboxes {
                        s.status AS "status!", s.status_reason AS "status_reason?", s.generation AS "generation!",
                        s.vcpus AS "vcpus!", s.memory_mb AS "memory_mb!", s.disk_mb AS "disk_mb!",
                        s.timeout_sec AS "timeout_sec!", s.on_timeout AS "on_timeout!",
+                       s.timeout_from AS "timeout_from!",
                        s.metadata AS "metadata!: Json<BTreeMap<String, String>>",
-                       s.network AS "network?: Json<NetworkPolicy>",
+                       s.network AS "network?: Json<NetworkPolicy>", s.ingress AS "ingress?: Json<Ingress>",
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",

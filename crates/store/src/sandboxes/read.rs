@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -31,6 +31,7 @@ pub struct Activity {
 pub struct Deadline {
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
+    pub timeout_from: TimeoutFrom,
 }
 
 /// Which sandboxes to list.
@@ -63,6 +64,20 @@ impl Store {
              WHERE s.id = $1 AND s.team_id = $2",
             id.uuid(),
             team.uuid(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(SandboxRow::try_from)
+        .transpose()
+    }
+
+    /// A sandbox, whosever it is: for whoever asks on nobody's behalf.
+    pub async fn sandbox_find_any(&self, id: Id<Sandbox>) -> Result<Option<SandboxRow>, StoreError> {
+        sandboxes!(
+            "",
+            "FROM sandboxes s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id
+             WHERE s.id = $1",
+            id.uuid(),
         )
         .fetch_optional(&self.pool)
         .await?
@@ -175,23 +190,30 @@ impl Store {
             .iter()
             .map(|seen| seen.deadline.map(|deadline| deadline.on_timeout.to_string()))
             .collect();
+        let timeouts_from: Vec<Option<String>> = activity
+            .iter()
+            .map(|seen| seen.deadline.map(|deadline| deadline.timeout_from.to_string()))
+            .collect();
         let generations: Vec<Option<i64>> = activity.iter().map(|seen| seen.generation).collect();
         sqlx::query!(
             "UPDATE sandboxes s SET last_active_at = u.last_active_at, expires_at = u.expires_at,
                     timeout_sec = COALESCE(u.timeout_sec, s.timeout_sec),
-                    on_timeout = COALESCE(u.on_timeout, s.on_timeout)
-             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[], $6::bigint[])
-                  AS u (id, last_active_at, expires_at, timeout_sec, on_timeout, generation)
+                    on_timeout = COALESCE(u.on_timeout, s.on_timeout),
+                    timeout_from = COALESCE(u.timeout_from, s.timeout_from)
+             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[], $6::bigint[],
+                         $7::text[])
+                  AS u (id, last_active_at, expires_at, timeout_sec, on_timeout, generation, timeout_from)
              WHERE s.id = u.id AND s.status = 'running' AND s.generation = COALESCE(u.generation, s.generation)
-               AND (s.last_active_at, s.expires_at, s.timeout_sec, s.on_timeout) IS DISTINCT FROM
+               AND (s.last_active_at, s.expires_at, s.timeout_sec, s.on_timeout, s.timeout_from) IS DISTINCT FROM
                    (u.last_active_at, u.expires_at, COALESCE(u.timeout_sec, s.timeout_sec),
-                    COALESCE(u.on_timeout, s.on_timeout))",
+                    COALESCE(u.on_timeout, s.on_timeout), COALESCE(u.timeout_from, s.timeout_from))",
             &ids,
             &active as _,
             &expires as _,
             &timeouts as _,
             &on_timeouts as _,
             &generations as _,
+            &timeouts_from as _,
         )
         .execute(&self.pool)
         .await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, NetworkPolicy, OnTimeout, SandboxStatus};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -24,8 +24,10 @@ pub struct NewSandboxRow<'a> {
     pub disk_mb: u32,
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
+    pub timeout_from: TimeoutFrom,
     pub metadata: &'a BTreeMap<String, String>,
     pub network: &'a NetworkPolicy,
+    pub ingress: &'a Ingress,
     /// Who made it, as the audit trail calls them.
     pub created_by: &'a str,
     /// The sandbox that it is a fork of.
@@ -120,8 +122,8 @@ impl Tx {
     pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                                    metadata, created_by, parent_id, network)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                                    metadata, created_by, parent_id, network, timeout_from, ingress)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.template_id.uuid(),
@@ -134,6 +136,8 @@ impl Tx {
             new.created_by,
             new.parent_id.map(Id::uuid),
             column(new.network) as _,
+            new.timeout_from.as_str(),
+            column(new.ingress) as _,
         )
         .execute(self.connection())
         .await?;
@@ -208,6 +212,7 @@ impl Tx {
                  UPDATE sandboxes SET status = 'running', status_reason = NULL, operation = NULL, generation = generation + 1,
                         guest_ip = $4, host_ip = $5, last_active_at = $6, expires_at = $7,
                         timeout_sec = COALESCE($8, timeout_sec), on_timeout = COALESCE($9, on_timeout),
+                        timeout_from = COALESCE($10, timeout_from),
                         started_at = COALESCE(started_at, now()), transition_started_at = now(), updated_at = now()
                  WHERE id = $1 AND status = ANY($2) AND ($3::bigint IS NULL OR generation = $3) RETURNING *)",
             "FROM s JOIN templates t ON t.id = s.template_id LEFT JOIN hosts h ON h.id = s.host_id",
@@ -220,6 +225,7 @@ impl Tx {
             on.expires_at,
             on.deadline.map(|deadline| integer(deadline.timeout_sec)),
             on.deadline.map(|deadline| deadline.on_timeout.as_str()),
+            on.deadline.map(|deadline| deadline.timeout_from.as_str()),
         )
         .fetch_optional(self.connection())
         .await?
@@ -264,7 +270,7 @@ impl Tx {
     ) -> Result<Option<SandboxRow>, StoreError> {
         sandboxes!(
             "WITH s AS (
-                 UPDATE sandboxes SET timeout_sec = $2, on_timeout = $3, last_active_at = $4,
+                 UPDATE sandboxes SET timeout_sec = $2, on_timeout = $3, last_active_at = $4, timeout_from = $6,
                         expires_at = CASE WHEN status IN ('running', 'snapshotting') THEN $5 ELSE expires_at END,
                         generation = generation
                             + CASE WHEN status IN ('pausing', 'resuming', 'snapshotting') THEN 0 ELSE 1 END,
@@ -276,6 +282,7 @@ impl Tx {
             deadline.on_timeout.as_str(),
             seen.last_active_at,
             seen.expires_at,
+            deadline.timeout_from.as_str(),
         )
         .fetch_optional(self.connection())
         .await?
@@ -322,8 +329,8 @@ impl Tx {
 }
 
 /// A policy as its column keeps it: none = the default.
-fn column(policy: &NetworkPolicy) -> Option<Json<&NetworkPolicy>> {
-    (*policy != NetworkPolicy::default()).then_some(Json(policy))
+fn column<P: Default + PartialEq>(policy: &P) -> Option<Json<&P>> {
+    (*policy != P::default()).then_some(Json(policy))
 }
 
 #[cfg(test)]

@@ -60,8 +60,8 @@ async fn silence_makes_unreachable_and_a_heartbeat_undoes_it() {
     let later = world.store.now().await.unwrap() + Duration::from_secs(1);
     assert_eq!(world.store.hosts_silent_since(later).await.unwrap(), [world.host]);
     let mut tx = world.store.begin().await.unwrap();
-    assert!(tx.host_lost(world.host, later).await.unwrap());
-    assert!(!tx.host_lost(world.host, later).await.unwrap(), "once");
+    assert_eq!(tx.host_lost(world.host, later).await.unwrap(), Some(Id::PLATFORM));
+    assert_eq!(tx.host_lost(world.host, later).await.unwrap(), None, "once");
     tx.commit().await.unwrap();
     assert_eq!(world.store.hosts_online().await.unwrap(), 0);
     let mut tx = world.store.begin().await.unwrap();
@@ -72,8 +72,41 @@ async fn silence_makes_unreachable_and_a_heartbeat_undoes_it() {
     // It spoke after the look that found it silent.
     let earlier = later - Duration::from_secs(60);
     let mut tx = world.store.begin().await.unwrap();
-    assert!(!tx.host_lost(world.host, earlier).await.unwrap());
+    assert_eq!(tx.host_lost(world.host, earlier).await.unwrap(), None);
     assert_eq!(tx.host_beat(Id::new(), 1, &json!({})).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_host_that_drains_goes_on_draining_when_it_was_silent() {
+    let world = World::new().await;
+    let later = world.store.now().await.unwrap() + Duration::from_secs(1);
+    let mut tx = world.store.begin().await.unwrap();
+    tx.host_set_draining(world.host, true).await.unwrap();
+    tx.host_lost(world.host, later).await.unwrap();
+    let beat = tx.host_beat(world.host, 2, &json!({})).await.unwrap().unwrap();
+    assert_eq!((beat.was.as_str(), beat.is.as_str()), ("unreachable", "draining"));
+    assert_eq!(tx.host_set_draining(world.host, false).await.unwrap().status, "online");
+}
+
+#[tokio::test]
+async fn a_template_is_claimed_once_for_a_host_that_lacks_it() {
+    let world = World::new().await;
+    let lease = Duration::from_secs(60);
+    let claim = async |host| world.store.template_claim(host, Id::PLATFORM, "base", lease).await.unwrap();
+    assert_eq!(claim(world.host).await, None, "it has it");
+    world.store.template_location_forget(world.template, world.host).await.unwrap();
+    let claims = join_all((0..8).map(|_| claim(world.host))).await;
+    assert_eq!(claims.iter().flatten().collect::<Vec<_>>(), [&world.template]);
+    world.store.template_claim_end(world.template, world.host).await.unwrap();
+    assert_eq!(claim(world.host).await, Some(world.template));
+    // Whoever claimed it died.
+    sqlx::query("UPDATE template_locations SET updated_at = now() - interval '61 seconds'")
+        .execute(world.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(claim(world.host).await, Some(world.template));
+    assert_eq!(claim(world.host).await, None);
+    assert_eq!(world.store.template_hosts(world.template).await.unwrap(), []);
 }
 
 #[tokio::test]

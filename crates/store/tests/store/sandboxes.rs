@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::support::{World, on};
 use futures::future::join_all;
 use sandbar_store::Position;
-use sandbar_store::hosts::Room;
+use sandbar_store::hosts::{Demand, Limits, Purpose, Room};
 use sandbar_store::sandboxes::{Activity, ListFilter, Transition};
 use sandbar_types::{Id, NetworkPolicy, SandboxStatus};
 
@@ -141,6 +141,9 @@ async fn lists_filter_by_status_template_and_metadata() {
     assert_eq!(list(&[SandboxStatus::Pending], None, tag("b", "2")).await, [two]);
 }
 
+const DEMAND: Demand = Demand { memory_mb: 512, vcpus: 1, disk_mb: 1024 };
+const LIMITS: Limits = Limits { memory: 100, vcpus: 10_000, disk: 1_000 };
+
 #[tokio::test]
 async fn a_host_is_never_promised_beyond_its_room() {
     let world = World::new().await;
@@ -150,7 +153,7 @@ async fn a_host_is_never_promised_beyond_its_room() {
         let id = Id::new();
         let mut tx = world.store.begin().await.unwrap();
         tx.sandbox_insert(&world.new_row(id, &none)).await.unwrap();
-        let room = tx.host_room(world.host, 512, 100).await.unwrap();
+        let room = tx.host_room(world.host, DEMAND, LIMITS, Purpose::New).await.unwrap();
         if room == Room::Enough {
             tx.sandbox_place(id, world.host).await.unwrap().unwrap();
             tx.commit().await.unwrap();
@@ -163,7 +166,36 @@ async fn a_host_is_never_promised_beyond_its_room() {
     let candidates = world.store.host_candidates(world.team, world.template).await.unwrap();
     assert_eq!((candidates[0].promised_memory_mb, candidates[0].sandboxes), (8192, 16));
     let mut tx = world.store.begin().await.unwrap();
-    assert_eq!(tx.host_room(Id::new(), 1, 100).await.unwrap(), Room::Gone);
+    assert_eq!(tx.host_room(Id::new(), DEMAND, LIMITS, Purpose::New).await.unwrap(), Room::Gone);
+}
+
+#[tokio::test]
+async fn each_resource_has_its_limit_and_a_host_that_drains_takes_only_its_own_back() {
+    let world = World::new().await;
+    world.running().await;
+    let room = async |demand: Demand, limits: Limits, purpose: Purpose| {
+        let mut tx = world.store.begin().await.unwrap();
+        tx.host_room(world.host, demand, limits, purpose).await.unwrap()
+    };
+    // Of 8192 MiB, 4 processors and 100 GiB, 512, 1 and 1 are promised.
+    let most = Demand { memory_mb: 7680, vcpus: 3, disk_mb: 99 * 1024 };
+    let limits = Limits { memory: 100, vcpus: 100, disk: 100 };
+    assert_eq!(room(most, limits, Purpose::New).await, Room::Enough);
+    for more in [
+        Demand { memory_mb: 7681, ..most },
+        Demand { vcpus: 4, ..most },
+        Demand { disk_mb: 99 * 1024 + 1, ..most },
+    ] {
+        assert_eq!(room(more, limits, Purpose::New).await, Room::Full, "{more:?}");
+    }
+    // A paused one has its disk.
+    assert_eq!(room(Demand { disk_mb: 200 * 1024, ..most }, limits, Purpose::Resume).await, Room::Enough);
+    let mut tx = world.store.begin().await.unwrap();
+    assert_eq!(tx.host_set_draining(world.host, true).await.unwrap().status, "draining");
+    tx.commit().await.unwrap();
+    assert_eq!(room(DEMAND, LIMITS, Purpose::New).await, Room::Draining);
+    assert_eq!(room(DEMAND, LIMITS, Purpose::Resume).await, Room::Enough);
+    assert!(world.store.host_candidates(world.team, world.template).await.unwrap()[0].is_draining);
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn a_template_is_there_once_its_files_are_and_a_teams_own_comes_before_the
     tx.template_complete(id, world.host, &complete()).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(by_name().await, id);
-    assert_eq!(world.store.host_candidates(world.team, id).await.unwrap().len(), 1);
+    assert_eq!(world.store.template_hosts(id).await.unwrap().len(), 1);
     let stranger = world.store.template_by_name(Id::new(), &name).await.unwrap().unwrap();
     assert_eq!(stranger.id, world.template);
     assert_eq!(world.store.template_list(world.team, None, None, 10).await.unwrap().len(), 2);
@@ -182,7 +182,7 @@ async fn a_template_is_there_once_its_files_are_and_a_teams_own_comes_before_the
     assert_eq!(images, []);
 
     world.store.template_location_forget(id, world.host).await.unwrap();
-    assert_eq!(world.store.host_candidates(world.team, id).await.unwrap(), []);
+    assert_eq!(world.store.template_hosts(id).await.unwrap(), []);
 }
 
 #[tokio::test]

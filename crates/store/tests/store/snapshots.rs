@@ -28,6 +28,7 @@ impl World {
             arch: Arch::X86_64,
             vmm: VmmKind::Qemu,
             host_id: self.host,
+            source_id: Id::new(),
             operation: &operation("create"),
         })
         .await?;
@@ -100,13 +101,13 @@ async fn what_is_given_up_or_deleted_is_owed_until_the_host_has_done_it() {
         debts.map(|debts| debts.len())
     };
     assert_eq!(begin().await, Some(1));
-    assert_eq!(world.store.host_candidates(world.team, deleted).await.unwrap(), [], "nobody starts from it");
+    assert_eq!(world.store.template_hosts(deleted).await.unwrap(), [], "nobody starts from it");
     assert_eq!(world.store.deletions_owed(world.host, early).await.unwrap(), [], "somebody is at it");
     let mut tx = world.store.begin().await.unwrap();
     tx.snapshot_keep(deleted).await.unwrap();
     assert_eq!(tx.snapshot_delete(deleted).await.unwrap(), None, "it was not to be deleted after all");
     tx.commit().await.unwrap();
-    assert_eq!(world.store.host_candidates(world.team, deleted).await.unwrap().len(), 1);
+    assert_eq!(world.store.template_hosts(deleted).await.unwrap().len(), 1);
     assert_eq!(begin().await, Some(1));
     let mut tx = world.store.begin().await.unwrap();
     assert!(tx.snapshot_delete(deleted).await.unwrap().is_some());

@@ -1,6 +1,6 @@
 //! What the store's tests share: a database with a team, a host and a template in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sandbar_store::hosts::{NewHostRow, RegistrationRow};
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
@@ -10,7 +10,9 @@ use sandbar_store::users::NewUserRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_testkit::TestDatabase;
 use sandbar_types::id::{Host, Sandbox, Team, Template, User};
-use sandbar_types::{Arch, Id, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{
+    Arch, Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TemplateKind, TimeoutFrom, VmmKind,
+};
 
 /// A database with the least that a sandbox needs.
 pub(crate) struct World {
@@ -36,6 +38,8 @@ pub(crate) fn person(id: Id<User>, email: &str) -> NewUserRow<'_> {
     NewUserRow { id, email, name: "Somebody", password_hash: None, is_admin: false }
 }
 
+static CLOSED: Ingress =
+    Ingress { public: false, public_ports: BTreeSet::new(), mask_request_host: None, auto_resume: false };
 static OPEN: NetworkPolicy =
     NetworkPolicy { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true };
 
@@ -101,7 +105,9 @@ impl World {
             disk_mb: 1024,
             timeout_sec: 300,
             on_timeout: OnTimeout::Kill,
+            timeout_from: TimeoutFrom::Activity,
             network: &OPEN,
+            ingress: &CLOSED,
             metadata,
             created_by: "",
             parent_id: None,

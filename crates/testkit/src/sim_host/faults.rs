@@ -25,6 +25,7 @@ pub enum Rpc {
     ExecStream,
     WriteFile,
     ReadFile,
+    Tunnel,
     CreateTemplate,
     ListTemplates,
     PauseSandbox,
@@ -183,7 +184,7 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
             ConnectError::resource_exhausted(message)
         }
         Reason::REASON_BAD_INPUT => ConnectError::invalid_argument(message),
-        Reason::REASON_GUEST_UNREACHABLE => ConnectError::unavailable(message),
+        Reason::REASON_GUEST_UNREACHABLE | Reason::REASON_PORT_CLOSED => ConnectError::unavailable(message),
         Reason::REASON_TIMEOUT => ConnectError::deadline_exceeded(message),
         Reason::REASON_UNSPECIFIED => ConnectError::unknown(message),
     };

@@ -98,6 +98,7 @@ impl Inventory {
             expires_at_unix_ms: life::expiry(created_at, request.timeout_sec),
             timeout_sec: request.timeout_sec,
             on_timeout: life::or_kill(request.on_timeout),
+            timeout_from: life::or_activity(request.timeout_from),
             generation: 1,
             ..Default::default()
         };

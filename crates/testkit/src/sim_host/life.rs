@@ -22,6 +22,15 @@ pub(super) fn expiry(last_active_ms: i64, timeout_sec: u32) -> i64 {
     if timeout_sec == 0 { 0 } else { last_active_ms + i64::from(timeout_sec) * 1_000 }
 }
 
+/// What nobody said is ACTIVITY.
+pub(super) fn or_activity(given: EnumValue<rpc::TimeoutFrom>) -> EnumValue<rpc::TimeoutFrom> {
+    if given == rpc::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED {
+        rpc::TimeoutFrom::TIMEOUT_FROM_ACTIVITY.into()
+    } else {
+        given
+    }
+}
+
 /// What nobody said is KILL.
 pub(super) fn or_kill(given: EnumValue<rpc::OnTimeout>) -> EnumValue<rpc::OnTimeout> {
     if given == rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED {
@@ -63,7 +72,8 @@ impl Inventory {
             record.pause_reason.clear();
             record.host_ip = address;
             record.generation += 1;
-            set_deadline(record, request.timeout_sec.unwrap_or(record.timeout_sec), request.on_timeout);
+            let timeout_sec = request.timeout_sec.unwrap_or(record.timeout_sec);
+            set_deadline(record, timeout_sec, request.on_timeout, request.timeout_from);
             self.changed();
         }
         self.record(&request.id)
@@ -74,7 +84,15 @@ impl Inventory {
         request: &rpc::SetDeadlineRequest,
     ) -> Result<rpc::Sandbox, ConnectError> {
         let vm = self.running(&request.id)?;
-        set_deadline(&mut vm.record, request.timeout_sec, request.on_timeout);
+        let mut changed = vm.record.clone();
+        set_deadline(&mut changed, request.timeout_sec, request.on_timeout, request.timeout_from);
+        let ends = |record: &rpc::Sandbox| match record.expires_at_unix_ms {
+            0 => i64::MAX,
+            at => at,
+        };
+        if !request.longer_only || ends(&changed) > ends(&vm.record) {
+            vm.record = changed;
+        }
         vm.record.generation += 1;
         self.changed();
         self.record(&request.id)
@@ -187,7 +205,7 @@ impl Inventory {
                     on_timeout: rpc::OnTimeout::ON_TIMEOUT_KILL.into(),
                     ..parent.clone()
                 };
-                set_deadline(&mut record, child.timeout_sec, child.on_timeout);
+                set_deadline(&mut record, child.timeout_sec, child.on_timeout, child.timeout_from);
                 let creation = rpc::CreateSandboxRequest {
                     id: child.id.clone(),
                     template_id: parent.template_id.clone(),
@@ -196,6 +214,7 @@ impl Inventory {
                     timeout_sec: child.timeout_sec,
                     hostname: child.hostname,
                     on_timeout: child.on_timeout,
+                    timeout_from: child.timeout_from,
                     network: network.clone().into(),
                     ..Default::default()
                 };
@@ -282,8 +301,16 @@ impl Inventory {
     }
 }
 
-fn set_deadline(record: &mut rpc::Sandbox, timeout_sec: u32, on_timeout: EnumValue<rpc::OnTimeout>) {
+fn set_deadline(
+    record: &mut rpc::Sandbox,
+    timeout_sec: u32,
+    on_timeout: EnumValue<rpc::OnTimeout>,
+    timeout_from: EnumValue<rpc::TimeoutFrom>,
+) {
     record.timeout_sec = timeout_sec;
+    if timeout_from != rpc::TimeoutFrom::TIMEOUT_FROM_UNSPECIFIED {
+        record.timeout_from = timeout_from;
+    }
     if on_timeout != rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED {
         record.on_timeout = on_timeout;
     }

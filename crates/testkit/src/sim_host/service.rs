@@ -16,7 +16,7 @@ use super::exec::stream;
 use super::faults::{Reply, refusal};
 use super::guest::Program;
 use super::inventory::Inventory;
-use super::{Agent, Reason, Rpc};
+use super::{Agent, Reason, Rpc, tunnel};
 
 /// Bytes of a chunk of a file that is read.
 const CHUNK: usize = 64 * 1024;
@@ -186,6 +186,21 @@ impl rpc::HostService for Service {
             chunks.push(Err(ConnectError::unavailable("the connection broke")));
         }
         Ok(Response::stream(futures::stream::iter(chunks)))
+    }
+
+    async fn tunnel(
+        &self,
+        _ctx: RequestContext,
+        mut requests: InboundStream<rpc::TunnelRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::TunnelResponse>> {
+        let reply = self.agent.faults.arrive(Rpc::Tunnel).await?;
+        let first = requests.next().await.transpose()?.map(|request| request.to_owned_message());
+        let open = first.and_then(|request| request.open.into_option());
+        let open = open.ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+        let active = self.agent.inventory().active(&open.id).map(|_| ());
+        reply.send(active).await?;
+        let stream = tunnel::open(&self.agent, open.port, requests).await?;
+        Ok(Response::stream(stream))
     }
 
     async fn create_template(

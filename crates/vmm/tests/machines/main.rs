@@ -226,14 +226,13 @@ async fn a_machine_outlives_its_handle_and_is_taken_over() {
     let (vmm, mut place) = (vmm().await, Place::new());
     let (spec, machine) = boot(&vmm, &mut place, "one").await;
     let before = past(&*machine, 1).await;
-    let process = machine.process();
+    let (process, memory) = (machine.process(), place.path("one.memory"));
     drop(machine);
     let found = machines_under(place.root()).unwrap();
     assert_eq!(found, [(spec.work_dir.canonicalize().unwrap(), process)]);
 
     let mut other = process;
     other.start_time += 1;
-    let memory = place.path("one.memory");
     assert!(matches!(vmm.adopt(&spec.work_dir, &memory, other).await, Err(VmmError::Gone { .. })));
 
     // Twice: the socket has to take the next one as well.

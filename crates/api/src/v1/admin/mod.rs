@@ -1,5 +1,6 @@
 //! `/v1/admin`: for the platform's administrators, which the database says who they are.
 
+mod quotas;
 mod sandboxes;
 mod teams;
 mod users;
@@ -14,6 +15,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(teams::admin_list_teams))
         .routes(routes!(teams::admin_set_byoc))
+        .routes(routes!(quotas::admin_get_quotas, quotas::admin_set_quotas))
         .routes(routes!(users::admin_list_users))
         .routes(routes!(users::admin_set_admin))
         .routes(routes!(sandboxes::admin_list_sandboxes))

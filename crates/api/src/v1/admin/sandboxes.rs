@@ -8,7 +8,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::QueryPairs;
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::PeopleRefusals;
 use crate::v1::sandboxes::Sandbox;
 
@@ -21,8 +21,7 @@ use crate::v1::sandboxes::Sandbox;
     params(
         ("team_id" = Option<String>, Query, description = "Only this team's"),
         ("status" = Option<String>, Query, description = "Only these states; comma separated or repeated"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
+        PageParams,
     ),
     responses(
         (status = 200, description = "One page", body = Vec<Sandbox>,

@@ -12,7 +12,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathId, QueryPairs};
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::PeopleRefusals;
 use crate::v1::me::User;
 
@@ -28,10 +28,7 @@ pub(crate) struct SetAdmin {
     path = "/users",
     operation_id = "admin_list_users",
     tag = "admin",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
-    ),
+    params(PageParams),
     responses(
         (status = 200, description = "One page", body = Vec<User>,
             headers(("X-Next-Cursor" = String, description = "Names the next page; absent on the last one"))),

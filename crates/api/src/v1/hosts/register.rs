@@ -5,11 +5,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::hosts::{Registered, Registration};
 use sandbar_types::{Arch, VmmKind};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Host;
+use super::{Host, HostCredentials};
 use crate::AppState;
 use crate::auth::AnonymousCaller;
 use crate::error::ApiError;
@@ -22,7 +22,7 @@ pub(crate) struct RegisterHost {
     /// The one-time token.
     #[schema(value_type = String)]
     token: SecretString,
-    #[schema(value_type = String, example = "x86_64")]
+    #[schema(schema_with = crate::schema::arch)]
     arch: Arch,
     #[schema(minimum = 1)]
     cpu_cores: u32,
@@ -33,7 +33,7 @@ pub(crate) struct RegisterHost {
     /// Where its agent listens.
     #[schema(example = "10.0.0.5:7443")]
     address: String,
-    #[schema(value_type = String, example = "qemu")]
+    #[schema(schema_with = crate::schema::vmm)]
     vmm: VmmKind,
     /// A certificate signing request in PEM, of the key that the agent will serve with.
     csr: String,
@@ -43,14 +43,8 @@ pub(crate) struct RegisterHost {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RegisteredHost {
     host: Host,
-    /// For the header `X-Host-Token`; 7 days.
-    token: String,
-    /// With this it gets new credentials; 60 days.
-    refresh_token: String,
-    /// Its certificate, in PEM.
-    cert: String,
-    /// The authority that signed it and signs the control plane's client certificates, in PEM.
-    ca: String,
+    #[serde(flatten)]
+    credentials: HostCredentials,
 }
 
 /// Lets a host in. The token is used up.
@@ -70,14 +64,7 @@ pub(crate) async fn register_host(
 ) -> Result<(StatusCode, Json<RegisteredHost>), ApiError> {
     let RegisterHost { token, arch, cpu_cores, memory_mb, disk_gb, address, vmm, csr } = body;
     let registration = Registration { token, arch, cpu_cores, memory_mb, disk_gb, address, vmm, csr };
-    let Registered { host, token, refresh_token, cert, ca } =
-        app.control.host_register(&ctx, &registration).await?;
-    let answer = RegisteredHost {
-        host: host.into(),
-        token: token.expose_secret().to_owned(),
-        refresh_token: refresh_token.expose_secret().to_owned(),
-        cert,
-        ca,
-    };
+    let Registered { host, credentials } = app.control.host_register(&ctx, &registration).await?;
+    let answer = RegisteredHost { host: host.into(), credentials: credentials.into() };
     Ok((StatusCode::CREATED, Json(answer)))
 }

@@ -14,7 +14,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::{PathId, QueryPairs};
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::{PeopleRefusals, Timestamp};
 
 /// A sign-in that counts.
@@ -56,10 +56,7 @@ impl From<people::Session> for Session {
     path = "/sessions",
     operation_id = "list_sessions",
     tag = "me",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
-    ),
+    params(PageParams),
     responses(
         (status = 200, description = "One page", body = Vec<Session>,
             headers(("X-Next-Cursor" = String, description = "Names the next page; absent on the last one"))),

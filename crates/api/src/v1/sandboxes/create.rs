@@ -1,16 +1,17 @@
 //! `POST /v1/sandboxes`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NewSandbox, SandboxError};
+use sandbar_types::Ingress;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::network::NetworkRules;
-use super::{OnTimeout, Sandbox};
+use super::{OnTimeout, SandboxWithAccess, TimeoutFrom};
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -32,9 +33,12 @@ pub(crate) struct CreateSandbox {
     /// The template's own, or left out.
     #[schema(minimum = 512, maximum = 1_048_576)]
     disk_mb: Option<u32>,
-    /// Seconds without activity after which it ends; 0 = never.
+    /// Seconds after which it ends; 0 = never.
     #[schema(minimum = 0, maximum = 2_592_000, default = 0)]
     timeout_sec: Option<u32>,
+    /// From when they count.
+    #[schema(default = "activity")]
+    timeout_from: Option<TimeoutFrom>,
     /// What happens then: it is destroyed (`kill`), or paused.
     #[schema(default = "kill")]
     on_timeout: Option<OnTimeout>,
@@ -46,6 +50,19 @@ pub(crate) struct CreateSandbox {
     env: Option<BTreeMap<String, String>>,
     /// Where it may connect to; anywhere on the internet, where it is left out.
     network: Option<NetworkRules>,
+    /// Whether anybody may reach its ports by their names. Otherwise that takes a key of the team or the sandbox's traffic token. The
+    /// guest agent's port takes the sandbox's access token, always.
+    #[schema(default = false)]
+    public_traffic: Option<bool>,
+    /// The ports that anybody may reach where not all are public.
+    #[schema(max_items = 64)]
+    public_ports: Option<BTreeSet<u16>>,
+    /// What its servers see as `Host`, in place of the name that the client asked for; `${PORT}` stands for the port.
+    #[schema(max_length = 255, example = "localhost:${PORT}")]
+    mask_request_host: Option<String>,
+    /// Whether a request to one of its ports resumes it where it is paused.
+    #[schema(default = false)]
+    auto_resume: Option<bool>,
 }
 
 /// Makes a sandbox and answers once its guest serves.
@@ -60,7 +77,7 @@ pub(crate) struct CreateSandbox {
                 again; with another body it is a `conflict`."),
     ),
     request_body(content = CreateSandbox, description = "May be left out: everything has a default"),
-    responses((status = 201, description = "It runs", body = Sandbox), CreateRefusals),
+    responses((status = 201, description = "It runs", body = SandboxWithAccess), CreateRefusals),
     security(("api_key" = [])),
 )]
 pub(crate) async fn create_sandbox(
@@ -68,13 +85,13 @@ pub(crate) async fn create_sandbox(
     Caller(ctx): Caller,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CreateSandbox>,
-) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
+) -> Result<(StatusCode, Json<SandboxWithAccess>), ApiError> {
     let key = idempotency_key(&headers)?;
     let sandbox = app.control.sandbox_create(&ctx, &body.into(), key.as_ref()).await?;
-    Ok((StatusCode::CREATED, Json(sandbox.into())))
+    Ok((StatusCode::CREATED, Json(SandboxWithAccess::of(&app.control, sandbox))))
 }
 
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().map_err(|_| SandboxError::from(InvalidSandbox::IdempotencyKey))?;
     let key = text.parse().map_err(SandboxError::from)?;
@@ -89,11 +106,22 @@ impl From<CreateSandbox> for NewSandbox {
             memory_mb,
             disk_mb,
             timeout_sec,
+            timeout_from,
             on_timeout,
             metadata,
             env,
             network,
+            public_traffic,
+            public_ports,
+            mask_request_host,
+            auto_resume,
         } = body;
+        let ingress = Ingress {
+            public: public_traffic.unwrap_or_default(),
+            public_ports: public_ports.unwrap_or_default(),
+            mask_request_host,
+            auto_resume: auto_resume.unwrap_or_default(),
+        };
         Self {
             template,
             vcpus,
@@ -101,9 +129,11 @@ impl From<CreateSandbox> for NewSandbox {
             disk_mb,
             timeout_sec,
             on_timeout: on_timeout.map(Into::into),
+            timeout_from: timeout_from.map(Into::into),
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
             network: network.map(Into::into),
+            ingress,
         }
     }
 }

@@ -35,7 +35,7 @@ use super::exec::Encoding;
 use super::liveness::Liveness;
 use super::utf8_stream::{Piece, Utf8Stream};
 use crate::AppState;
-use crate::auth::Caller;
+use crate::auth::{SOCKET_PROTOCOL, SocketCaller};
 use crate::error::ApiError;
 use crate::extract::PathId;
 use crate::schema::ActRefusals;
@@ -125,6 +125,9 @@ fn is_text(encoding: &Encoding) -> bool {
 
 /// Runs a command with its input and output streamed over a WebSocket; the messages are JSON texts (see the schemas
 /// `ExecStreamClientMessage` and `ExecStreamServerMessage`).
+///
+/// A page, which can set no headers, offers its token as a protocol beside the one that is spoken, `new WebSocket(url, ["sandbar.v1",
+/// "bearer." + token])`, and is answered `sandbar.v1`. Only pages of the API's own origin may, and of those that its operator allows.
 #[utoipa::path(
     get,
     path = "/{id}/exec/stream",
@@ -136,14 +139,15 @@ fn is_text(encoding: &Encoding) -> bool {
 )]
 pub(crate) async fn exec_stream_in_sandbox(
     State(app): State<AppState>,
-    Caller(ctx): Caller,
+    SocketCaller(ctx): SocketCaller,
     PathId(id): PathId<id::Sandbox>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let upgrade = upgrade.map_err(|_| ApiError::invalid("this is a WebSocket: send an upgrade request"))?;
     let span = tracing::Span::current();
-    Ok(upgrade.max_message_size(MESSAGE_BYTES).on_upgrade(move |socket| {
+    let upgrade = upgrade.protocols([SOCKET_PROTOCOL]).max_message_size(MESSAGE_BYTES);
+    Ok(upgrade.on_upgrade(move |socket| {
         tracing::Instrument::instrument(session(app.control, ctx, sandbox, socket), span)
     }))
 }

@@ -67,7 +67,12 @@ pub(crate) async fn fork_sandbox(
 ) -> Result<(StatusCode, Json<Vec<ForkedChild>>), ApiError> {
     let key = idempotency_key(&headers)?;
     let ForkSandbox { count, timeout_sec, on_timeout } = body;
-    let fork = NewFork { count: count.unwrap_or(1), timeout_sec, on_timeout: on_timeout.map(Into::into) };
+    let fork = NewFork {
+        count: count.unwrap_or(1),
+        timeout_sec,
+        on_timeout: on_timeout.map(Into::into),
+        timeout_from: None,
+    };
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let children = app.control.sandbox_fork(&ctx, &sandbox, fork, key.as_ref()).await?;
     Ok((StatusCode::CREATED, Json(children.into_iter().map(ForkedChild::from).collect())))

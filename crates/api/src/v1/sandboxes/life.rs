@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use sandbar_control::sandboxes::Resume;
+use sandbar_control::sandboxes::{NewDeadline, Resume};
 use sandbar_types::id;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{OnTimeout, Sandbox};
+use super::{OnTimeout, Sandbox, TimeoutFrom};
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
@@ -64,18 +64,20 @@ pub(crate) async fn resume_sandbox(
 ) -> Result<Json<Sandbox>, ApiError> {
     let ResumeSandbox { timeout_sec, on_timeout } = body;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
-    let resume = Resume { timeout_sec, on_timeout: on_timeout.map(Into::into) };
+    let resume = Resume { timeout_sec, on_timeout: on_timeout.map(Into::into), timeout_from: None };
     Ok(Json(app.control.sandbox_resume(&ctx, &sandbox, resume).await?.into()))
 }
 
 /// When it ends.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct SetTimeout {
-    /// Seconds without activity, from now on, after which it ends; 0 = never.
+    /// Seconds after which it ends; 0 = never.
     #[schema(minimum = 0, maximum = 2_592_000)]
     timeout_sec: u32,
     /// As it was, where it is left out.
     on_timeout: Option<OnTimeout>,
+    /// As it was, where it is left out. `start`: from now.
+    timeout_from: Option<TimeoutFrom>,
 }
 
 /// Changes when a running sandbox ends by itself, and how. Counts as activity.
@@ -95,9 +97,13 @@ pub(crate) async fn set_sandbox_timeout(
     PathId(id): PathId<id::Sandbox>,
     JsonBody(body): JsonBody<SetTimeout>,
 ) -> Result<Json<Sandbox>, ApiError> {
-    let SetTimeout { timeout_sec, on_timeout } = body;
+    let SetTimeout { timeout_sec, on_timeout, timeout_from } = body;
+    let new = NewDeadline {
+        on_timeout: on_timeout.map(Into::into),
+        timeout_from: timeout_from.map(Into::into),
+        ..NewDeadline::default()
+    };
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
-    let changed =
-        app.control.sandbox_set_timeout(&ctx, &sandbox, timeout_sec, on_timeout.map(Into::into)).await?;
+    let changed = app.control.sandbox_set_timeout(&ctx, &sandbox, timeout_sec, new).await?;
     Ok(Json(changed.into()))
 }

@@ -12,7 +12,7 @@ use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::QueryPairs;
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::ReadRefusals;
 
 /// The team's sandboxes, newest first. Those that have ended are shown only where `status` asks for them.
@@ -26,8 +26,7 @@ use crate::schema::ReadRefusals;
         ("template" = Option<String>, Query, description = "Only those that started from this template"),
         ("metadata" = Option<Vec<String>>, Query, explode = true,
             description = "Only those whose metadata has this entry, written `key=value`; may be repeated"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
+        PageParams,
     ),
     responses(
         (status = 200, description = "One page", body = Vec<Sandbox>,

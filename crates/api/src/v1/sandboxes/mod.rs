@@ -1,6 +1,6 @@
 //! `/v1/sandboxes`, and `/v1/capsules`, which is the same by the dashboard's word.
 
-mod create;
+pub(crate) mod create;
 mod delete;
 mod exec;
 mod exec_stream;
@@ -15,13 +15,14 @@ mod network;
 mod ping;
 mod utf8_stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use axum::extract::DefaultBodyLimit;
-use sandbar_control::sandboxes;
+use sandbar_control::{Control, sandboxes};
 use sandbar_types::id::{Host, Team};
-use sandbar_types::{Id, SandboxStatus, id};
+use sandbar_types::{Id, Ingress, SandboxStatus, id};
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
@@ -69,10 +70,12 @@ pub(crate) struct Sandbox {
     vcpus: u32,
     memory_mb: u32,
     disk_mb: u32,
-    /// Seconds without activity after which it ends or pauses; 0 = never.
+    /// Seconds after which it ends or pauses; 0 = never.
     timeout_sec: u32,
     on_timeout: OnTimeout,
-    /// When it ends or pauses unless something happens in it before. Not there while it is paused.
+    timeout_from: TimeoutFrom,
+    /// When it ends or pauses; where its time-out counts from its activity, unless something happens in it before. Not there while it
+    /// is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
@@ -91,6 +94,42 @@ pub(crate) struct Sandbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_active_at: Option<Timestamp>,
     updated_at: Timestamp,
+    /// Whether anybody may reach its ports by their names.
+    public_traffic: bool,
+    /// The ports that anybody may reach where not all are public.
+    public_ports: BTreeSet<u16>,
+    /// What its servers see as `Host`, in place of the name that the client asked for; `${PORT}` stands for the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask_request_host: Option<String>,
+    /// Whether a request to one of its ports resumes it where it is paused.
+    auto_resume: bool,
+}
+
+/// A sandbox, and what gives access to it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SandboxWithAccess {
+    #[serde(flatten)]
+    sandbox: Sandbox,
+    /// Its ports have the names `PORT-ID.DOMAIN`, ID being the sandbox's or its 32 hexadecimal digits alone. Null where the platform has
+    /// no domain: the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port` name a port everywhere.
+    #[schema(example = "sandboxes.example.com")]
+    domain: Option<String>,
+    /// What its guest agent takes, as `X-Access-Token`, on port 49983.
+    access_token: String,
+    /// What lets requests through to its other ports, as `E2b-Traffic-Access-Token`.
+    traffic_access_token: String,
+}
+
+impl SandboxWithAccess {
+    fn of(control: &Control, sandbox: sandboxes::Sandbox) -> Self {
+        let access = control.sandbox_access(&sandbox);
+        Self {
+            sandbox: sandbox.into(),
+            domain: control.domain().map(str::to_owned),
+            access_token: access.access_token.expose_secret().to_owned(),
+            traffic_access_token: access.traffic_token.expose_secret().to_owned(),
+        }
+    }
 }
 
 /// What happens to a sandbox that was idle for its time-out.
@@ -101,6 +140,34 @@ pub(crate) enum OnTimeout {
     Kill,
     /// Its memory and disk are kept, and it can go on later.
     Pause,
+}
+
+/// From when a sandbox's time-out counts.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TimeoutFrom {
+    /// From its last use: it ends when it is idle for that long.
+    Activity,
+    /// From when it was made, resumed or given this time-out: it ends then, used or not.
+    Start,
+}
+
+impl From<TimeoutFrom> for sandbar_types::TimeoutFrom {
+    fn from(word: TimeoutFrom) -> Self {
+        match word {
+            TimeoutFrom::Activity => Self::Activity,
+            TimeoutFrom::Start => Self::Start,
+        }
+    }
+}
+
+impl From<sandbar_types::TimeoutFrom> for TimeoutFrom {
+    fn from(word: sandbar_types::TimeoutFrom) -> Self {
+        match word {
+            sandbar_types::TimeoutFrom::Activity => Self::Activity,
+            sandbar_types::TimeoutFrom::Start => Self::Start,
+        }
+    }
 }
 
 impl From<OnTimeout> for sandboxes::OnTimeout {
@@ -134,6 +201,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout,
+            timeout_from,
             metadata,
             host_id,
             guest_ip,
@@ -144,8 +212,10 @@ impl From<sandboxes::Sandbox> for Sandbox {
             expires_at,
             updated_at,
             status_reason,
+            ingress,
             ..
         } = sandbox;
+        let Ingress { public, public_ports, mask_request_host, auto_resume } = ingress;
         Self {
             id,
             team_id,
@@ -157,6 +227,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             disk_mb,
             timeout_sec,
             on_timeout: on_timeout.into(),
+            timeout_from: timeout_from.into(),
             expires_at: expires_at.map(Timestamp),
             metadata,
             host_id,
@@ -166,6 +237,10 @@ impl From<sandboxes::Sandbox> for Sandbox {
             started_at: started_at.map(Timestamp),
             last_active_at: last_active_at.map(Timestamp),
             updated_at: Timestamp(updated_at),
+            public_traffic: public,
+            public_ports,
+            mask_request_host,
+            auto_resume,
         }
     }
 }

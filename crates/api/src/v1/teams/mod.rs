@@ -1,6 +1,7 @@
-//! `/v1/teams`: teams (`team`) and who belongs to them (`members`).
+//! `/v1/teams`: teams (`team`), who belongs to them (`members`) and what they may have (`quotas`).
 
 mod members;
+mod quotas;
 mod team;
 
 use sandbar_control::access::Role;
@@ -14,11 +15,14 @@ use utoipa_axum::routes;
 use crate::AppState;
 use crate::schema::Timestamp;
 
+pub(crate) use quotas::TeamQuotas;
+
 /// The routes, relative to where they are mounted.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(team::list_teams, team::create_team))
         .routes(routes!(team::get_team, team::rename_team, team::delete_team))
+        .routes(routes!(quotas::get_team_quotas))
         .routes(routes!(members::add_member))
         .routes(routes!(members::change_member, members::remove_member))
         .routes(routes!(members::leave_team))

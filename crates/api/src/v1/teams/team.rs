@@ -12,7 +12,7 @@ use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathId, QueryPairs};
-use crate::page;
+use crate::page::{self, PageParams};
 use crate::schema::PeopleRefusals;
 
 /// What a team is to be called.
@@ -35,10 +35,7 @@ pub(crate) struct TeamWithMembers {
     path = "",
     operation_id = "list_teams",
     tag = "teams",
-    params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200, description = "Most items of the page; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "The next page, as `X-Next-Cursor` named it"),
-    ),
+    params(PageParams),
     responses(
         (status = 200, description = "One page", body = Vec<Team>,
             headers(("X-Next-Cursor" = String, description = "Names the next page; absent on the last one"))),

@@ -1,11 +1,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, Times};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::Socket;
-use crate::platform::Platform;
+use crate::client::{Socket, send};
+use crate::platform::{Platform, api_config};
 
 async fn open(platform: &Platform, id: &str) -> Socket {
     platform.api.open(&format!("/v1/sandboxes/{id}/exec/stream")).await.unwrap()
@@ -214,4 +215,43 @@ async fn a_plain_request_is_told_that_this_is_a_websocket() {
     let message = platform.api.get(&path).await.refused(400, "invalid_request");
     assert!(message.contains("WebSocket"));
     assert!(matches!(platform.api.anonymous().open(&path).await, Err(401)));
+}
+
+#[tokio::test]
+async fn a_page_opens_a_stream_with_its_token_among_the_protocols() {
+    let platform = Platform::start().await;
+    let ann = platform.sign_up("ann").await;
+    let id = ann.api.sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/exec/stream");
+    let offered = format!("sandbar.v1, bearer.{}", ann.api.token());
+    let listed = "https://app.example.com";
+    let config = sandbar_api::Config { allowed_origins: vec![listed.parse().unwrap()], ..api_config() };
+    let (page, _stop) = platform.facing(&config).await;
+    let own = format!("http://{}", page.address());
+    for origin in [own.as_str(), listed] {
+        let headers = [("Sec-WebSocket-Protocol", offered.as_str()), ("Origin", origin)];
+        let (mut socket, answer) = page.open_with(&path, &headers).await.unwrap();
+        // The one that is spoken, never the token.
+        assert_eq!(answer["sec-websocket-protocol"], "sandbar.v1");
+        socket.say(json!({"type": "start", "cmd": "echo", "args": ["hi"]})).await;
+        let heard = socket.hear_all().await;
+        assert_eq!(heard.last().unwrap()["exit_code"], 0, "{heard:?}");
+    }
+    let refused = async |protocols: &str, origin: &str| {
+        let headers = [("Sec-WebSocket-Protocol", protocols), ("Origin", origin)];
+        page.open_with(&path, &headers).await.err()
+    };
+    assert_eq!(refused(&offered, "https://evil.example").await, Some(403));
+    assert_eq!(refused(&offered, "null").await, Some(403));
+    assert_eq!(refused("sandbar.v1, bearer.garbage", &own).await, Some(401));
+    assert_eq!(refused("sandbar.v1", &own).await, Some(401));
+    let alone = offered.replace("sandbar.v1, ", "");
+    assert_eq!(refused(&alone, &own).await, Some(400));
+    // Another team's sandbox is not there for a page either.
+    let bob = platform.sign_up("bob").await;
+    let theirs = format!("sandbar.v1, bearer.{}", bob.api.token());
+    assert_eq!(refused(&theirs, &own).await, Some(404));
+    // And nowhere else does a protocol let anybody in.
+    let request = page.request(Method::GET, &format!("/v1/sandboxes/{id}"));
+    send(request.header("Sec-WebSocket-Protocol", &offered)).await.refused(401, "unauthorized");
 }

@@ -6,6 +6,7 @@ mod exec_stream;
 mod files;
 mod fork;
 mod idempotency;
+mod ingress;
 mod life;
 mod list;
 mod network;

@@ -1,7 +1,8 @@
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, Times};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use crate::platform::Platform;
+use crate::platform::{Platform, config};
 
 fn path(id: &str) -> String {
     format!("/v1/sandboxes/{id}/network")
@@ -99,4 +100,31 @@ async fn a_host_that_fails_leaves_the_old_policy() {
     assert_eq!(platform.api.get(&path(&id)).await.expect(200)["allow_internet"], false);
     platform.host.inject(Rpc::SetNetworkPolicy, Fault::Refuse(Reason::REASON_BUSY), Times::Once);
     platform.api.put(&path(&id), json!({})).await.refused(409, "invalid_state");
+}
+
+#[tokio::test]
+async fn of_two_changes_at_once_one_is_made_and_host_and_row_say_the_same() {
+    let platform = Platform::start().await;
+    let id = platform.api.sandbox().await;
+    let (beside, _stop) = platform.beside(config()).await;
+    let beside = beside.with_key(platform.key.expose_secret());
+    let gate = platform.host.hold(Rpc::SetNetworkPolicy);
+    let url = path(&id);
+    let first = platform.api.put(&url, json!({"deny_out": ["192.0.2.1"]}));
+    let second = async {
+        platform.host.arrived(Rpc::SetNetworkPolicy, 1).await;
+        let second = beside.put(&path(&id), json!({"deny_out": ["192.0.2.2"]})).await;
+        gate.open();
+        second
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.expect(204);
+    second.refused(409, "invalid_state");
+    let row: serde_json::Value = sqlx::query_scalar("SELECT network FROM sandboxes")
+        .fetch_one(platform.database.pool())
+        .await
+        .unwrap();
+    let told = platform.api.get(&path(&id)).await.expect(200);
+    assert_eq!((&row["deny_out"], &told["deny_out"]), (&json!(["192.0.2.1"]), &json!(["192.0.2.1"])));
+    beside.put(&path(&id), json!({"deny_out": ["192.0.2.2"]})).await.expect(204);
 }

@@ -1,0 +1,37 @@
+//! `POST /sandboxes/{id}/snapshots`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use sandbar_control::snapshots::NewSnapshot;
+use serde::Deserialize;
+
+use super::find_settled;
+use crate::AppState;
+use crate::auth::Caller;
+use crate::e2b::errors::{Refusal, with_memory};
+use crate::e2b::names::{PathSandbox, bare_name};
+use crate::e2b::snapshots::SnapshotInfo;
+use crate::extract::JsonBody;
+
+#[derive(Debug, Deserialize)]
+pub(in crate::e2b) struct NewSandboxSnapshot {
+    name: Option<String>,
+    memory: Option<bool>,
+}
+
+/// Keeps a sandbox as something to start from. One that has the name already is replaced once this one is complete.
+pub(in crate::e2b) async fn snapshot(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathSandbox(id): PathSandbox,
+    JsonBody(NewSandboxSnapshot { name, memory }): JsonBody<NewSandboxSnapshot>,
+) -> Result<(StatusCode, Json<SnapshotInfo>), Refusal> {
+    let namespace = app.control.team_namespace(&ctx).await?;
+    let name = name.map(|name| bare_name(&name, &namespace)).transpose()?;
+    let sandbox = find_settled(&app, &ctx, id).await?;
+    with_memory(memory)?;
+    let new = NewSnapshot { overwrite: name.is_some(), name };
+    let template = app.control.snapshot_create(&ctx, &sandbox, &new).await?;
+    Ok((StatusCode::CREATED, Json(SnapshotInfo::new(&namespace, &template))))
+}

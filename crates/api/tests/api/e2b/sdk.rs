@@ -1,0 +1,47 @@
+//! E2B's SDKs, as they are, against the API, a real database and a simulated host: all that they ask of a control plane. Beside real guests
+//! the same tests run in `tests/e2e`. Needs what `tests/sdk/install.sh` installs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use secrecy::ExposeSecret as _;
+
+use crate::platform::Platform;
+
+/// Runs a program on the platform. What it says is shown when it fails.
+async fn judged_by(program: &str, arguments: &[&str]) {
+    let platform = Platform::start().await;
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("sdk-venv/bin");
+    let sdk: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk");
+    assert!(sdk.join("js/node_modules/installed").exists(), "run tests/sdk/install.sh");
+    let mut command = Command::new(venv.join(program));
+    // Nothing of the caller's environment may lead an SDK elsewhere (E2B_*, proxies).
+    command
+        .args(arguments)
+        .current_dir(&sdk)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", sdk)
+        .env("LANG", "C.UTF-8")
+        .env("E2B_API_URL", platform.api.url())
+        .env("E2B_SANDBOX_URL", platform.api.url())
+        .env("E2B_API_KEY", platform.key.expose_secret());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test]
+async fn python() {
+    judged_by("python", &["-B", "-m", "pytest", "-q", "python_platform/test_control.py"]).await;
+}
+
+#[tokio::test]
+async fn javascript() {
+    judged_by("node", &["--test", "--test-timeout=300000", "js/platform/control.test.js"]).await;
+}

@@ -1,0 +1,150 @@
+//! The end of a host.
+//!
+//! ```text
+//!   1 begin    one transaction: it takes no new sandboxes; those that it has are `stopping` (only where that is forced)
+//!   2 ask      the host destroys them, as far as it answers
+//!   3 end      one transaction: rows `stopped`, credentials void, files forgotten, the host gone, with the event
+//! ```
+//!
+//! A control plane that dies in between leaves a host that drains, whose `stopping` rows the reconciler finishes; asking again goes on
+//! from there. Whatever a host that did not answer still has is nobody's: should it come back it is told that there is no such host.
+
+use futures::StreamExt as _;
+use sandbar_store::Tx;
+use sandbar_store::audit::{Event, Outcome};
+use sandbar_store::hosts::{HostRow, LostSnapshot, Tenant};
+use sandbar_store::sandboxes::SandboxRow;
+use sandbar_types::{Id, SandboxStatus, id};
+use serde_json::json;
+
+use super::HostError;
+use crate::{Control, OpContext, audit};
+
+/// Sandboxes that are ended at the same time.
+const AT_ONCE: usize = 8;
+
+/// What becomes of the sandboxes of a host that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// There must be none.
+    Refuse,
+    /// They end.
+    Destroy,
+}
+
+/// What would end with a host.
+#[derive(Debug, Clone)]
+pub struct DeletePreview {
+    /// Its living sandboxes, oldest first.
+    pub sandboxes: Vec<Tenant>,
+    /// Templates of teams that no other host has the files of.
+    pub snapshots: Vec<LostSnapshot>,
+}
+
+impl DeletePreview {
+    /// How many of the sandboxes are paused.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        self.sandboxes.iter().filter(|sandbox| sandbox.status == SandboxStatus::Paused).count()
+    }
+}
+
+impl Control {
+    /// What would end with a host.
+    pub async fn host_delete_preview(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Host>,
+    ) -> Result<DeletePreview, HostError> {
+        self.host_seen(ctx, id).await?;
+        let sandboxes = self.store().host_tenants(id).await?;
+        let snapshots = self.store().host_only_snapshots(id).await?;
+        Ok(DeletePreview { sandboxes, snapshots })
+    }
+
+    /// Deletes a host. The work goes on when the caller goes away.
+    pub async fn host_delete(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Host>,
+        existing: Existing,
+    ) -> Result<(), HostError> {
+        let (control, ctx) = (self.clone(), ctx.clone());
+        self.finish(async move { control.delete_host_in_steps(&ctx, id, existing).await }).await
+    }
+
+    async fn delete_host_in_steps(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Host>,
+        existing: Existing,
+    ) -> Result<(), HostError> {
+        let mut tx = self.store().begin().await?;
+        let host = self.host_access(&mut tx, ctx, id).await?;
+        // Nothing is placed while the host is held: there are none but these.
+        let tenants = self.store().host_tenants(id).await?;
+        if existing == Existing::Refuse && !tenants.is_empty() {
+            let sandboxes = tenants.into_iter().map(|tenant| tenant.id).collect();
+            return Err(HostError::HasSandboxes { sandboxes });
+        }
+        if !tenants.is_empty() {
+            tx.host_set_draining(id, true).await?;
+            let ending = tx.sandboxes_stop_on_host(id).await?;
+            for row in &ending {
+                tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
+            }
+            tx.commit().await?;
+            self.destroy_on(&host, ending).await;
+            tx = self.store().begin().await?;
+            self.host_access(&mut tx, ctx, id).await?;
+        }
+        self.end_host(tx, ctx, &host, tenants.len()).await
+    }
+
+    /// Step 2.
+    async fn destroy_on(&self, host: &HostRow, rows: Vec<SandboxRow>) {
+        let Some(address) = &host.address else { return };
+        let client = self.host_clients().get(host.id, address);
+        let limit = self.config().destroy_deadline;
+        if let Err(error) = client.health(self.config().call_deadline).await {
+            tracing::warn!(host = %host.id, error = &error as &dyn std::error::Error,
+                "a host that is deleted does not answer: what it has is left to it");
+            return;
+        }
+        let destroy = |row: SandboxRow| {
+            let client = &client;
+            async move {
+                if let Err(error) = client.destroy_sandbox(row.id, limit).await {
+                    tracing::warn!(id = %row.id, host = %client.id(), error = &error as &dyn std::error::Error,
+                        "a host that is deleted did not destroy a sandbox");
+                }
+            }
+        };
+        futures::stream::iter(rows).for_each_concurrent(AT_ONCE, destroy).await;
+    }
+
+    /// Step 3, with the host held.
+    async fn end_host(
+        &self,
+        mut tx: Tx,
+        ctx: &OpContext,
+        host: &HostRow,
+        sandboxes: usize,
+    ) -> Result<(), HostError> {
+        tx.sandboxes_stop_on_host(host.id).await?;
+        tx.sandboxes_end_on_host(host.id).await?;
+        let templates = tx.host_delete(host.id).await?;
+        let metadata = json!({ "sandboxes": sandboxes });
+        let event = audit::host(ctx, (host.id, host.team_id), "delete", Outcome::Success);
+        tx.audit(&Event { metadata, ..event }).await?;
+        tx.commit().await?;
+        self.host_clients().evict(host.id);
+        for template in templates {
+            // One in the making is never made; one whose deletion waited for this host has ended.
+            self.snapshot_abandoned(template).await?;
+            self.snapshot_finish_delete(template).await?;
+        }
+        tracing::info!(host = %host.id, sandboxes, "a host was deleted");
+        Ok(())
+    }
+}

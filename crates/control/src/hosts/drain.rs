@@ -1,0 +1,61 @@
+//! Emptying a host: it takes no new sandboxes, and those that it has end by themselves, or are paused.
+//!
+//! Nothing is moved: what a paused sandbox needs is on its host, and it can be resumed there while the host drains.
+
+use sandbar_store::audit::Outcome;
+use sandbar_types::{Id, id};
+
+use super::{Host, HostError};
+use crate::{Control, OpContext, audit};
+
+/// Whether a host takes new sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draining {
+    /// It does not.
+    On(Running),
+    /// It does.
+    Off,
+}
+
+/// What becomes of the sandboxes that run on a host that drains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Running {
+    /// They go on to their end.
+    #[default]
+    GoOn,
+    /// They are paused.
+    Pause,
+}
+
+impl Control {
+    /// Lets a host take new sandboxes, or no more. What is so already stays so. The answer does not wait for sandboxes to be paused:
+    /// their states tell.
+    pub async fn host_drain(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Host>,
+        draining: Draining,
+    ) -> Result<Host, HostError> {
+        let is_on = matches!(draining, Draining::On(_));
+        let mut tx = self.store().begin().await?;
+        self.host_access(&mut tx, ctx, id).await?;
+        let row = tx.host_set_draining(id, is_on).await?;
+        let action = if is_on { "drain" } else { "drain_end" };
+        tx.audit(&audit::host(ctx, (id, row.team_id), action, Outcome::Success)).await?;
+        tx.commit().await?;
+        if let (Draining::On(Running::Pause), Some(address)) = (draining, &row.address) {
+            let client = self.host_clients().get(id, address);
+            // A host that cannot be asked is told apart from one that is slow at it.
+            client.health(self.config().call_deadline).await.map_err(HostError::Pause)?;
+            let control = self.clone();
+            self.go_on(async move {
+                if let Err(error) = client.pause_all(control.config().verify_deadline).await {
+                    tracing::warn!(host = %id, error = &error as &dyn std::error::Error,
+                        "a host that drains did not say that its sandboxes are paused");
+                }
+                control.wants_reconcile(id);
+            });
+        }
+        Ok(row.try_into()?)
+    }
+}

@@ -1,0 +1,89 @@
+//! The guest's agent dies and is started again by the guest's init: its host hears of it, and sees to it that it serves.
+//!
+//! An agent keeps its token in a file for its successor. But root in the guest may remove what it likes, and an agent that knows no token
+//! serves nobody: it is told again. What the push says is the guest's word, so all that comes of it is harmless to repeat.
+
+use sandbar_hostnet::Slot;
+use sandbar_types::id::{Id, Sandbox};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::actor::Actor;
+use crate::error::chain;
+use crate::guest::Identity;
+use crate::push::{self, Push};
+
+/// Listens for the pushes of one sandbox's guest. Dropped, it ends, and with it its hold on the sandbox's network.
+pub(super) struct Restarts {
+    pushes: mpsc::Receiver<Push>,
+    _stop: DropGuard,
+}
+
+impl Restarts {
+    pub(super) fn listen(id: Id<Sandbox>, slot: Slot) -> Self {
+        // One that waits is as good as many: an agent that was started again twice is told once.
+        let (sender, pushes) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let listening = async move {
+            let listener = match slot.ready_listener().await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, error = chain(&error), "restarts of its agent are not heard");
+                    return;
+                }
+            };
+            while let Ok(push) = push::next(&listener).await {
+                if sender.send(push).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::spawn(async move { stopped.run_until_cancelled(listening).await });
+        Self { pushes, _stop: stop.drop_guard() }
+    }
+
+    /// The next push. For ever, where nobody listens.
+    pub(super) async fn heard(restarts: &mut Option<Self>) -> Push {
+        let next = match restarts {
+            Some(restarts) => restarts.pushes.recv().await,
+            None => None,
+        };
+        match next {
+            Some(push) => push,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Actor {
+    /// Listens while the sandbox runs, and not after.
+    pub(super) fn watch_restarts(&mut self) {
+        match (&self.holdings.slot, self.running()) {
+            (Some(slot), Some(_)) => {
+                self.restarts.get_or_insert_with(|| Restarts::listen(self.id, slot.clone()));
+            }
+            _ => self.restarts = None,
+        }
+    }
+
+    /// The guest's agent is another than before.
+    pub(super) async fn guest_agent_restarted(&self, push: Push) {
+        let (Some(running), Some(record)) = (self.running(), &self.record) else { return };
+        tracing::warn!(sandbox = %self.id, reason = push.reason, "the guest's agent was started again");
+        // Taken by an agent that knows its token; it opens one that was sealed, which this task would not have left so.
+        if running.guest.end_snapshot().await.is_ok() {
+            return;
+        }
+        let token = record.access_token.as_str();
+        let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+        let limit = self.resources.deadlines.guest_init;
+        match tokio::time::timeout(limit, running.guest.init(&identity, Some(token))).await {
+            Ok(Ok(())) => tracing::info!(sandbox = %self.id, "its guest was told again who it is"),
+            Ok(Err(error)) => {
+                tracing::error!(sandbox = %self.id, error = chain(&error), "its guest does not serve");
+            }
+            Err(_) => tracing::error!(sandbox = %self.id, "its guest does not answer"),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+"""A platform that the SDK finds by its environment, and its sandboxes, ended after each test."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from e2b import AsyncSandbox, Sandbox, SandboxQuery
+from threads import InThreads, wrapped
+
+
+async def settled(value: Any) -> Any:
+    """What one flavour answers at once, and the other when it is awaited."""
+    return await value if inspect.isawaitable(value) else value
+
+
+class Platform:
+    """One flavour of the SDK. All that it makes carries a mark, which children of a fork inherit."""
+
+    def __init__(self, flavour: type) -> None:
+        self.kind = InThreads(flavour) if flavour is Sandbox else flavour
+        self.mark = uuid.uuid4().hex
+
+    async def create(self, template: str | None = None, metadata: dict[str, str] | None = None, **options: Any) -> Any:
+        options.setdefault("timeout", 600)
+        return await self.kind.create(template, metadata={"mark": self.mark, **(metadata or {})}, **options)
+
+    async def fork(self, sandbox: Any, **options: Any) -> list[Any]:
+        return [wrapped(child) for child in await sandbox.fork(**options)]
+
+    async def list(self, metadata: dict[str, str] | None = None, limit: int | None = None, order: str | None = None, **query: Any) -> list[Any]:
+        """All pages."""
+        query = SandboxQuery(metadata={"mark": self.mark, **(metadata or {})}, **query)
+        return await self.pages(await settled(self.kind.list(query=query, limit=limit, order=order)))
+
+    async def pages(self, paginator: Any) -> list[Any]:
+        found = []
+        while paginator.has_next:
+            found += await settled(paginator.next_items())
+        return found
+
+    async def end(self) -> None:
+        for info in await self.list():
+            await self.kind.kill(info.sandbox_id)
+
+
+@pytest.fixture(params=[Sandbox, AsyncSandbox], ids=["sync", "async"])
+async def platform(request: pytest.FixtureRequest) -> AsyncIterator[Platform]:
+    platform = Platform(request.param)
+    yield platform
+    await platform.end()
