@@ -29,6 +29,9 @@ export PATH="$HOME/.cargo/bin:$PATH"
 # E2B's SDKs, from their registries the first time.
 phase "sdks" tests/sdk/install.sh
 
+# An outside fuzzer for the API, the same way.
+phase "fuzzer" tests/api-fuzz/install.sh
+
 phase "format" cargo fmt --all --check
 phase "licences" licences
 phase "guest binaries" cargo xtask guest

@@ -36,6 +36,7 @@ const FIRST_USER: u32 = 0x7100_0000;
 pub(crate) struct Bare {
     vmm: QemuVmm,
     template: Template,
+    config: NetConfig,
     pool: Pool,
     /// On the store's filesystem, so that disks can be cloned.
     folder: PathBuf,
@@ -81,11 +82,11 @@ impl Bare {
         getrandom::fill(&mut tag)?;
         let config =
             NetConfig { pool_size: SLOTS, ..NetConfig::new(hex::encode(tag).parse()?, NETWORK.parse()?) };
-        let pool = Pool::open(config, &[]).await?;
+        let pool = Pool::open(config.clone(), &[]).await?;
         let folder = store.dir().join(format!("bench-{}", std::process::id()));
         fs::create_dir(&folder)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { vmm, template, pool, folder, http, made: AtomicU32::default() })
+        Ok(Self { vmm, template, config, pool, folder, http, made: AtomicU32::default() })
     }
 
     /// Returns once no slot is being made: that would go on beside what is measured next.
@@ -209,7 +210,9 @@ impl Bare {
             sandbar_vmm::process::kill(process).await?;
         }
         fs::remove_dir_all(&self.folder)?;
-        Ok(self.pool.shutdown().await?)
+        self.pool.shutdown().await?;
+        // Slots whose machines were just ended are in nobody's use: who opens the pool anew removes them.
+        Ok(Pool::open(self.config, &[]).await?.shutdown().await?)
     }
 }
 

@@ -26,7 +26,7 @@ while True:
         while left and order[:1] == b"d":
             left -= peer.send(memoryview(block)[:left])
         while left and order[:1] == b"u":
-            left -= peer.recv_into(block, left)
+            left -= peer.recv_into(block, min(left, len(block)))
         if order[:1] != b"d":
             peer.sendall(b".")
 "#;

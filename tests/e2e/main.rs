@@ -5,7 +5,7 @@
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
 //! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
-//! 3. [`life`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
+//! 3. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -21,6 +21,7 @@ mod exec;
 mod farewell;
 mod files;
 mod first_start;
+mod full_disk;
 mod guest;
 mod host_faults;
 mod isolation;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
             Together::Alone,
             [
                 life::tests(),
+                full_disk::tests(),
                 crowd::tests(),
                 host_faults::tests(),
                 control_faults::tests(),

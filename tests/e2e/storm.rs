@@ -186,7 +186,8 @@ async fn a_machine_killed_in_a_change_ends_or_is_whole(platform: &Platform) -> R
             Ok::<_, anyhow::Error>(())
         };
         let (reply, killed) = tokio::join!(change(what), kill);
-        (reply?, killed?);
+        reply?;
+        killed?;
         let state = wait::until("it is at rest", REST_LIMIT, async || {
             let state = sandbox.status().await?;
             Ok(["running", "paused", "stopped", "error"].contains(&state.as_str()).then_some(state))

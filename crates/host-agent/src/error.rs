@@ -154,7 +154,12 @@ const DETAIL_TYPE: &str = "sandbar.host.v1.ErrorDetail";
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoSpace { .. } => Self::NoCapacity(error.to_string()),
+            // Not where: the caller has no business with the host's folders.
+            StoreError::NoSpace { available, needed, .. } => Self::NoCapacity(format!(
+                "{} MiB of its disk are free, and {} MiB would be needed",
+                available >> 20,
+                needed >> 20
+            )),
             StoreError::UnknownTemplate { id } => Self::TemplateNotFound(id),
             StoreError::TemplateExists { id } => Self::TemplateExists(id),
             StoreError::DamagedTemplate { .. }

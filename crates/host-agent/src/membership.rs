@@ -125,19 +125,15 @@ impl Membership {
                     retry = FIRST_RETRY;
                     HEARTBEAT
                 }
-                Next::Retry | Next::Now if retry > FIRST_RETRY => {
+                // With new credentials at once; refused again, it is no reason to hurry.
+                Next::Now if retry == FIRST_RETRY => {
+                    retry *= 2;
+                    Duration::ZERO
+                }
+                Next::Now | Next::Retry => {
                     let wait = retry;
                     retry = (retry * 2).min(HEARTBEAT);
                     wait
-                }
-                Next::Retry => {
-                    retry *= 2;
-                    FIRST_RETRY
-                }
-                Next::Now => {
-                    // Refused again, it is no reason to hurry.
-                    retry *= 2;
-                    Duration::ZERO
                 }
             };
             tokio::select! {

@@ -7,6 +7,7 @@
 mod auth;
 mod client;
 mod e2b;
+mod fuzz;
 mod matrix;
 mod openapi;
 mod people;

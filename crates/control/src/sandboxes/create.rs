@@ -136,12 +136,21 @@ impl Control {
     ) -> Result<Placed, SandboxError> {
         let Request { team, template, .. } = request;
         let need = Need { demand: demand_of(template), arch: template.arch, vmm: template.vmm };
-        let mut candidates = self.store().host_candidates(*team, template.id).await?;
-        // Nothing new goes to a host that does not answer, though its silence is not yet long enough for the monitor.
-        candidates.retain(|host| !tried.contains(&host.host_id) && self.host_clients().answers(host.host_id));
-        let policy = self.config().scheduling.policy();
+        let scheduling = self.config().scheduling;
         let (limits, turn) = (self.config().limits(), self.next_turn());
-        let (hosts, mut reason) = match scheduler::place(policy, &candidates, &need, limits, turn) {
+        let mut sample = scheduling.sample();
+        let placed = loop {
+            let mut candidates = self.store().host_candidates(*team, template.id, sample).await?;
+            // Nothing new goes to a host that does not answer, though its silence is not yet long enough for the monitor.
+            candidates
+                .retain(|host| !tried.contains(&host.host_id) && self.host_clients().answers(host.host_id));
+            let placed = scheduler::place(scheduling.policy(), &candidates, &need, limits, turn);
+            // None of some: then of all.
+            if placed.is_ok() || sample.take().is_none() {
+                break placed;
+            }
+        };
+        let (hosts, mut reason) = match placed {
             Ok(hosts) => (hosts, NoHostReason::NoneOnline),
             Err(obstacle) => (Vec::new(), obstacle.into()),
         };

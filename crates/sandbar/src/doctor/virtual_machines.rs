@@ -36,7 +36,7 @@ pub(super) async fn check(store: KernelStore) -> Finding {
         Err(error) => Finding::fail(
             CHECK,
             format!("no driver: {error:#}"),
-            "install qemu-system-x86 (version 8 or later), and see that the machine reaches its Debian mirror",
+            "install qemu-system-x86 (version 8.2 or later), and see that the machine reaches its Debian mirror",
         ),
     };
     // Removing a trial store blocks.

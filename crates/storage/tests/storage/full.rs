@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use sandbar_storage::{Store, StoreError, StoreKind, StoreOptions, TemplateFile};
 use sandbar_types::{Id, TemplateKind};
 
@@ -31,18 +32,24 @@ impl Filler {
     }
 
     fn leave(&self, store: &Store, left: u64) {
-        // A filesystem keeps a little for itself as it fills, so the last of it is taken in several steps.
-        for _ in 0..20 {
-            let free = store.space().unwrap().free;
-            if free <= left {
+        let mut most = u64::MAX;
+        while most > 4096 {
+            let wanted = store.space().unwrap().free.saturating_sub(left).min(most);
+            if wanted == 0 {
                 return;
             }
             let length = self.file.metadata().unwrap().len();
-            fallocate(&self.file, FallocateFlags::empty(), length, free - left).unwrap();
+            match fallocate(&self.file, FallocateFlags::empty(), length, wanted) {
+                // A filesystem keeps a little for itself as it fills.
+                Err(Errno::NOSPC) => most = wanted / 2,
+                taken => taken.unwrap(),
+            }
         }
     }
 
     fn give_back(self) {
+        // Cut first: the room of a file that is removed is free some time later.
+        self.file.set_len(0).unwrap();
         fs::remove_file(self.path).unwrap();
     }
 }

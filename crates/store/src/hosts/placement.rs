@@ -80,23 +80,30 @@ pub enum Room {
 }
 
 impl Store {
-    /// The hosts that are heard of, as the scheduler sees them for a team's sandbox of a template.
+    /// The hosts that are heard of, as the scheduler sees them for a team's sandbox of a template: all, or at most so many. Of many those
+    /// that may take it come first, else they are picked at random, so that replicas that ask at the same time do not all pick the same.
     pub async fn host_candidates(
         &self,
         team: Id<Team>,
         template: Id<Template>,
+        at_most: Option<u32>,
     ) -> Result<Vec<Candidate>, StoreError> {
         sqlx::query!(
-            r#"SELECT h.id, h.draining,
-                      CASE WHEN EXISTS (SELECT 1 FROM teams t WHERE t.id = $1 AND t.is_byoc)
-                           THEN h.kind = 'byoc' AND h.team_id = $1 ELSE h.kind = 'regular' END AS "is_for_team!",
-                      h.arch AS "arch!", h.vmm AS "vmm!",
-                      h.memory_mb AS "memory_mb!", h.cpu_cores AS "cpu_cores!", h.disk_gb AS "disk_gb!",
+            r#"WITH seen AS (
+                   SELECT h.id, h.draining, h.arch, h.vmm, h.memory_mb, h.cpu_cores, h.disk_gb,
+                          CASE WHEN EXISTS (SELECT 1 FROM teams t WHERE t.id = $1 AND t.is_byoc)
+                               THEN h.kind = 'byoc' AND h.team_id = $1 ELSE h.kind = 'regular' END AS is_for_team,
+                          EXISTS (SELECT 1 FROM template_locations l
+                                  WHERE l.host_id = h.id AND l.template_id = $2 AND l.state = 'ready') AS has_files
+                   FROM hosts h WHERE h.status IN ('online', 'draining') AND h.deleted_at IS NULL),
+               picked AS (
+                   SELECT * FROM seen ORDER BY (NOT draining AND is_for_team AND has_files) DESC, random() LIMIT $3)
+               SELECT h.id AS "id!", h.draining AS "draining!", h.is_for_team AS "is_for_team!", h.arch AS "arch!",
+                      h.vmm AS "vmm!", h.memory_mb AS "memory_mb!", h.cpu_cores AS "cpu_cores!", h.disk_gb AS "disk_gb!",
                       COALESCE(p.memory_mb, 0) AS "promised_memory_mb!", COALESCE(p.vcpus, 0) AS "promised_vcpus!",
                       COALESCE(p.disk_mb, 0) AS "promised_disk_mb!", p.sandboxes AS "sandboxes!", p.of_team AS "of_team!",
-                      EXISTS (SELECT 1 FROM template_locations l
-                              WHERE l.host_id = h.id AND l.template_id = $2 AND l.state = 'ready') AS "has_files!"
-               FROM hosts h
+                      h.has_files AS "has_files!"
+               FROM picked h
                LEFT JOIN LATERAL (
                    SELECT sum(s.memory_mb) FILTER (WHERE s.status <> 'paused') AS memory_mb,
                           sum(s.vcpus) FILTER (WHERE s.status <> 'paused') AS vcpus,
@@ -104,10 +111,10 @@ impl Store {
                           count(*) FILTER (WHERE s.status <> 'paused') AS sandboxes,
                           count(*) FILTER (WHERE s.status <> 'paused' AND s.team_id = $1) AS of_team
                    FROM sandboxes s WHERE s.host_id = h.id AND s.status NOT IN ('stopped', 'error')
-               ) p ON TRUE
-               WHERE h.status IN ('online', 'draining') AND h.deleted_at IS NULL"#,
+               ) p ON TRUE"#,
             team.uuid(),
             template.uuid(),
+            at_most.map(i64::from),
         )
         .fetch_all(&self.pool)
         .await?

@@ -25,10 +25,10 @@ async fn the_count_reads_its_index_alone_and_so_no_more_rows_than_the_team_may_h
     let world = World::new().await;
     let sandbox = world.pending(&BTreeMap::new()).await;
     let pool = world.database.pool();
-    // Many that have ended.
+    // Many that are paused: each of the other indexes has all of them.
     sqlx::query(
         "INSERT INTO sandboxes (id, team_id, template_id, host_id, status, vcpus, memory_mb, disk_mb)
-         SELECT gen_random_uuid(), team_id, template_id, $2, 'stopped', 1, 512, 1024
+         SELECT gen_random_uuid(), team_id, template_id, $2, 'paused', 1, 512, 1024
          FROM sandboxes, generate_series(1, 3000) WHERE id = $1",
     )
     .bind(sandbox.uuid())

@@ -163,7 +163,7 @@ async fn a_host_is_never_promised_beyond_its_room() {
     let rooms = join_all((0..40).map(|_| place())).await;
     assert_eq!(rooms.iter().filter(|room| **room == Room::Enough).count(), 16);
     assert_eq!(world.store.sandboxes_living_on(world.host).await.unwrap().len(), 16);
-    let candidates = world.store.host_candidates(world.team, world.template).await.unwrap();
+    let candidates = world.store.host_candidates(world.team, world.template, None).await.unwrap();
     assert_eq!((candidates[0].promised_memory_mb, candidates[0].sandboxes), (8192, 16));
     let mut tx = world.store.begin().await.unwrap();
     assert_eq!(tx.host_room(Id::new(), DEMAND, LIMITS, Purpose::New).await.unwrap(), Room::Gone);
@@ -195,7 +195,7 @@ async fn each_resource_has_its_limit_and_a_host_that_drains_takes_only_its_own_b
     tx.commit().await.unwrap();
     assert_eq!(room(DEMAND, LIMITS, Purpose::New).await, Room::Draining);
     assert_eq!(room(DEMAND, LIMITS, Purpose::Resume).await, Room::Enough);
-    assert!(world.store.host_candidates(world.team, world.template).await.unwrap()[0].is_draining);
+    assert!(world.store.host_candidates(world.team, world.template, None).await.unwrap()[0].is_draining);
 }
 
 #[tokio::test]

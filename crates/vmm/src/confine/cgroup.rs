@@ -223,6 +223,22 @@ impl Cgroups {
     }
 }
 
+#[cfg(test)]
+impl Cgroups {
+    /// Groups in the hierarchy of version 2, whatever controllers it has; `None` where there is none.
+    pub(crate) fn unified_alone(parent: &str) -> Option<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let found = table.lines().filter_map(hierarchy).find(|found| found.version == Version::Two)?;
+        let hierarchy = Hierarchy { controllers: Vec::new(), ..found };
+        fs::create_dir_all(hierarchy.mount.join(parent)).unwrap();
+        Some(Self(Arc::new(Parent {
+            name: parent.to_owned(),
+            hierarchies: vec![hierarchy],
+            shortfall: None,
+        })))
+    }
+}
+
 impl Drop for Parent {
     fn drop(&mut self) {
         for hierarchy in &self.hierarchies {

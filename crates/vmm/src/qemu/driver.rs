@@ -16,7 +16,7 @@ use tokio::{process::Command, task};
 use super::{
     command_line::{self, Memory},
     kernel_arguments,
-    machine::{GuestMemory, MemoryMapping, QemuMachine},
+    machine::{GuestMemory, MemoryMapping, QemuMachine, Wanted},
 };
 use crate::{
     Accelerator, BootSource, Cgroups, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles,
@@ -169,7 +169,7 @@ impl Vmm for QemuVmm {
             starting.qmp.call(&qmp::Negotiate {}, START_DEADLINE).await?;
             match starting.qmp.call(&qmp::QueryStatus {}, START_DEADLINE).await?.status {
                 RunState::Running => Ok(()),
-                RunState::Stopped => {
+                RunState::IoError | RunState::Stopped => {
                     Err(QmpError::Refused { command: "boot", reason: "the machine does not run".to_owned() })
                 }
             }
@@ -214,7 +214,7 @@ impl Vmm for QemuVmm {
             let outcome = events.wait("loading", START_DEADLINE, |event| match event {
                 Event::Resume => Some(Ok(())),
                 Event::Migration(status) if status == "failed" => Some(Err(QmpError::Transfer(status))),
-                Event::Migration(_) => None,
+                Event::Migration(_) | Event::DiskFull => None,
             });
             outcome.await?
         };
@@ -243,12 +243,24 @@ impl Vmm for QemuVmm {
         })?;
         let taken_over = async {
             let qmp = Qmp::new(spawn::connect(work_dir).await?);
+            let events = qmp.events();
             qmp.call(&qmp::Negotiate {}, ADOPT_DEADLINE).await?;
             let memory = GuestMemory::of(&qmp, memory, ADOPT_DEADLINE).await?;
-            Ok::<_, QmpError>((qmp, memory))
+            let wanted = match qmp.call(&qmp::QueryStatus {}, ADOPT_DEADLINE).await?.status {
+                RunState::Running => Wanted::Run,
+                RunState::IoError => {
+                    // Nobody is told again of a disk that was full before.
+                    qmp.call(&qmp::Continue {}, ADOPT_DEADLINE).await?;
+                    Wanted::Run
+                }
+                RunState::Stopped => Wanted::Stand,
+            };
+            Ok::<_, QmpError>((memory, (qmp, events), wanted))
         };
         match taken_over.await {
-            Ok((qmp, memory)) => Ok(Box::new(QemuMachine::new(found, output, qmp, memory))),
+            Ok((memory, control, wanted)) => {
+                Ok(Box::new(QemuMachine::new(found, output, memory, control, wanted)))
+            }
             Err(source) => {
                 Err(VmmError::Control { step: "being adopted", log: output.tail(), source: source.into() })
             }
@@ -279,7 +291,8 @@ impl Starting {
 
     fn complete(self, memory: GuestMemory) -> Box<dyn Machine> {
         let Self { process, output, qmp } = self;
-        Box::new(QemuMachine::new(process.claim(), output, qmp, memory))
+        let events = qmp.events();
+        Box::new(QemuMachine::new(process.claim(), output, memory, (qmp, events), Wanted::Run))
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Mutex, task};
+use tokio::{sync::Mutex, task, time::sleep};
 
 use super::command_line::{MEMORY, MEMORY_OBJECT, SAVED_SET, handed};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     error::file,
     pages::PrivateMapping,
     process::Process,
-    qmp::{self, Qmp, QmpError, RunState},
+    qmp::{self, Events, Qmp, QmpError, RunState},
     spawn::Output,
 };
 
@@ -64,12 +64,53 @@ pub(super) struct QemuMachine {
     output: Output,
     memory: GuestMemory,
     /// Held through each operation: nothing comes between a save's steps.
-    control: Mutex<Qmp>,
+    control: Arc<Mutex<Control>>,
+}
+
+/// The connection, and what was last asked for over it.
+#[derive(Debug)]
+struct Control {
+    qmp: Qmp,
+    wanted: Wanted,
+}
+
+/// What the guest's processors are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Run,
+    Stand,
+}
+
+/// Until a guest whose write found no room is let go on. There is nothing that tells of room; if there is none, QEMU stops it again.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
+
+/// Lets the guest go on each time that QEMU has stopped it because the disk was full, for as long as there is the machine.
+async fn go_on_when_there_is_room(control: Weak<Mutex<Control>>, mut events: Events) {
+    while events.disk_full().await.is_some() {
+        tracing::error!("no room for what a guest writes: it stands still until there is some");
+        sleep(ROOM_PAUSE).await;
+        let Some(control) = control.upgrade() else { return };
+        let control = control.lock().await;
+        if control.wanted == Wanted::Run
+            && let Err(error) = control.qmp.call(&qmp::Continue {}, REQUEST_DEADLINE).await
+        {
+            tracing::error!(%error, "a guest whose disk was full cannot be let go on");
+        }
+    }
 }
 
 impl QemuMachine {
-    pub(super) fn new(process: Arc<Process>, output: Output, qmp: Qmp, memory: GuestMemory) -> Self {
-        Self { process, output, memory, control: Mutex::new(qmp) }
+    /// `wanted` is what the processors do, `events` what was told since.
+    pub(super) fn new(
+        process: Arc<Process>,
+        output: Output,
+        memory: GuestMemory,
+        (qmp, events): (Qmp, Events),
+        wanted: Wanted,
+    ) -> Self {
+        let control = Arc::new(Mutex::new(Control { qmp, wanted }));
+        tokio::spawn(go_on_when_there_is_room(Arc::downgrade(&control), events));
+        Self { process, output, memory, control }
     }
 
     fn failed(&self, step: &'static str) -> impl FnOnce(QmpError) -> VmmError {
@@ -87,27 +128,29 @@ impl Machine for QemuMachine {
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
-        let control = self.control.lock().await;
-        control.call(&qmp::Stop {}, REQUEST_DEADLINE).await.map_err(self.failed("pausing"))?;
+        let mut control = self.control.lock().await;
+        control.qmp.call(&qmp::Stop {}, REQUEST_DEADLINE).await.map_err(self.failed("pausing"))?;
+        control.wanted = Wanted::Stand;
         Ok(())
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        let control = self.control.lock().await;
-        control.call(&qmp::Continue {}, REQUEST_DEADLINE).await.map_err(self.failed("resuming"))?;
+        let mut control = self.control.lock().await;
+        control.wanted = Wanted::Run;
+        control.qmp.call(&qmp::Continue {}, REQUEST_DEADLINE).await.map_err(self.failed("resuming"))?;
         Ok(())
     }
 
     async fn save(&self, into: &SnapshotFiles) -> Result<Saved, VmmError> {
         let control = self.control.lock().await;
-        let status = control.call(&qmp::QueryStatus {}, REQUEST_DEADLINE).await;
+        let status = control.qmp.call(&qmp::QueryStatus {}, REQUEST_DEADLINE).await;
         if status.map_err(self.failed("saving"))?.status == RunState::Running {
             return Err(VmmError::NotPaused { process: self.process() });
         }
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&into.state);
         let state = made.map_err(file("make the state file", &into.state))?;
         let saved = async {
-            self.save_devices(&control, state.into()).await?;
+            self.save_devices(&control.qmp, state.into()).await?;
             self.save_memory(&into.memory).await
         };
         let saved = saved.await;

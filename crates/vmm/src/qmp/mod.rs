@@ -88,6 +88,8 @@ impl From<io::Error> for QmpError {
 pub(crate) enum Event {
     /// The guest's processors run.
     Resume,
+    /// The disk's file cannot grow: the guest stands still until it is told to go on, and its write is tried again then.
+    DiskFull,
     /// A state transfer changed its status; QEMU's word for it.
     Migration(String),
 }
@@ -96,6 +98,9 @@ impl Event {
     fn parse(name: &str, data: &Value) -> Option<Self> {
         match name {
             "RESUME" => Some(Self::Resume),
+            "BLOCK_IO_ERROR" if data.get("nospace")? == true && data.get("action")? == "stop" => {
+                Some(Self::DiskFull)
+            }
             "MIGRATION" => Some(Self::Migration(data.get("status")?.as_str()?.to_owned())),
             _ => None,
         }
@@ -208,6 +213,18 @@ impl Qmp {
 pub(crate) struct Events(broadcast::Receiver<Event>);
 
 impl Events {
+    /// Waits for the disk to be full; `None` when the connection has ended.
+    pub(crate) async fn disk_full(&mut self) -> Option<()> {
+        loop {
+            match self.0.recv().await {
+                // One that was lost may have been it: to go on once too often does no harm.
+                Ok(Event::DiskFull) | Err(broadcast::error::RecvError::Lagged(_)) => return Some(()),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
     /// Waits for an event that `pick` makes something of.
     pub(crate) async fn wait<T>(
         &mut self,
@@ -419,10 +436,86 @@ mod tests {
         assert_eq!(status.unwrap().status, RunState::Stopped);
         let seen = events.wait("setup", LIMIT, |event| match event {
             Event::Migration(status) => Some(status),
-            Event::Resume => None,
+            Event::Resume | Event::DiskFull => None,
         });
         assert_eq!(seen.await.unwrap(), "setup");
         events.wait("resume", LIMIT, |event| (event == Event::Resume).then_some(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_other_errors_of_it_are_not() {
+        let (qmp, _reader, mut writer) = pair();
+        let mut events = qmp.events();
+        let event = |nospace: bool, action: &str| {
+            let data = serde_json::json!({"device": "disk", "nospace": nospace, "action": action});
+            serde_json::json!({"event": "BLOCK_IO_ERROR", "data": data}).to_string() + "\n"
+        };
+        for other in [event(false, "report"), event(true, "report"), event(true, "stop")] {
+            writer.write_all(other.as_bytes()).await.unwrap();
+        }
+        assert_eq!(events.disk_full().await, Some(()));
+        assert!(events.0.try_recv().is_err(), "something else was told");
+        drop((qmp, writer));
+        assert_eq!(events.disk_full().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_arrives_with_its_request_and_with_no_other() {
+        use std::os::unix::fs::FileExt;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let qmp = Arc::new(Qmp::new(ours));
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"x", 6).unwrap();
+        let give = AddDescriptor { fdset_id: 3 };
+        let calls = {
+            let (qmp, file) = (Arc::clone(&qmp), file.try_clone().unwrap());
+            tokio::spawn(async move {
+                tokio::join!(
+                    qmp.call(&Stop {}, LIMIT),
+                    qmp.hand(&give, file.into(), LIMIT),
+                    qmp.call(&Continue {}, LIMIT)
+                )
+            })
+        };
+        // As QEMU does it: whatever comes with a byte is kept for the next request that wants it.
+        let (mut text, mut received) = (Vec::new(), Vec::new());
+        while text.iter().filter(|byte| **byte == b'\n').count() < 3 {
+            let read = theirs.async_io(Interest::READABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut attached = rustix::net::RecvAncillaryBuffer::new(&mut space);
+                let mut bytes = [0; 4096];
+                let flags = rustix::net::RecvFlags::empty();
+                let into = &mut [io::IoSliceMut::new(&mut bytes)];
+                let read = rustix::net::recvmsg(&theirs, into, &mut attached, flags)?.bytes;
+                for message in attached.drain() {
+                    if let rustix::net::RecvAncillaryMessage::ScmRights(descriptors) = message {
+                        received.extend(descriptors);
+                    }
+                }
+                text.extend_from_slice(&bytes[..read]);
+                Ok(())
+            });
+            read.await.unwrap();
+        }
+        let lines: Vec<_> = str::from_utf8(&text).unwrap().lines().collect();
+        assert_eq!(
+            lines,
+            [
+                r#"{"execute":"stop"}"#,
+                r#"{"execute":"add-fd","arguments":{"fdset-id":3}}"#,
+                r#"{"execute":"cont"}"#
+            ]
+        );
+        let [received] = &received[..] else { panic!("{received:?}") };
+        let found = std::fs::File::from(received.try_clone().unwrap()).metadata().unwrap().len();
+        assert_eq!(found, 7);
+        theirs
+            .try_write(b"{\"return\":{}}\n{\"return\":{\"fdset-id\":3,\"fd\":9}}\n{\"return\":{}}\n")
+            .unwrap();
+        let (stopped, handed, gone_on) = calls.await.unwrap();
+        stopped.unwrap();
+        handed.unwrap();
+        gone_on.unwrap();
     }
 
     #[tokio::test]

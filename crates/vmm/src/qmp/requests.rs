@@ -86,6 +86,8 @@ pub(crate) struct Status {
 pub(crate) enum RunState {
     /// The processors run.
     Running,
+    /// Stopped by QEMU, which could not write to the disk.
+    IoError,
     /// Stopped, for whatever reason.
     #[serde(other)]
     Stopped,

@@ -119,9 +119,8 @@ fn buckets(sandbox: &Sandbox, SandboxMetrics { points, .. }: &SandboxMetrics) ->
             let (at, ..) = bucket.last()?;
             let count = u32::try_from(bucket.len()).ok()?;
             let cpu_pct = bucket.iter().map(|(_, cpu, ..)| cpu).sum::<f64>() / f64::from(count);
-            let mean = |of: fn(&(DateTime<Utc>, f64, u64, u64)) -> u64| {
-                bucket.iter().map(of).sum::<u64>() / u64::from(count)
-            };
+            let memory = bucket.iter().map(|(_, _, memory, _)| memory).sum::<u64>() / u64::from(count);
+            let disk = bucket.iter().map(|(.., disk)| disk).sum::<u64>() / u64::from(count);
             let mem_total = u64::from(sandbox.memory_mb) << 20;
             Some(SandboxMetric {
                 timestamp: Timestamp(*at),
@@ -129,10 +128,10 @@ fn buckets(sandbox: &Sandbox, SandboxMetrics { points, .. }: &SandboxMetrics) ->
                 cpu_count: sandbox.vcpus,
                 cpu_used_pct: cpu_pct / f64::from(sandbox.vcpus.max(1)),
                 // The machine's own share comes on top of the guest's memory.
-                mem_used: mean(|(_, _, mem, _)| *mem).min(mem_total),
+                mem_used: memory.min(mem_total),
                 mem_total,
                 mem_cache: 0,
-                disk_used: mean(|(.., disk)| *disk),
+                disk_used: disk,
                 disk_total: u64::from(sandbox.disk_mb) << 20,
             })
         })

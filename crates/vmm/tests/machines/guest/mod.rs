@@ -81,7 +81,7 @@ impl Place {
     }
 
     /// A filesystem of `bytes` bytes.
-    pub(crate) fn small_filesystem(&mut self, name: &str, bytes: u64) -> PathBuf {
+    pub(crate) fn small_filesystem(&mut self, name: &str, bytes: usize) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir(&folder).unwrap();
         run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "small", text(&folder)]);
