@@ -111,6 +111,16 @@ pub(crate) enum Phase {
     },
 }
 
+impl Phase {
+    /// Whether there is a sandbox that a VMM may still have to go on with.
+    pub(crate) fn can_go_on(&self) -> bool {
+        match self {
+            Self::Running { .. } | Self::Pausing { .. } | Self::Paused { .. } | Self::Resuming { .. } => true,
+            Self::Stopping | Self::Stopped { .. } => false,
+        }
+    }
+}
+
 /// Why a sandbox was paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -41,7 +41,7 @@ use connectrpc::{Router, Server};
 use sandbar_hostnet::{NetConfig, Pool};
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
-use sandbar_vmm::{Cgroups, DiskRate, ProcessIdentity, process};
+use sandbar_vmm::{Cgroups, DiskRate, ProcessIdentity, firecracker, process};
 use tokio_util::sync::CancellationToken;
 
 pub use enrolment::{EnrolmentError, Facts};
@@ -50,7 +50,7 @@ pub use instance_lock::{InstanceLock, LockError};
 pub use journal::JournalError;
 pub use sandbox::State;
 pub use tls::TlsError;
-pub use virtualization::{Virtualization, VirtualizationError};
+pub use virtualization::{Virtualization, VirtualizationError, VmmChoice};
 pub use warm::{NoWarmPool, WarmPool};
 
 /// Of the host's memory, the part that spare machines leave to others.
@@ -81,6 +81,8 @@ pub struct Config {
     pub warm_pool_floor_mb: Option<u64>,
     /// The store's options.
     pub store: StoreOptions,
+    /// Which virtual machine monitor to use.
+    pub vmm: VmmChoice,
     /// What each sandbox may take of the host.
     pub limits: Limits,
     /// What runs in the guest.
@@ -192,7 +194,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         })
         .await??
     };
-    let virtualization = Virtualization::detect(&kernel, &config.data_dir).await?;
+    let journal = journal::Journal::open(config.data_dir.join("journal"))?;
+    let records = journal.read_all()?;
+    let in_use: Vec<_> =
+        records.iter().filter(|record| record.phase.can_go_on()).map(|record| record.machine.vmm).collect();
+    let virtualization = Virtualization::detect(config.vmm, &in_use, &kernel, &config.data_dir).await?;
     tracing::info!(reason = virtualization.reason, "virtual machine monitor chosen");
     let Virtualization { vmm, cgroups, .. } = virtualization;
     match cgroups.shortfall() {
@@ -201,9 +207,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     }
 
     // The journal against what exists. Nothing is served before the two agree.
-    let journal = journal::Journal::open(config.data_dir.join("journal"))?;
     let mut found = Vec::new();
-    for record in journal.read_all()? {
+    for record in records {
         found.push(registry::Found::look(&*vmm, &store, record).await);
     }
     let keep: Vec<_> = found.iter().filter_map(registry::Found::process).collect();
@@ -298,7 +303,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
 }
 
 /// Ends the machines that run from this store without a record: started by an agent that was killed before it could write one. They
-/// are known by their control groups, which a machine cannot leave; where there are none, by the mark that they were started with.
+/// are known by their control groups, which a machine cannot leave; where there are none, by the mark that they were started with or
+/// the jail that they are in. And removes what is left of those that ended meanwhile.
 async fn reclaim_machines(
     store: &std::path::Path,
     cgroups: &Cgroups,
@@ -311,5 +317,6 @@ async fn reclaim_machines(
         tracing::warn!(%machine, "machine without a record ended");
         process::kill(machine).await?;
     }
+    firecracker::remove_abandoned(store, keep).await?;
     cgroups.sweep().map_err(failed)
 }

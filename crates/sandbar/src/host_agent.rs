@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::{Config, Limits, WarmPool};
+use sandbar_host_agent::{Config, Limits, VmmChoice, WarmPool};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
 use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,25 @@ pub(crate) struct HostAgentArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    vmm: VmmArgs,
+}
+
+/// What runs virtual machines.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmmArgs {
+    /// Virtual machine monitor: auto, firecracker or qemu. Of itself it is Firecracker where that is installed and boots a guest, and
+    /// otherwise QEMU. Sandboxes and snapshots of the one cannot go on with the other
+    #[arg(long, env = "SANDBAR_VMM", value_name = "NAME", default_value_t = VmmChoice::Auto)]
+    vmm: VmmChoice,
+}
+
+impl VmmArgs {
+    /// The same for another process.
+    pub(crate) fn as_arguments(&self) -> [String; 2] {
+        ["--vmm".to_owned(), self.vmm.to_string()]
+    }
 }
 
 /// What each sandbox may take of this machine.
@@ -178,6 +197,7 @@ impl HostAgentArgs {
             warm_pool: self.warm_pool,
             warm_pool_floor_mb: self.warm_pool_floor,
             store: self.store.options(),
+            vmm: self.vmm.vmm,
             limits: self.limits.limits(),
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,

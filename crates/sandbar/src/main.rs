@@ -150,6 +150,8 @@ mod tests {
             "down",
             "doctor --json",
             "host-agent --control-url http://x --store-size 10",
+            "host-agent --control-url http://x --vmm firecracker",
+            "up --vmm qemu",
             "up --sandbox-disk-iops 0 --sandbox-disk-mbps 100 --sandbox-network-mbit 50 --vmm-users 900000",
             "openapi",
             "admin grant ann@example.org",
@@ -192,6 +194,7 @@ mod tests {
             "up --default-quota hosts=3",
             "audit export --from yesterday",
             "up --audit-retention-days 0",
+            "up --vmm xen",
         ] {
             let words = std::iter::once("sandbar").chain(bad.split(' ').filter(|word| !word.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{bad}");

@@ -26,7 +26,8 @@ impl fmt::Display for Accelerator {
 
 /// The facts about a VMM and its host that a memory snapshot depends on. A snapshot keeps its maker's; a restore compares.
 ///
-/// QEMU gives `microvm` no version and a state without its configuration no promise, so the build has to be the same one, not just as new.
+/// QEMU gives `microvm` no version and a state without its configuration no promise, and Firecracker's format of states changes between
+/// releases, so the build has to be the same one, not just as new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compatibility {
     /// The VMM.

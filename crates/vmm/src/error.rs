@@ -1,8 +1,28 @@
 //! What can go wrong with a VMM.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{CgroupError, ProcessIdentity, confine::LaunchError, qmp::QmpError};
+use crate::{
+    CgroupError, ProcessIdentity,
+    confine::LaunchError,
+    firecracker::{ApiError, Version},
+    qmp::QmpError,
+};
+
+/// A failure of a VMM's control protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// QEMU's.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// Firecracker's.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
 
 /// A failure of a VMM driver. After a failed [`boot`](crate::Vmm::boot) or [`restore`](crate::Vmm::restore) no process is left.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +82,36 @@ pub enum VmmError {
         /// The first line of what it said.
         answer: String,
     },
+    /// A VMM is older than what the driver is made for.
+    #[error("{binary} is version {found}; {needed} or later is needed")]
+    TooOld {
+        /// The binary.
+        binary: PathBuf,
+        /// Its version.
+        found: Version,
+        /// The oldest that will do.
+        needed: Version,
+    },
+    /// A VMM and its jailer are not of one release.
+    #[error("{firecracker} is version {version}, but {jailer} is {jailers}", firecracker = .firecracker.display(), jailer = .jailer.display())]
+    OtherJailer {
+        /// The VMM's binary.
+        firecracker: PathBuf,
+        /// Its version.
+        version: Version,
+        /// The jailer's binary.
+        jailer: PathBuf,
+        /// Its version.
+        jailers: Version,
+    },
+    /// The VMM did not let go of a memory image that it wrote, so the image may change behind our back.
+    #[error("{process} still holds {image} open for writing", image = .image.display())]
+    ImageHeld {
+        /// The machine.
+        process: ProcessIdentity,
+        /// The image.
+        image: PathBuf,
+    },
     /// The VMM process ended when it should have run on.
     #[error("the VMM ended while {step}")]
     Ended {
@@ -78,7 +128,7 @@ pub enum VmmError {
         /// The end of the VMM's log: for the operator's log, not for users.
         log: String,
         /// The refusal.
-        source: QmpError,
+        source: ControlError,
     },
     /// The machine's processors run, so it cannot be saved.
     #[error("the machine of {process} runs and cannot be saved")]
@@ -120,4 +170,10 @@ pub enum VmmError {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+/// Says which file an operation failed on.
+pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
+    let path = path.to_owned();
+    move |source| VmmError::File { action, path, source }
 }

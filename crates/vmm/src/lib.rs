@@ -15,17 +15,20 @@
 //!                     `---------- kill / exit -----------'--> gone
 //! ```
 //!
-//! Whichever driver starts it, a VMM is confined as `confine` says.
+//! Whichever driver starts it, a VMM is confined as `confine` says; Firecracker by its own jailer, to the same end.
 //!
-//! The `qemu` driver drives `-M microvm`, so it is for x86-64 hosts.
+//! The `firecracker` driver needs KVM. The `qemu` driver drives `-M microvm`, with KVM or in software. Both are for x86-64 hosts.
 
+mod binary;
 pub mod compatibility;
 mod confine;
 pub mod error;
+pub mod firecracker;
 pub mod machine;
 mod pages;
 pub mod probe;
 pub mod process;
+mod processor;
 pub mod qemu;
 mod qmp;
 mod spawn;
@@ -33,7 +36,8 @@ mod tsc;
 
 pub use compatibility::{Accelerator, Compatibility, Mismatch};
 pub use confine::{CgroupError, Cgroups, Confinement};
-pub use error::VmmError;
+pub use error::{ControlError, VmmError};
+pub use firecracker::{FirecrackerOptions, FirecrackerVmm};
 pub use machine::{BootSource, DiskRate, Machine, MachineSpec, Saved, SnapshotFiles, Vmm};
 pub use process::ProcessIdentity;
 pub use qemu::QemuVmm;

@@ -45,8 +45,8 @@ pub struct BootSource {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initramfs: PathBuf,
-    /// The file that is the guest's memory. The driver makes it; it must not exist. Mapped shared, so that a paused machine's memory
-    /// is this file's content.
+    /// The file of the guest's memory. The driver makes it; it must not exist. Once the machine has been [saved](Machine::save) its
+    /// memory is this file's content; when before that it gets there is the driver's affair.
     pub memory: PathBuf,
 }
 
@@ -63,9 +63,10 @@ pub struct SnapshotFiles {
 /// What saving a machine wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
-    /// Bytes of the pages that the guest changed since the machine was restored. Of a booted machine 0: its memory is in its file.
+    /// Bytes of the pages that the guest changed since the machine was restored. Of a booted machine what its memory's file had not
+    /// got yet: nothing, or all.
     pub changed_bytes: u64,
-    /// How much of that is zero.
+    /// How much of that is zero, where the driver looks.
     pub zeroed_bytes: u64,
 }
 

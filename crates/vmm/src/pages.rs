@@ -179,6 +179,30 @@ fn write_pages(image: &File, offset: u64, pages: &[u8]) -> io::Result<u64> {
     Ok(zeroed)
 }
 
+/// Makes holes of what is zero in an image; says how many bytes are zero.
+pub(crate) fn punch_zeroed(image: &File) -> io::Result<u64> {
+    let size = image.metadata()?.len();
+    let mut buffer = vec![0; COPY];
+    let (mut at, mut zeroed) = (0, 0);
+    while at < size {
+        let length = usize::try_from(size - at).map_or(COPY, |left| left.min(COPY));
+        let pages = &mut buffer[..length];
+        image.read_exact_at(pages, at)?;
+        let mut place = at;
+        for run in zero_runs(pages) {
+            if is_zero(&run[..PAGE]) {
+                zeroed += run.len() as u64;
+                if run.len() >= HOLE {
+                    punch(image, place, run.len() as u64)?;
+                }
+            }
+            place += run.len() as u64;
+        }
+        at += length as u64;
+    }
+    Ok(zeroed)
+}
+
 /// Makes a range a hole; whether the filesystem can.
 fn punch(image: &File, offset: u64, length: u64) -> io::Result<bool> {
     match fallocate(image, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length) {
@@ -252,6 +276,27 @@ mod tests {
             assert!(found[..page].iter().all(|&byte| byte == 7));
             assert_eq!(found[page..], changed);
         }
+    }
+
+    #[test]
+    fn an_images_zeroes_become_holes_and_stay_zero() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(folder.path().join("image"))
+            .unwrap();
+        let mut content = vec![0; 2 * COPY];
+        content[..PAGE].fill(1);
+        content[COPY + HOLE..COPY + HOLE + PAGE].fill(2);
+        image.write_all_at(&content, 0).unwrap();
+        image.sync_all().unwrap();
+        assert_eq!(punch_zeroed(&image).unwrap(), (2 * COPY - 2 * PAGE) as u64);
+        let mut found = vec![9; 2 * COPY];
+        image.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == content);
+        assert!(image.metadata().unwrap().blocks() * 512 < COPY as u64, "nothing was given back");
     }
 
     /// In this very process: pages that were only read are the file's, those that were written are ours, zeroed ones too.

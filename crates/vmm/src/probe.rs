@@ -4,6 +4,8 @@
 //! spins for ever. So the kernel that sandboxes use is booted, and has to start a process that is heard of.
 
 use std::{
+    ffi::OsString,
+    fmt,
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
@@ -17,13 +19,22 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{process::MARK, qemu, tsc};
+use crate::{VmmError, binary, error::file, firecracker, process::MARK, qemu, tsc};
+
+/// Who is to boot a guest under KVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbedVmm {
+    /// The QEMU of this binary.
+    Qemu(PathBuf),
+    /// The Firecracker of this binary.
+    Firecracker(PathBuf),
+}
 
 /// What a probe needs.
 #[derive(Debug, Clone)]
 pub struct KvmProbe {
-    /// The QEMU binary.
-    pub qemu: PathBuf,
+    /// The VMM: the verdict holds for it alone.
+    pub vmm: ProbedVmm,
     /// The kernel that sandboxes boot: the verdict holds for it alone.
     pub kernel: PathBuf,
     /// An initramfs whose `/init` writes a line to the console or ends the machine. The kernel's command line has `sandbar.probe`.
@@ -101,12 +112,12 @@ impl KvmProbe {
 
     async fn boot(&self) -> Result<(), String> {
         device()?;
-        let binary = qemu::resolve(&self.qemu).map_err(|error| error.to_string())?;
+        let (binary, arguments) = self.command_line().map_err(|error| error.to_string())?;
         let mut command = Command::new(binary);
         // SAFETY: one system call, which may be made between fork and exec.
         unsafe { command.pre_exec(without_core) };
         let mut child = command
-            .args(qemu::probe_arguments(&self.kernel, &self.initramfs, tsc::measure_khz()))
+            .args(arguments)
             .env_clear()
             .env(MARK, &self.work_dir)
             .stdin(Stdio::null())
@@ -114,9 +125,9 @@ impl KvmProbe {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("QEMU cannot be started: {error}"))?;
+            .map_err(|error| format!("{} cannot be started: {error}", self.vmm))?;
         let mut console = Console::default();
-        let listened = timeout(self.deadline, listen(&mut child, &mut console)).await;
+        let listened = timeout(self.deadline, listen(&self.vmm, &mut child, &mut console)).await;
         let answer = listened.unwrap_or_else(|_| {
             let seconds = self.deadline.as_secs_f32();
             Err(if console.last_line.is_empty() {
@@ -133,7 +144,47 @@ impl KvmProbe {
         if let Err(error) = child.kill().await {
             tracing::error!(%error, "cannot kill the probe's machine");
         }
+        if let ProbedVmm::Firecracker(_) = self.vmm {
+            // Left there, it would be written anew by the next probe.
+            let _ = std::fs::remove_file(self.machine_file());
+        }
         answer
+    }
+
+    fn command_line(&self) -> Result<(PathBuf, Vec<OsString>), VmmError> {
+        match &self.vmm {
+            ProbedVmm::Qemu(path) => {
+                let arguments = qemu::probe_arguments(&self.kernel, &self.initramfs, tsc::measure_khz());
+                Ok((binary::resolve(path)?, arguments))
+            }
+            ProbedVmm::Firecracker(path) => {
+                let (machine, description) =
+                    (self.machine_file(), firecracker::probe_file(&self.kernel, &self.initramfs)?);
+                std::fs::write(&machine, description.to_string()).map_err(file("write", &machine))?;
+                let arguments = [
+                    "--no-api".into(),
+                    "--config-file".into(),
+                    machine.into(),
+                    "--level".into(),
+                    "Error".into(),
+                ];
+                Ok((binary::resolve(path)?, arguments.into()))
+            }
+        }
+    }
+
+    /// The description of Firecracker's machine.
+    fn machine_file(&self) -> PathBuf {
+        self.work_dir.join("probe-machine.json")
+    }
+}
+
+impl fmt::Display for ProbedVmm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Qemu(_) => "QEMU",
+            Self::Firecracker(_) => "Firecracker",
+        })
     }
 }
 
@@ -142,13 +193,13 @@ fn without_core() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
-async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> {
+async fn listen(vmm: &ProbedVmm, child: &mut Child, console: &mut Console) -> Result<(), String> {
     let (Some(output), Some(mut complaints)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err("QEMU's output cannot be read".to_owned());
+        return Err(format!("{vmm}'s output cannot be read"));
     };
     let mut lines = BufReader::new(output).split(b'\n');
     loop {
-        match lines.next_segment().await.map_err(|error| format!("QEMU's output cannot be read: {error}"))? {
+        match lines.next_segment().await.map_err(|error| format!("{vmm}'s output cannot be read: {error}"))? {
             Some(line) => match console.hear(&String::from_utf8_lossy(&line)) {
                 Heard::Nothing => {}
                 Heard::UserSpace => return Ok(()),
@@ -164,7 +215,7 @@ async fn listen(child: &mut Child, console: &mut Console) -> Result<(), String> 
                 let _ = complaints.read_to_string(&mut text).await;
                 // The first complaint is the cause; what follows (an aborted assertion, say) are its consequences.
                 let complaint = text.lines().next().unwrap_or_default().trim();
-                return Err(format!("/dev/kvm is there, but QEMU cannot run a guest under it: {complaint}"));
+                return Err(format!("/dev/kvm is there, but {vmm} cannot run a guest under it: {complaint}"));
             }
         }
     }

@@ -24,7 +24,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{VmmError, confine::Group};
+use crate::{
+    VmmError,
+    confine::Group,
+    firecracker::{RootFolder, machines_in},
+};
 
 /// Environment variable of every VMM process: its work folder. It marks the process from the very moment it exists, before anybody
 /// could have recorded it.
@@ -77,18 +81,29 @@ pub async fn kill(process: ProcessIdentity) -> Result<(), VmmError> {
 /// All VMM processes of machines whose work folder lies under `root`: what to adopt or to kill after a crash.
 pub fn machines_under(root: &Path) -> io::Result<Vec<(PathBuf, ProcessIdentity)>> {
     let root = fs::canonicalize(root)?;
+    // A jailed process has no mark, but a root of its own.
+    let jailed = machines_in(&root)?;
+    let mut found = Vec::new();
+    for process in all()? {
+        let jail = RootFolder::of_process(process.pid).ok().and_then(|root| jailed.get(&root));
+        let marked = || {
+            let environment = fs::read(format!("/proc/{}/environ", process.pid)).ok()?;
+            marked_folder(&environment).filter(|work_dir| work_dir.starts_with(&root))
+        };
+        if let Some(work_dir) = jail.cloned().or_else(marked) {
+            found.push((work_dir, process));
+        }
+    }
+    Ok(found)
+}
+
+/// All processes. They come and go while we look.
+pub(crate) fn all() -> io::Result<Vec<ProcessIdentity>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // Processes come and go while we look, and a zombie has no environment.
-        let Ok(identity) = ProcessIdentity::of(pid) else { continue };
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if let Some(work_dir) = marked_folder(&environment)
-            && work_dir.starts_with(&root)
-        {
-            found.push((work_dir, identity));
-        }
+        let pid = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        found.extend(pid.and_then(|pid| ProcessIdentity::of(pid).ok()));
     }
     Ok(found)
 }
@@ -196,6 +211,13 @@ impl Unclaimed {
                 Err(error)
             }
         }
+    }
+
+    /// Takes a process that is not our child. Its group goes with it, whoever else waits.
+    pub(crate) fn found(process: Arc<Process>) -> Self {
+        let ending = Arc::clone(&process);
+        tokio::spawn(async move { ending.gone().await });
+        Self { process, claimed: false }
     }
 
     pub(crate) fn process(&self) -> &Process {

@@ -12,6 +12,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
 };
 
@@ -99,7 +100,7 @@ fn text(text: impl Into<OsString>) -> Result<CString, VmmError> {
 
 /// Lets the VMM's user open a file. What leads to the file is the VMM's own root and, on the host, folders that are open to root
 /// alone; so what is only read may be readable by everyone, and is by all that were restored from it.
-fn admit(path: &Path, access: Access, user: u32) -> io::Result<()> {
+pub(crate) fn admit(path: &Path, access: Access, user: u32) -> io::Result<()> {
     let file = File::open(path)?;
     let found = file.metadata()?;
     let (owner, mode) = match access {
@@ -142,6 +143,11 @@ impl Output {
             Ok(file)
         };
         Ok(Self { console: bounded("sandbar-console")?, log: bounded("sandbar-vmm-log")? })
+    }
+
+    /// Standard output and standard error for a process.
+    pub(crate) fn stdio(&self) -> io::Result<(Stdio, Stdio)> {
+        Ok((self.console.try_clone()?.into(), self.log.try_clone()?.into()))
     }
 
     /// The output of a process that an earlier agent started.

@@ -21,7 +21,7 @@ use tracing::info;
 use super::local_host::LocalHost;
 use super::supervise::{Policy, Supervised, supervise};
 use crate::data_dir::{DataDir, open_log, tail};
-use crate::host_agent::{LimitArgs, REGISTER_VARIABLE, StoreArgs};
+use crate::host_agent::{LimitArgs, REGISTER_VARIABLE, StoreArgs, VmmArgs};
 use crate::process::Process;
 
 /// How long an agent may take to end. It leaves its machines running, so there is little to do.
@@ -44,6 +44,7 @@ pub(super) struct AgentOptions {
     pub(super) control_url: String,
     pub(super) network: String,
     pub(super) store: StoreArgs,
+    pub(super) vmm: VmmArgs,
     pub(super) limits: LimitArgs,
 }
 
@@ -93,6 +94,7 @@ async fn command(
         .args(["--control-url", &options.control_url, "--listen", &listen.to_string()])
         .args(["--network", &options.network])
         .args(options.store.as_arguments())
+        .args(options.vmm.as_arguments())
         .args(options.limits.as_arguments())
         .current_dir("/")
         .env_remove("DATABASE_URL")

@@ -39,7 +39,7 @@ use tracing::{error, warn};
 
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
-use crate::host_agent::{LimitArgs, StoreArgs};
+use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
@@ -80,6 +80,9 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     store: StoreArgs,
+
+    #[command(flatten)]
+    vmm: VmmArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -283,6 +286,7 @@ impl Start<'_> {
             control_url: url.to_owned(),
             network: args.network.to_string(),
             store: args.store.clone(),
+            vmm: args.vmm.clone(),
             limits: args.limits.clone(),
         };
         let agent = platform.agent.insert(agent::start(data, &control, host, options));

@@ -308,6 +308,11 @@ impl Group {
         self.entries(Version::One).map(|folder| folder.join("tasks"))
     }
 
+    /// The files by which a process of one thread joins.
+    pub(crate) fn process_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.folders.iter().map(|folder| folder.join("cgroup.procs"))
+    }
+
     fn entries(&self, wanted: Version) -> impl Iterator<Item = &Path> {
         let both = self.folders.iter().zip(&self.versions);
         both.filter(move |(_, version)| **version == wanted).map(|(folder, _)| folder.as_path())

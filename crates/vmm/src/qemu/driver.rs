@@ -11,7 +11,6 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_types::VmmKind;
-use sha2::{Digest, Sha256};
 use tokio::{process::Command, task};
 
 use super::{
@@ -21,9 +20,11 @@ use super::{
 };
 use crate::{
     Accelerator, BootSource, Cgroups, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles,
-    Vmm, VmmError,
+    Vmm, VmmError, binary,
     confine::{Access, Bounds, Group, Handed, Program, Root},
+    error::file,
     process::{Process, Unclaimed},
+    processor,
     qmp::{self, Event, Feature, Qmp, QmpError, RunState},
     spawn::{self, Launch, Output},
     tsc,
@@ -67,7 +68,7 @@ impl QemuVmm {
     /// time-stamp counter. Whether `accelerator` works is the caller's to know ([`KvmProbe`](crate::probe::KvmProbe)). Machines are
     /// bounded by groups in `cgroups`.
     pub async fn new(binary: &Path, accelerator: Accelerator, cgroups: Cgroups) -> Result<Self, VmmError> {
-        let binary = resolve(binary)?;
+        let binary = binary::resolve(binary)?;
         let build = build(&binary).await?;
         let data = data_folders(&binary).await?;
         let program = Program { binary, data: data.clone(), kvm: matches!(accelerator, Accelerator::Kvm) };
@@ -76,7 +77,7 @@ impl QemuVmm {
         let model = command_line::processor(accelerator);
         let cpu = match accelerator {
             Accelerator::Tcg => model.to_owned(),
-            Accelerator::Kvm => format!("{model}: {}", host_processor()?),
+            Accelerator::Kvm => format!("{model}: {}", processor::of_host()?),
         };
         let compatibility = Compatibility {
             vmm: VmmKind::Qemu,
@@ -254,13 +255,15 @@ impl Vmm for QemuVmm {
                 }
                 RunState::Stopped => Wanted::Stand,
             };
-            Ok((memory, (qmp, events), wanted))
+            Ok::<_, QmpError>((memory, (qmp, events), wanted))
         };
         match taken_over.await {
             Ok((memory, control, wanted)) => {
                 Ok(Box::new(QemuMachine::new(found, output, memory, control, wanted)))
             }
-            Err(source) => Err(VmmError::Control { step: "being adopted", log: output.tail(), source }),
+            Err(source) => {
+                Err(VmmError::Control { step: "being adopted", log: output.tail(), source: source.into() })
+            }
         }
     }
 }
@@ -282,7 +285,7 @@ impl Starting {
         let log = self.output.tail();
         match source {
             QmpError::Closed => VmmError::Ended { step, log },
-            source => VmmError::Control { step, log, source },
+            source => VmmError::Control { step, log, source: source.into() },
         }
     }
 
@@ -291,11 +294,6 @@ impl Starting {
         let events = qmp.events();
         Box::new(QemuMachine::new(process.claim(), output, memory, (qmp, events), Wanted::Run))
     }
-}
-
-pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VmmError {
-    let path = path.to_owned();
-    move |source| VmmError::File { action, path, source }
 }
 
 /// QEMU's version and package: what follows "version" in the first line of `-version`.
@@ -320,32 +318,4 @@ async fn data_folders(binary: &Path) -> Result<Vec<PathBuf>, VmmError> {
     let output = asked.map_err(|source| VmmError::Start { binary: binary.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().map(PathBuf::from).filter(|folder| folder.is_absolute() && folder.is_dir()).collect())
-}
-
-/// The binary's absolute path: machines are started without an environment, so without a `PATH`.
-pub(crate) fn resolve(binary: &Path) -> Result<PathBuf, VmmError> {
-    let found = if binary.components().count() > 1 {
-        binary.canonicalize().ok()
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).map(|folder| folder.join(binary)).find(|candidate| candidate.is_file())
-    };
-    found.ok_or_else(|| VmmError::Start {
-        binary: binary.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// The host's processor as a guest sees it through `-cpu host`: the model, and a hash of its features.
-fn host_processor() -> Result<String, VmmError> {
-    let path = Path::new("/proc/cpuinfo");
-    let text = std::fs::read_to_string(path).map_err(file("read", path))?;
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))
-            .unwrap_or_default()
-            .trim()
-    };
-    let features = hex::encode(Sha256::digest(value("flags")));
-    Ok(format!("{} (features {})", value("model name"), &features[..8]))
 }

@@ -14,12 +14,10 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::Mutex, task, time::sleep};
 
-use super::{
-    command_line::{MEMORY, MEMORY_OBJECT, SAVED_SET, handed},
-    driver::file,
-};
+use super::command_line::{MEMORY, MEMORY_OBJECT, SAVED_SET, handed};
 use crate::{
     Machine, ProcessIdentity, Saved, SnapshotFiles, VmmError,
+    error::file,
     pages::PrivateMapping,
     process::Process,
     qmp::{self, Events, Qmp, QmpError, RunState},
@@ -118,7 +116,7 @@ impl QemuMachine {
     fn failed(&self, step: &'static str) -> impl FnOnce(QmpError) -> VmmError {
         move |source| match source {
             QmpError::Closed => VmmError::Ended { step, log: self.output.tail() },
-            source => VmmError::Control { step, log: self.output.tail(), source },
+            source => VmmError::Control { step, log: self.output.tail(), source: source.into() },
         }
     }
 }

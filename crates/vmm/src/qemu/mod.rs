@@ -10,8 +10,6 @@ mod machine;
 
 pub use driver::QemuVmm;
 
-pub(crate) use driver::resolve;
-
 /// A command line for the KVM probe: the machine that sandboxes get, without disk, network and control socket.
 pub(crate) fn probe_arguments(
     kernel: &std::path::Path,

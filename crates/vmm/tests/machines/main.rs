@@ -10,7 +10,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use guest::{MEMORY_MB, Place, line, past, vmm, within};
 use sandbar_vmm::{
     Machine, MachineSpec, QemuVmm, Saved, SnapshotFiles, Vmm, VmmError,
-    probe::{KvmProbe, KvmVerdict},
+    probe::{KvmProbe, KvmVerdict, ProbedVmm},
     process::{self, machines_under},
 };
 
@@ -347,7 +347,7 @@ async fn probe_with(place: &Place, script: &str, deadline: Duration) -> KvmVerdi
     fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
     let probe = KvmProbe {
-        qemu,
+        vmm: ProbedVmm::Qemu(qemu),
         kernel: place.path("kernel"),
         initramfs: place.path("initramfs"),
         work_dir: place.root().to_owned(),
@@ -397,7 +397,7 @@ async fn the_probe_says_what_it_found_and_leaves_nothing() {
 async fn the_probe_of_a_kernel_that_starts_no_process_ends_in_time() {
     let place = Place::new();
     let probe = KvmProbe {
-        qemu: "qemu-system-x86_64".into(),
+        vmm: ProbedVmm::Qemu("qemu-system-x86_64".into()),
         // It never starts an init: KVM or not, the verdict is no.
         kernel: place.path("kernel"),
         initramfs: place.path("initramfs"),
