@@ -68,11 +68,11 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
         let path = path.replace("{id}", &id).replace("{snapshot}", &kept);
         let anyone = platform.api.anonymous();
         for nobody in [&anyone, &anyone.with_key("e2b_garbage"), &anyone.with_bearer("garbage")] {
-            refused(call(nobody, method, &path).await, 401);
+            refused(&call(nobody, method, &path).await, 401);
         }
         let answer = call(&stranger, method, &path).await;
         match things {
-            Theirs => _ = refused(answer, 404),
+            Theirs => _ = refused(&answer, 404),
             Own => assert!(
                 answer.status < 300 && !answer.body.to_string().contains(&id),
                 "{path}: {}",
@@ -92,17 +92,17 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
 async fn what_is_not_here_is_told_in_the_form_of_whose_it_would_be() {
     let platform = Platform::start().await;
     for path in ["/volumes", "/secrets", "/v3/templates", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
-        refused(platform.api.post(path, json!({})).await, 404);
+        refused(&platform.api.post(path, json!({})).await, 404);
     }
     let other = platform.api.post("/snapshots", json!({})).await;
     assert!(other.headers.contains_key("allow"));
-    refused(other, 405);
+    refused(&other, 405);
     platform.api.get("/v1/nothing").await.refused(404, "not_found");
     let odd = ["sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e", "0192F0C15C4E7A3B9D2E3F4A5B6C7D8E", "x"];
     for id in odd {
-        refused(platform.api.get(&format!("/sandboxes/{id}")).await, 404);
+        refused(&platform.api.get(&format!("/sandboxes/{id}")).await, 404);
     }
-    refused(platform.api.post("/v2/sandboxes", json!({"templateID": 7})).await, 400);
+    refused(&platform.api.post("/v2/sandboxes", json!({"templateID": 7})).await, 400);
     let body: Value = platform.api.get("/openapi.json").await.expect(200);
     let paths: BTreeSet<&str> = body["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert!(paths.iter().all(|path| path.starts_with("/v1/") || path.ends_with('z')), "{paths:?}");

@@ -45,7 +45,7 @@ async fn sandboxes_are_listed_by_their_start_paused_or_not() {
         assert_eq!(ids(&listed), expected, "{query}");
     }
     for query in ["state=ended", "order=up", "limit=0", "limit=x", "nextToken=x", "startedAfter=x"] {
-        refused(platform.api.get(&format!("/v2/sandboxes?{query}")).await, 400);
+        refused(&platform.api.get(&format!("/v2/sandboxes?{query}")).await, 400);
     }
     let old = platform.api.get("/sandboxes").await.expect(200);
     assert_eq!(ids(&old), [three, one]);

@@ -108,11 +108,11 @@ async fn what_is_asked_for_and_not_there_is_refused_and_makes_nothing() {
         ("timeout", json!(-1)),
     ] {
         let body = json!({"templateID": "base", field: value});
-        let message = refused(platform.api.post("/v2/sandboxes", body).await, 400);
+        let message = refused(&platform.api.post("/v2/sandboxes", body).await, 400);
         assert!(!message.is_empty());
     }
     for unknown in ["nothing", "base:v2", "other/base", "0192f0c15c4e7a3b9d2e3f4a5b6c7d8e", "a b", ""] {
-        refused(platform.api.post("/v2/sandboxes", json!({"templateID": unknown})).await, 404);
+        refused(&platform.api.post("/v2/sandboxes", json!({"templateID": unknown})).await, 404);
     }
     assert!(platform.host.sandboxes().is_empty());
 }
@@ -127,7 +127,7 @@ async fn a_key_makes_one_sandbox_however_often_it_is_sent() {
     };
     let first = create(60).await.expect(201);
     assert_eq!(create(60).await.expect(201), first);
-    refused(create(61).await, 409);
+    refused(&create(61).await, 409);
     assert_eq!(platform.host.sandboxes().len(), 1);
 }
 
@@ -150,13 +150,13 @@ async fn a_connection_never_brings_the_end_nearer() {
     let timeout = format!("/sandboxes/{id}/timeout");
     platform.api.post(&timeout, json!({"timeout": 10})).await.expect(204);
     assert!(time(&platform.api.detail(&id).await["endAt"]) < time(&end));
-    refused(platform.api.post(&timeout, json!({"timeout": 2_592_001})).await, 400);
-    refused(platform.api.post(&connect, json!({"timeout": 0})).await, 400);
+    refused(&platform.api.post(&timeout, json!({"timeout": 2_592_001})).await, 400);
+    refused(&platform.api.post(&connect, json!({"timeout": 0})).await, 400);
     platform.api.post(&timeout, json!({"timeout": 0})).await.expect(204);
     for (path, body) in [(&timeout, json!({"timeout": 1})), (&connect, json!({}))] {
-        refused(platform.api.post(path, body).await, 404);
+        refused(&platform.api.post(path, body).await, 404);
     }
-    refused(platform.api.delete(&format!("/sandboxes/{id}")).await, 404);
+    refused(&platform.api.delete(&format!("/sandboxes/{id}")).await, 404);
 }
 
 #[tokio::test]
@@ -169,15 +169,15 @@ async fn a_pause_is_one_and_a_connection_ends_it() {
     {
         let answer = platform.api.post(path, json!({"memory": false})).await;
         assert_eq!(answer.body["error_code"], "snapshot_filesystem_only_disabled");
-        refused(answer, 400);
+        refused(&answer, 400);
     }
     platform.api.post(&pause, json!({"requireHealthyGuest": true})).await.expect(204);
-    refused(platform.api.post(&pause, json!({})).await, 409);
+    refused(&platform.api.post(&pause, json!({})).await, 409);
     let paused = platform.api.detail(&id).await;
     assert_eq!((&paused["state"], &paused["pauseMode"]), (&json!("paused"), &json!("full")));
     assert_eq!(paused["startedAt"], before["startedAt"]);
-    refused(platform.api.post(&format!("/sandboxes/{id}/timeout"), json!({"timeout": 1})).await, 404);
-    refused(platform.api.post(&format!("/sandboxes/{id}/fork"), json!({})).await, 409);
+    refused(&platform.api.post(&format!("/sandboxes/{id}/timeout"), json!({"timeout": 1})).await, 404);
+    refused(&platform.api.post(&format!("/sandboxes/{id}/fork"), json!({})).await, 409);
 
     let resumed = platform.api.post(&connect, json!({"timeout": 77})).await.expect(201);
     assert_eq!(resumed["envdAccessToken"], before["envdAccessToken"]);
@@ -185,7 +185,7 @@ async fn a_pause_is_one_and_a_connection_ends_it() {
     assert_eq!((&running["state"], running.get("pauseMode")), (&json!("running"), None));
     assert_eq!(running["startedAt"], before["startedAt"]);
     assert!((47..=77).contains(&(time(&running["endAt"]) - Utc::now()).num_seconds()));
-    refused(platform.api.post(&format!("/sandboxes/{id}/resume"), json!({})).await, 409);
+    refused(&platform.api.post(&format!("/sandboxes/{id}/resume"), json!({})).await, 409);
 
     // Time over: it pauses, since that is how it ends.
     platform.api.post(&format!("/sandboxes/{id}/timeout"), json!({"timeout": 0})).await.expect(204);
@@ -194,7 +194,7 @@ async fn a_pause_is_one_and_a_connection_ends_it() {
     platform.api.post(&format!("/sandboxes/{id}/resume"), body).await.expect(201);
     assert_eq!(platform.api.detail(&id).await["lifecycle"]["onTimeout"], "kill");
     platform.api.delete(&format!("/sandboxes/{id}")).await.expect(204);
-    refused(platform.api.get(&format!("/sandboxes/{id}")).await, 404);
+    refused(&platform.api.get(&format!("/sandboxes/{id}")).await, 404);
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn clients_are_told_what_is_worth_asking_again() {
         platform.host.inject(rpc, fault, Times::Once);
         let answer = platform.api.post(&pause, body).await;
         assert_eq!(answer.headers.get("should-retry").is_none(), again, "{status}");
-        refused(answer, status);
+        refused(&answer, status);
         assert_eq!(platform.api.detail(&id).await["state"], "running");
     }
 }
@@ -247,7 +247,7 @@ async fn children_are_made_and_the_source_ends_when_it_would_have() {
     assert!(lives(&child, 15), "{child}");
     assert_eq!(child["metadata"], json!({"k": "v"}));
     assert_eq!(platform.api.detail(&id).await["endAt"], before["endAt"]);
-    refused(platform.api.post(&format!("/sandboxes/{id}/fork"), json!({"count": 21})).await, 400);
+    refused(&platform.api.post(&format!("/sandboxes/{id}/fork"), json!({"count": 21})).await, 400);
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a_network_is_replaced_whole() {
     assert_eq!(detail["network"]["allowOut"], json!([]));
     assert_eq!(detail["allowInternetAccess"], Value::Null);
     for body in [json!({"denyOut": ["x y"]}), json!({"rules": {"a.com": []}})] {
-        refused(platform.api.put(&path, body).await, 400);
+        refused(&platform.api.put(&path, body).await, 400);
     }
 }
 
@@ -292,7 +292,7 @@ async fn figures_are_in_buckets_and_within_what_was_asked() {
     assert_eq!(platform.api.get(&format!("{path}?start={later}")).await.expect(200), json!([]));
     let far = platform.api.get(&format!("{path}?start=1&end={later}")).await.expect(200);
     assert_eq!(far.as_array().unwrap().len(), 3, "of the coarsest figures");
-    refused(platform.api.get(&format!("{path}?start=yesterday")).await, 400);
+    refused(&platform.api.get(&format!("{path}?start=yesterday")).await, 400);
 
     let other = platform.stranger().await.made(json!({})).await;
     let unknown = uuid::Uuid::now_v7().simple();

@@ -49,11 +49,11 @@ async fn a_snapshot_is_started_from_listed_and_deleted_by_the_id_that_it_was_giv
     }
     let delete = format!("/templates/{}", full.replace('/', "%2F").replace(':', "%3A"));
     platform.api.delete(&delete).await.expect(204);
-    refused(platform.api.delete(&delete).await, 404);
-    refused(platform.api.delete("/templates/base").await, 403);
+    refused(&platform.api.delete(&delete).await, 404);
+    refused(&platform.api.delete("/templates/base").await, 403);
     for name in ["a/b", "a:v2", "a b", "base"] {
         let answer = platform.api.post(&path, json!({"name": name})).await;
-        refused(answer, if name == "base" { 409 } else { 400 });
+        refused(&answer, if name == "base" { 409 } else { 400 });
     }
 }
 
@@ -80,5 +80,5 @@ async fn templates_are_what_a_team_can_start_from() {
     let alias = platform.api.get("/templates/aliases/base").await.expect(200);
     assert_eq!(alias, json!({"templateID": base["templateID"], "public": true}));
     assert_eq!(platform.api.get("/templates/aliases/mine").await.expect(200)["public"], false);
-    refused(platform.api.get("/templates/aliases/nothing").await, 404);
+    refused(&platform.api.get("/templates/aliases/nothing").await, 404);
 }
