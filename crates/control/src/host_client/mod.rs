@@ -6,6 +6,7 @@
 mod client;
 mod connect;
 mod error;
+mod guest;
 mod life;
 mod network;
 mod tunnel;
