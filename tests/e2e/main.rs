@@ -3,7 +3,7 @@
 //! The groups run one after the other on one platform; within a group, two tests at a time where they do not disturb each other:
 //!
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
-//! 2. [`exec`], [`stream`], [`files`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
+//! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
 //! 4. [`farewell`] takes it down and counts what is left.
@@ -16,6 +16,7 @@ mod bad_input;
 mod cli;
 mod control_faults;
 mod crowd;
+mod e2b;
 mod edge;
 mod exec;
 mod farewell;
@@ -31,6 +32,7 @@ mod rpc;
 mod sandbox_faults;
 mod storm;
 mod stream;
+mod terminal;
 mod warm;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
             [
                 exec::tests(),
                 stream::tests(),
+                terminal::tests(),
                 files::tests(),
                 bad_input::tests(),
                 cli::tests(),
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
                 isolation::tests(),
                 network::tests(),
                 edge::tests(),
+                e2b::tests(),
                 sandbox_faults::tests(),
             ]
             .concat(),

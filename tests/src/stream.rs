@@ -45,8 +45,13 @@ impl ExecSocket {
 
     /// Opens the WebSocket and says nothing.
     pub async fn open(client: &Client, id: &str) -> Result<Self> {
+        Self::open_at(client, &format!("/v1/sandboxes/{id}/exec/stream")).await
+    }
+
+    /// Opens another WebSocket, whose messages are of the same kind, and says nothing.
+    pub async fn open_at(client: &Client, path: &str) -> Result<Self> {
         let url = client.base().replacen("http", "ws", 1);
-        let mut request = format!("{url}/v1/sandboxes/{id}/exec/stream").into_client_request()?;
+        let mut request = format!("{url}{path}").into_client_request()?;
         if let Some(key) = client.key() {
             request.headers_mut().insert("x-api-key", key.parse()?);
         }
@@ -122,7 +127,8 @@ impl ExecSocket {
     }
 }
 
-fn data(message: &Value) -> Result<Vec<u8>> {
+/// The bytes of a message with output.
+pub fn data(message: &Value) -> Result<Vec<u8>> {
     let data = message["data"].as_str().context("output without data")?;
     match message["encoding"].as_str() {
         Some("base64") => Ok(STANDARD.decode(data)?),

@@ -40,6 +40,8 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         crate::error::ErrorBody,
         crate::v1::sandboxes::ExecStreamClientMessage,
         crate::v1::sandboxes::ExecStreamServerMessage,
+        crate::v1::sandboxes::PtyClientMessage,
+        crate::v1::sandboxes::PtyServerMessage,
     )),
     tags(
         (name = "sandboxes", description = "MicroVMs and the commands that run in them"),

@@ -60,6 +60,9 @@ pub enum Error {
     /// The guest has no such command.
     #[error("{0}")]
     CommandNotFound(String),
+    /// The guest has no such process.
+    #[error("{0}")]
+    ProcessNotFound(String),
     /// The guest has no such file.
     #[error("{0}")]
     FileNotFound(String),
@@ -125,6 +128,7 @@ impl Error {
             Self::NoCapacity(_) => (ErrorCode::ResourceExhausted, Reason::REASON_NO_CAPACITY),
             Self::BadInput(_) => (ErrorCode::InvalidArgument, Reason::REASON_BAD_INPUT),
             Self::CommandNotFound(_) => (ErrorCode::NotFound, Reason::REASON_COMMAND_NOT_FOUND),
+            Self::ProcessNotFound(_) => (ErrorCode::NotFound, Reason::REASON_PROCESS_NOT_FOUND),
             Self::FileNotFound(_) => (ErrorCode::NotFound, Reason::REASON_FILE_NOT_FOUND),
             Self::GuestDiskFull(_) => (ErrorCode::ResourceExhausted, Reason::REASON_GUEST_DISK_FULL),
             Self::GuestUnreachable(_) => (ErrorCode::Unavailable, Reason::REASON_GUEST_UNREACHABLE),

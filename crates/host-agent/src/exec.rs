@@ -2,21 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use connectrpc::client::ServerStream;
 use connectrpc::{ConnectError, InboundStream};
 use futures::StreamExt as _;
 use sandbar_proto::host::{
-    Command, ExecRequest, ExecResponse, ExecStreamRequest, ExecStreamResponse, exec_stream_request,
-    exec_stream_response,
+    Command, ExecRequest, ExecResponse, ExecStreamRequest, ExecStreamResponse, TerminalSize,
+    exec_stream_request, exec_stream_response,
 };
 use sandbar_proto::process::{
-    self, CloseStdinRequest, ProcessEvent, ProcessInput, ProcessSelector, SendInputRequest,
-    SendSignalRequest, StartRequest, StartResponse,
+    self, CloseStdinRequest, ConnectRequest, ConnectResponse, PTY, ProcessEvent, ProcessInput,
+    ProcessSelector, SendInputRequest, SendSignalRequest, StartRequest, StartResponse, UpdateRequest, pty,
 };
 use sandbar_types::limits;
 use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::guest::{GuestClient, process_config, process_error};
+use crate::processes;
 use crate::sandbox::{DoorWatch, Visit};
 
 use exec_stream_request::Request;
@@ -28,10 +30,10 @@ use process::process_event::data_event::Output;
 const EVENTS_IN_FLIGHT: usize = 16;
 
 /// The guest's stream of one process.
-type Events = connectrpc::client::ServerStream<
-    hyper::body::Incoming,
-    process::__buffa::view::StartResponseView<'static>,
->;
+enum Events {
+    Started(ServerStream<hyper::body::Incoming, process::__buffa::view::StartResponseView<'static>>),
+    Connected(ServerStream<hyper::body::Incoming, process::__buffa::view::ConnectResponseView<'static>>),
+}
 
 /// Runs a command to its end. Its output is bounded: what is over is read and dropped, and the answer says so.
 pub(crate) async fn run(guest: &GuestClient, request: &ExecRequest) -> Result<ExecResponse, Error> {
@@ -43,7 +45,7 @@ pub(crate) async fn run(guest: &GuestClient, request: &ExecRequest) -> Result<Ex
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
 
     let started = Instant::now();
-    let mut events = start(guest, command, timeout_sec, Stdin::Closed).await?;
+    let mut events = start(guest, command, timeout_sec, Io::Pipes(Stdin::Closed), None).await?;
     let mut output = ExecResponse::default();
     while let Some(event) = next(&mut events).await? {
         match event {
@@ -77,27 +79,90 @@ pub(crate) async fn stream(
 ) -> Result<mpsc::Receiver<Result<ExecStreamResponse, ConnectError>>, Error> {
     let command =
         start_request.command.as_option().ok_or_else(|| Error::BadInput("command is missing".into()))?;
-    let stdin = if start_request.stdin { Stdin::Open } else { Stdin::Closed };
-    let mut events = start(&visit.guest, command, start_request.timeout_sec, stdin).await?;
-    let pid = match next(&mut events).await? {
-        Some(Event::Start(start)) => start.pid,
-        _ => return Err(Error::GuestUnreachable("the command's stream did not begin with its start".into())),
+    let io = match start_request.terminal.as_option() {
+        Some(size) => Io::Terminal(terminal(size)),
+        None => Io::Pipes(if start_request.stdin { Stdin::Open } else { Stdin::Closed }),
     };
-    let (sender, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
-    let call = Call { guest: visit.guest.clone(), pid, detach: start_request.detach, sender };
-    tokio::spawn(call.pump(events, requests, visit));
-    Ok(receiver)
+    let tag = (!start_request.tag.is_empty()).then(|| start_request.tag.clone());
+    let mut events = start(&visit.guest, command, start_request.timeout_sec, io, tag).await?;
+    let pid = pid_of(next(&mut events).await?)?;
+    let on_close = if start_request.detach { OnClose::Detach } else { OnClose::Kill };
+    let input = if start_request.terminal.is_set() { Via::Terminal } else { Via::Pipe };
+    Ok(Call::begin(visit, Target { pid, input, on_close }, events, requests))
+}
+
+/// Comes back to a terminal; it runs on when the call ends.
+pub(crate) async fn connect(
+    visit: Visit,
+    connect: exec_stream_request::Connect,
+    requests: InboundStream<ExecStreamRequest>,
+) -> Result<mpsc::Receiver<Result<ExecStreamResponse, ConnectError>>, Error> {
+    let selector = connect.process.into_option().and_then(|process| process.selector);
+    let request = ConnectRequest {
+        process: processes::selector(selector)?.into(),
+        from_offset: connect.from_offset,
+        ..Default::default()
+    };
+    let events = visit.guest.process().connect(request).await.map_err(|e| processes::not_found_or(&e))?;
+    let mut events = Events::Connected(events);
+    // A stream's refusal is its first message.
+    let first = next(&mut events).await.map_err(|error| match error {
+        Error::CommandNotFound(message) => Error::ProcessNotFound(message),
+        error => error,
+    })?;
+    let target = Target { pid: pid_of(first)?, input: Via::Terminal, on_close: OnClose::Detach };
+    Ok(Call::begin(visit, target, events, requests))
+}
+
+fn pid_of(first: Option<Event>) -> Result<u32, Error> {
+    match first {
+        Some(Event::Start(start)) => Ok(start.pid),
+        _ => Err(Error::GuestUnreachable("the command's stream did not begin with its start".into())),
+    }
 }
 
 /// A streamed command under way.
 struct Call {
     guest: GuestClient,
-    pid: u32,
-    detach: bool,
+    target: Target,
     sender: mpsc::Sender<Result<ExecStreamResponse, ConnectError>>,
 }
 
+/// Which process a call is about.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    pid: u32,
+    input: Via,
+    on_close: OnClose,
+}
+
+/// How a process takes its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Via {
+    Pipe,
+    Terminal,
+}
+
+/// What becomes of a process whose call ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnClose {
+    Kill,
+    Detach,
+}
+
 impl Call {
+    fn begin(
+        visit: Visit,
+        target: Target,
+        events: Events,
+        requests: InboundStream<ExecStreamRequest>,
+    ) -> mpsc::Receiver<Result<ExecStreamResponse, ConnectError>> {
+        let (sender, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
+        let call = Self { guest: visit.guest.clone(), target, sender };
+        tokio::spawn(call.pump(events, requests, visit));
+        receiver
+    }
+
     async fn pump(self, events: Events, requests: InboundStream<ExecStreamRequest>, mut visit: Visit) {
         let door = visit.door();
         // Input runs beside output: a command that does not read its input must not hold back what it writes.
@@ -110,20 +175,26 @@ impl Call {
             }
             never = self.forward_input(requests, door) => match never {},
         };
-        if !ended && !self.detach {
+        if !ended && self.target.on_close == OnClose::Kill {
             self.kill().await;
         }
     }
 
     /// Forwards events until the command ends (true), or its stream or its reader is gone (false).
     async fn forward_output(&self, mut events: Events) -> bool {
-        if self.send(Response::Started(self.pid)).await.is_err() {
+        if self.send(Response::Started(self.target.pid)).await.is_err() {
             return false;
         }
         loop {
             let response = match next(&mut events).await {
                 Ok(Some(Event::Data(data))) => match data.output {
-                    Some(Output::Stdout(bytes) | Output::Pty(bytes)) => Response::Stdout(bytes),
+                    Some(Output::Stdout(bytes)) => Response::Stdout(bytes),
+                    Some(Output::Pty(bytes)) => Response::from(exec_stream_response::TerminalOutput {
+                        data: bytes,
+                        offset: data.offset,
+                        dropped: data.dropped,
+                        ..Default::default()
+                    }),
                     Some(Output::Stderr(bytes)) => Response::Stderr(bytes),
                     None => continue,
                 },
@@ -169,27 +240,44 @@ impl Call {
             door.open().await;
             match request.to_owned_message().request {
                 Some(Request::Stdin(bytes)) => {
-                    let input = ProcessInput {
-                        input: Some(process::process_input::Input::Stdin(bytes)),
-                        ..Default::default()
+                    let input = match self.target.input {
+                        Via::Pipe => process::process_input::Input::Stdin(bytes),
+                        Via::Terminal => process::process_input::Input::Pty(bytes),
                     };
+                    let input = ProcessInput { input: Some(input), ..Default::default() };
                     let request = SendInputRequest {
                         process: self.selector().into(),
                         input: input.into(),
                         ..Default::default()
                     };
                     if let Err(error) = self.guest.process().send_input(request).await {
-                        tracing::debug!(pid = self.pid, %error, "input not taken");
+                        tracing::debug!(pid = self.target.pid, %error, "input not taken");
                     }
                 }
                 Some(Request::CloseStdin(true)) => {
                     let request = CloseStdinRequest { process: self.selector().into(), ..Default::default() };
                     if let Err(error) = self.guest.process().close_stdin(request).await {
-                        tracing::debug!(pid = self.pid, %error, "input not closed");
+                        tracing::debug!(pid = self.target.pid, %error, "input not closed");
                     }
                 }
                 Some(Request::Stop(true)) => self.kill().await,
-                Some(Request::Start(_) | Request::CloseStdin(false) | Request::Stop(false)) | None => {}
+                Some(Request::Resize(size)) => {
+                    let request = UpdateRequest {
+                        process: self.selector().into(),
+                        pty: terminal(&size).into(),
+                        ..Default::default()
+                    };
+                    if let Err(error) = self.guest.process().update(request).await {
+                        tracing::debug!(pid = self.target.pid, %error, "terminal not resized");
+                    }
+                }
+                Some(
+                    Request::Start(_)
+                    | Request::Connect(_)
+                    | Request::CloseStdin(false)
+                    | Request::Stop(false),
+                )
+                | None => {}
             }
         }
         std::future::pending().await
@@ -208,13 +296,13 @@ impl Call {
         };
         // A command that is gone already is what was wanted.
         if let Err(error) = self.guest.process().send_signal(request).await {
-            tracing::debug!(pid = self.pid, %error, "command not killed");
+            tracing::debug!(pid = self.target.pid, %error, "command not killed");
         }
     }
 
     fn selector(&self) -> ProcessSelector {
         ProcessSelector {
-            selector: Some(process::process_selector::Selector::Pid(self.pid)),
+            selector: Some(process::process_selector::Selector::Pid(self.target.pid)),
             ..Default::default()
         }
     }
@@ -226,11 +314,23 @@ enum Stdin {
     Closed,
 }
 
+/// What a command reads and writes.
+enum Io {
+    Pipes(Stdin),
+    Terminal(PTY),
+}
+
+fn terminal(size: &TerminalSize) -> PTY {
+    let TerminalSize { cols, rows, .. } = *size;
+    PTY { size: pty::Size { cols, rows, ..Default::default() }.into(), ..Default::default() }
+}
+
 async fn start(
     guest: &GuestClient,
     command: &Command,
     timeout_sec: u32,
-    stdin: Stdin,
+    io: Io,
+    tag: Option<String>,
 ) -> Result<Events, Error> {
     if command.cmd.is_empty() {
         return Err(Error::BadInput("cmd is empty".into()));
@@ -239,21 +339,30 @@ async fn start(
     if timeout_sec > 0 {
         options = options.with_timeout(Duration::from_secs(timeout_sec.into()));
     }
-    let request = StartRequest {
-        process: process_config(command).into(),
-        stdin: Some(stdin == Stdin::Open),
-        ..Default::default()
-    };
-    guest.process().start_with_options(request, options).await.map_err(|e| process_error(&e))
+    let mut request = StartRequest { process: process_config(command).into(), tag, ..Default::default() };
+    match io {
+        Io::Pipes(stdin) => request.stdin = Some(stdin == Stdin::Open),
+        Io::Terminal(size) => request.pty = size.into(),
+    }
+    let started = guest.process().start_with_options(request, options).await;
+    started.map(Events::Started).map_err(|e| process_error(&e))
 }
 
 /// The next event, or `None` at the stream's orderly end.
 async fn next(events: &mut Events) -> Result<Option<Event>, Error> {
     loop {
-        let Some(message) = events.message::<StartResponse>().await.map_err(|e| process_error(&e))? else {
-            return Ok(None);
+        let event = match events {
+            Events::Started(events) => {
+                let message = events.message::<StartResponse>().await.map_err(|e| process_error(&e))?;
+                message.map(|message| message.to_owned_message().event)
+            }
+            Events::Connected(events) => {
+                let message = events.message::<ConnectResponse>().await.map_err(|e| process_error(&e))?;
+                message.map(|message| message.to_owned_message().event)
+            }
         };
-        let ProcessEvent { event, .. } = message.to_owned_message().event.into_option().unwrap_or_default();
+        let Some(event) = event else { return Ok(None) };
+        let ProcessEvent { event, .. } = event.into_option().unwrap_or_default();
         if event.is_some() {
             return Ok(event);
         }

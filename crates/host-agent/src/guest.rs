@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use sandbar_proto::filesystem::FilesystemClient;
 use sandbar_proto::host::Command;
 use sandbar_proto::process::{ProcessClient, ProcessConfig};
 use sandbar_types::guest::{AGENT_PORT, DEFAULT_USER};
@@ -49,6 +50,7 @@ pub(crate) struct GuestClient {
     access_token: String,
     http: Client<HttpConnector, RequestBody>,
     process: ProcessClient<HttpClient>,
+    filesystem: FilesystemClient<HttpClient>,
 }
 
 impl std::fmt::Debug for GuestClient {
@@ -70,7 +72,8 @@ impl GuestClient {
             .with_compression(CompressionRegistry::new())
             .with_default_header(TOKEN_HEADER, access_token.as_str());
         let rpc = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
-        Self { address, base, access_token, http, process: ProcessClient::new(rpc, config) }
+        let filesystem = FilesystemClient::new(rpc.clone(), config.clone());
+        Self { address, base, access_token, http, process: ProcessClient::new(rpc, config), filesystem }
     }
 
     /// The address at which this host reaches the guest.
@@ -174,7 +177,12 @@ impl GuestClient {
         &self.process
     }
 
-    /// Options of a process call made as `user` (empty: the guest's default user).
+    /// The guest's filesystem service.
+    pub(crate) fn filesystem(&self) -> &FilesystemClient<HttpClient> {
+        &self.filesystem
+    }
+
+    /// Options of a call made as `user` (empty: the guest's default user).
     pub(crate) fn options_for(user: &str) -> CallOptions {
         let options = CallOptions::default();
         if user.is_empty() {

@@ -11,9 +11,11 @@ use sandbar_proto::host::{
     FlattenRootfsResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, ForkSandboxRequest,
     ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetNetworkDenialsRequest,
     GetNetworkDenialsResponse, GetSandboxMetricsRequest, GetSandboxMetricsResponse, HostService,
-    ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
-    PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest,
-    PingSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
+    KillProcessRequest, KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest,
+    ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest,
+    ListTemplatesResponse, MakeFolderRequest, MakeFolderResponse, PauseAllRequest, PauseAllResponse,
+    PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ReadFileRequest,
+    ReadFileResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest, ResumeSandboxResponse,
     SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse,
     SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest,
     VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest,
@@ -29,10 +31,10 @@ use crate::fork::{self, Forked};
 use crate::journal::PauseReason;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State};
+use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State, Visit};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{exec, files, network_wire, snapshot, tunnel};
+use crate::{exec, files, network_wire, processes, snapshot, tree, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -141,12 +143,81 @@ impl HostService for Service {
         mut requests: InboundStream<ExecStreamRequest>,
     ) -> ServiceResult<ServiceStream<ExecStreamResponse>> {
         let first = requests.next().await.transpose()?.and_then(|r| r.to_owned_message().request);
-        let Some(exec_stream_request::Request::Start(start)) = first else {
-            return Err(Error::BadInput("the first request must start a command".into()).into());
+        let events = match first {
+            Some(exec_stream_request::Request::Start(start)) => {
+                let visit = self.registry.get(parse(&start.id)?)?.enter().await?;
+                exec::stream(visit, *start, requests).await?
+            }
+            Some(exec_stream_request::Request::Connect(connect)) => {
+                let visit = self.registry.get(parse(&connect.id)?)?.enter().await?;
+                exec::connect(visit, *connect, requests).await?
+            }
+            _ => {
+                let needed = "the first request must start a command or connect to one";
+                return Err(Error::BadInput(needed.into()).into());
+            }
         };
-        let visit = self.registry.get(parse(&start.id)?)?.enter().await?;
-        let events = exec::stream(visit, *start, requests).await?;
         Ok(Response::stream(ReceiverStream::new(events)))
+    }
+
+    async fn list_processes(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ListProcessesRequest>,
+    ) -> ServiceResult<ListProcessesResponse> {
+        let mut visit = self.registry.get(parse(request.id)?)?.enter().await?;
+        let guest = visit.guest.clone();
+        let processes = or_ended(&mut visit, processes::list(&guest)).await?;
+        Response::ok(ListProcessesResponse { processes, ..Default::default() })
+    }
+
+    async fn kill_process(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, KillProcessRequest>,
+    ) -> ServiceResult<KillProcessResponse> {
+        let KillProcessRequest { id, process, .. } = request.to_owned_message();
+        let mut visit = self.registry.get(parse(&id)?)?.enter().await?;
+        let guest = visit.guest.clone();
+        let wanted = process.into_option().and_then(|process| process.selector);
+        or_ended(&mut visit, processes::kill(&guest, wanted)).await?;
+        Response::ok(KillProcessResponse::default())
+    }
+
+    async fn list_folder(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ListFolderRequest>,
+    ) -> ServiceResult<ListFolderResponse> {
+        let ListFolderRequest { id, path, user, depth, .. } = request.to_owned_message();
+        let mut visit = self.registry.get(parse(&id)?)?.enter().await?;
+        let guest = visit.guest.clone();
+        let entries = or_ended(&mut visit, tree::list(&guest, path, &user, depth)).await?;
+        Response::ok(ListFolderResponse { entries, ..Default::default() })
+    }
+
+    async fn make_folder(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, MakeFolderRequest>,
+    ) -> ServiceResult<MakeFolderResponse> {
+        let MakeFolderRequest { id, path, user, .. } = request.to_owned_message();
+        let mut visit = self.registry.get(parse(&id)?)?.enter().await?;
+        let guest = visit.guest.clone();
+        let entry = or_ended(&mut visit, tree::make(&guest, path, &user)).await?;
+        Response::ok(MakeFolderResponse { entry: entry.into(), ..Default::default() })
+    }
+
+    async fn remove_path(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, RemovePathRequest>,
+    ) -> ServiceResult<RemovePathResponse> {
+        let RemovePathRequest { id, path, user, .. } = request.to_owned_message();
+        let mut visit = self.registry.get(parse(&id)?)?.enter().await?;
+        let guest = visit.guest.clone();
+        or_ended(&mut visit, tree::remove(&guest, path, &user)).await?;
+        Response::ok(RemovePathResponse::default())
     }
 
     async fn write_file(
@@ -422,6 +493,14 @@ impl HostService for Service {
         let figures = &self.registry.get(parse(request.id)?)?.figures;
         let tiers = MetricsRange::ALL.map(|range| wire::tier(range, figures.points(range)));
         Response::ok(FlushSandboxMetricsResponse { tiers: tiers.into(), ..Default::default() })
+    }
+}
+
+/// What a guest answers, unless its sandbox ends first: a connection into a network that is gone says nothing.
+async fn or_ended<T>(visit: &mut Visit, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::select! {
+        answer = answer => answer,
+        ended = visit.ended() => Err(ended),
     }
 }
 

@@ -17,6 +17,7 @@ mod faults;
 mod guest;
 mod inventory;
 mod life;
+mod processes;
 mod service;
 mod tunnel;
 

@@ -21,7 +21,8 @@ class Platform:
     """One flavour of the SDK. All that it makes carries a mark, which children of a fork inherit."""
 
     def __init__(self, flavour: type) -> None:
-        self.kind = InThreads(flavour) if flavour is Sandbox else flavour
+        self.is_sync = flavour is Sandbox
+        self.kind = InThreads(flavour) if self.is_sync else flavour
         self.mark = uuid.uuid4().hex
 
     async def create(self, template: str | None = None, metadata: dict[str, str] | None = None, **options: Any) -> Any:

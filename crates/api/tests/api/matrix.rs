@@ -96,11 +96,14 @@ fn row(operation: &str) -> Option<Answers> {
         "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" | "get_sandbox_metrics" => team_only(200),
         "pause_sandbox" | "resume_sandbox" | "set_sandbox_timeout" => team_only(200),
         "get_sandbox_network" | "verify_snapshot" => team_only(200),
+        "list_sandbox_processes" | "list_sandbox_folder" | "make_sandbox_folder" => team_only(200),
+        "stream_read_sandbox_file" => team_only(200),
+        "kill_sandbox_process" | "remove_sandbox_file" | "stream_write_sandbox_file" => team_only(204),
         "fork_sandbox" | "create_snapshot" => team_only(201),
         "set_sandbox_network" | "delete_snapshot" => team_only(204),
         "delete_sandbox" | "ping_sandbox" | "write_sandbox_file" => team_only(204),
         // Asked for without the upgrade to a WebSocket.
-        "exec_stream_in_sandbox" => team_only(400),
+        "exec_stream_in_sandbox" | "sandbox_pty" => team_only(400),
 
         "get_profile" | "change_profile" | "list_sessions" | "list_identities" => people(200),
         "switch_team" => Answers { stranger: 403, platform: 403, ..people(200) },
@@ -278,7 +281,15 @@ impl World {
             }
             "delete_sandbox" => Call::on(self.platform.api.with_key(&self.key).sandbox().await),
             "exec_in_sandbox" => sandbox().with(json!({"cmd": "echo", "args": ["x"]})),
-            "read_sandbox_file" => sandbox().with(json!({"path": "/tmp/x"})),
+            "read_sandbox_file" | "stream_read_sandbox_file" => sandbox().with(json!({"path": "/tmp/x"})),
+            "list_sandbox_folder" | "make_sandbox_folder" => sandbox().with(json!({"path": "/tmp"})),
+            "remove_sandbox_file" => sandbox().with(json!({"path": "/tmp/nothing"})),
+            "stream_write_sandbox_file" => Call { query: "?path=/tmp/x", ..sandbox() },
+            "list_sandbox_processes" | "sandbox_pty" => sandbox(),
+            "kill_sandbox_process" => {
+                let path = vec![("id", self.sandbox.clone()), ("process", "1000".to_owned())];
+                Call { path, ..Call::default() }
+            }
             "write_sandbox_file" => Call { form: true, ..sandbox() },
             "get_sandbox" | "ping_sandbox" | "exec_stream_in_sandbox" | "get_sandbox_network" => sandbox(),
             "get_sandbox_metrics" => Call { query: "?range=10m", ..sandbox() },

@@ -13,7 +13,7 @@ use futures::Stream;
 use http::Uri;
 use rustls::pki_types::ServerName;
 use sandbar_proto::host;
-use sandbar_proto::host::exec_stream_request::{Request, Start};
+use sandbar_proto::host::exec_stream_request::Request;
 use sandbar_types::Id;
 use sandbar_types::id::{Host, Sandbox, Template};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use super::connect::Connect;
 use super::tunnel::Lanes;
 use super::{HostError, Reason};
 use crate::pki::host_name;
-use crate::sandboxes::ExecEvent;
+use crate::sandboxes::{ExecEvent, TerminalOutput};
 
 pub(super) type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
 
@@ -169,13 +169,13 @@ impl HostClient {
         Ok(self.call(self.rpc.exec_with_options(request, within(limit))).await?.into_owned())
     }
 
-    /// Starts a command and streams it. The stream has no deadline of its own: the command has.
+    /// Starts a command, or comes back to one, and streams it. The stream has no deadline of its own: the command has.
     pub async fn exec_stream(
         &self,
-        start: Start,
+        first: Request,
     ) -> Result<(ExecStreamSender, ExecStreamReceiver), HostError> {
         let mut stream: BidiStream<_, _, _> = self.call(self.rpc.exec_stream()).await?;
-        stream.send(request(Request::from(start))).await?;
+        stream.send(request(first)).await?;
         let (sender, receiver) = stream.into_split();
         Ok((ExecStreamSender(sender), ExecStreamReceiver { stream: receiver, ended: false }))
     }
@@ -270,6 +270,11 @@ impl ExecStreamSender {
         Ok(self.0.send(request(Request::CloseStdin(true))).await?)
     }
 
+    /// Gives the terminal another size.
+    pub async fn resize(&mut self, size: host::TerminalSize) -> Result<(), HostError> {
+        Ok(self.0.send(request(Request::from(size))).await?)
+    }
+
     /// Kills the command.
     pub async fn stop(&mut self) -> Result<(), HostError> {
         Ok(self.0.send(request(Request::Stop(true))).await?)
@@ -296,6 +301,11 @@ impl ExecStreamReceiver {
             Some(Response::Started(pid)) => Some(ExecEvent::Started { pid }),
             Some(Response::Stdout(data)) => Some(ExecEvent::Stdout(data.into())),
             Some(Response::Stderr(data)) => Some(ExecEvent::Stderr(data.into())),
+            Some(Response::Terminal(output)) => Some(ExecEvent::Terminal(TerminalOutput {
+                data: output.data.into(),
+                offset: output.offset,
+                dropped: output.dropped,
+            })),
             Some(Response::Exit(exit)) => {
                 self.ended = true;
                 Some(ExecEvent::Exit { exit_code: exit.exit_code, status: exit.status.clone() })

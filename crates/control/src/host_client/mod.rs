@@ -8,6 +8,7 @@ mod circuit;
 mod client;
 mod connect;
 mod error;
+mod guest;
 mod life;
 mod network;
 mod tunnel;

@@ -122,6 +122,12 @@ pub enum SandboxError {
         /// What the guest said.
         message: String,
     },
+    /// The guest has no such process.
+    #[error("{message}")]
+    ProcessNotFound {
+        /// What the guest said.
+        message: String,
+    },
     /// The guest's disk is full.
     #[error("the disk of sandbox {id} is full")]
     DiskFull {
@@ -193,6 +199,7 @@ impl SandboxError {
             Self::NotFound { .. }
             | Self::TemplateNotFound { .. }
             | Self::FileNotFound { .. }
+            | Self::ProcessNotFound { .. }
             | Self::NoMetrics { .. } => ErrorCode::NotFound,
             Self::InvalidState { .. }
             | Self::Gone { .. }
@@ -250,6 +257,7 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
         HostCallError::Refused { reason, .. } => match reason {
             Reason::REASON_SANDBOX_NOT_FOUND | Reason::REASON_INVALID_STATE => SandboxError::Gone { id },
             Reason::REASON_BAD_INPUT | Reason::REASON_COMMAND_NOT_FOUND => SandboxError::Refused { message },
+            Reason::REASON_PROCESS_NOT_FOUND => SandboxError::ProcessNotFound { message },
             Reason::REASON_FILE_NOT_FOUND => SandboxError::FileNotFound { message },
             Reason::REASON_GUEST_DISK_FULL => SandboxError::DiskFull { id },
             Reason::REASON_TIMEOUT => SandboxError::Timeout { what, limit },
@@ -297,6 +305,7 @@ mod tests {
             (Reason::REASON_TEMPLATE_IN_USE, InvalidState),
             (Reason::REASON_BUSY, InvalidState),
             (Reason::REASON_PORT_CLOSED, AgentError),
+            (Reason::REASON_PROCESS_NOT_FOUND, NotFound),
         ];
         let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
         for (reason, code) in table {

@@ -8,7 +8,7 @@ use sandbar_proto::host;
 use sandbar_types::limits;
 
 use super::error::CallSite;
-use super::{InvalidSandbox, Sandbox, SandboxError};
+use super::{InvalidSandbox, Sandbox, SandboxError, TerminalSize};
 use crate::host_client::{ExecStreamReceiver, ExecStreamSender};
 use crate::{Control, OpContext};
 
@@ -107,6 +107,8 @@ pub enum ExecEvent {
     Stdout(Bytes),
     /// It wrote to standard error.
     Stderr(Bytes),
+    /// Its terminal showed something.
+    Terminal(TerminalOutput),
     /// It ended; nothing follows.
     Exit {
         /// -1 where a signal ended it.
@@ -114,6 +116,17 @@ pub enum ExecEvent {
         /// In words.
         status: String,
     },
+}
+
+/// What a terminal showed, and where that stands in all that it has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TerminalOutput {
+    /// The bytes.
+    pub data: Bytes,
+    /// How many bytes came before them since the process started.
+    pub offset: u64,
+    /// How many of those that were asked for are gone: they came before these.
+    pub dropped: u64,
 }
 
 impl Control {
@@ -171,18 +184,27 @@ impl Control {
             stdin: options.stdin == Stdin::Open,
             ..Default::default()
         };
-        let (sender, receiver) = client.exec_stream(start).await.map_err(|error| {
+        let halves = client.exec_stream(start.into()).await.map_err(|error| {
             self.host_failed(CallSite::of(sandbox, "the command", self.config().call_deadline), error)
         })?;
-        Ok(ExecStream {
+        let limit = options.timeout.unwrap_or(self.config().call_deadline);
+        Ok(ExecStream::new(self, sandbox, halves, limit))
+    }
+}
+
+impl ExecStream {
+    /// `limit` is what a time-out of the stream is told as.
+    pub(super) fn new(
+        control: &Control,
+        sandbox: &Sandbox,
+        (sender, receiver): (ExecStreamSender, ExecStreamReceiver),
+        limit: Duration,
+    ) -> Self {
+        let sandbox = sandbox.clone();
+        Self {
             input: ExecInput { sender, sandbox: sandbox.clone() },
-            output: ExecOutput {
-                receiver,
-                sandbox: sandbox.clone(),
-                limit: options.timeout.unwrap_or(self.config().call_deadline),
-                control: self.clone(),
-            },
-        })
+            output: ExecOutput { receiver, sandbox, limit, control: control.clone() },
+        }
     }
 }
 
@@ -195,6 +217,11 @@ impl ExecInput {
     /// Closes the command's standard input.
     pub async fn close_stdin(&mut self) -> Result<(), SandboxError> {
         self.sender.close_stdin().await.map_err(|_| SandboxError::Gone { id: self.sandbox.id })
+    }
+
+    /// Gives the command's terminal another size.
+    pub async fn resize(&mut self, size: TerminalSize) -> Result<(), SandboxError> {
+        self.sender.resize(size.to_proto()).await.map_err(|_| SandboxError::Gone { id: self.sandbox.id })
     }
 
     /// Kills the command; its end still arrives as [`ExecEvent::Exit`].
@@ -213,11 +240,11 @@ impl ExecOutput {
 }
 
 impl Command {
-    fn validate(&self) -> Result<(), InvalidSandbox> {
+    pub(super) fn validate(&self) -> Result<(), InvalidSandbox> {
         super::validate::command(self)
     }
 
-    fn to_proto(&self) -> host::Command {
+    pub(super) fn to_proto(&self) -> host::Command {
         host::Command {
             cmd: self.cmd.clone(),
             args: self.args.clone(),

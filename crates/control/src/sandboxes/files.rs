@@ -114,7 +114,7 @@ impl FileContents {
 }
 
 impl FileTarget {
-    fn validate(&self) -> Result<(), InvalidSandbox> {
+    pub(super) fn validate(&self) -> Result<(), InvalidSandbox> {
         super::validate::path("path", &self.path)?;
         self.user.as_deref().map_or(Ok(()), super::validate::user)
     }

@@ -1,7 +1,8 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
 //! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
-//! `metrics`, `network`, `settled`, `started`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
+//! `metrics`, `network`, `processes`, `settled`, `started`,
+//! `terminal`, `tree`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
 mod change;
@@ -16,9 +17,12 @@ mod lookup;
 mod metrics;
 mod network;
 mod pause;
+mod processes;
 mod resume;
 mod settled;
 mod started;
+mod terminal;
+mod tree;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -36,6 +40,7 @@ pub(crate) use error::CallSite;
 pub use error::{NoHostReason, SandboxError};
 pub use exec::{
     Command, ExecEvent, ExecInput, ExecOutput, ExecResult, ExecStream, ExecStreamOptions, OnClose, Stdin,
+    TerminalOutput,
 };
 pub use files::{FileContents, FileTarget, FileWritten};
 pub use fork::NewFork;
@@ -43,10 +48,13 @@ pub use lookup::SandboxFilter;
 pub use metrics::SandboxMetrics;
 pub(crate) use metrics::keep_last;
 pub use network::{DenialReason, DeniedAddress, DeniedName, SandboxNetwork};
+pub use processes::Process;
 pub use resume::Resume;
 pub use sandbar_types::OnTimeout;
 pub use settled::Entered;
 pub use started::{StartOrder, StartedFilter};
+pub use terminal::{ProcessRef, TerminalSize};
+pub use tree::{Entry, EntryKind};
 pub use validate::InvalidSandbox;
 
 /// A sandbox that the caller may act on, as it was when it was looked up.

@@ -87,6 +87,9 @@ pub enum InvalidSandbox {
         /// Which.
         field: &'static str,
     },
+    /// A tag that cannot be one.
+    #[error("tag must be 1 to 128 printable ASCII characters without spaces or slashes, and no number")]
+    Tag,
     /// A user's name that cannot be one.
     #[error("user must be 1 to 32 letters, digits, dots, underscores or dashes")]
     User,
@@ -181,6 +184,12 @@ pub(super) fn command(command: &Command) -> Result<(), InvalidSandbox> {
 pub(super) fn path(field: &'static str, path: &str) -> Result<(), InvalidSandbox> {
     let fits = (1..=limits::PATH_BYTES).contains(&path.len()) && !path.contains('\0');
     if fits { Ok(()) } else { Err(InvalidSandbox::Path { field }) }
+}
+
+/// Checks the name of a process. A number would be its id.
+pub(super) fn tag(tag: &str) -> Result<(), InvalidSandbox> {
+    let fits = (1..=128).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    if fits && tag.parse::<u32>().is_err() { Ok(()) } else { Err(InvalidSandbox::Tag) }
 }
 
 /// Checks the name of a user in the guest.
@@ -279,6 +288,16 @@ mod tests {
             command(&Command { cwd: Some("x".repeat(limits::PATH_BYTES + 1)), ..of("pwd", &[]) }),
             Err(InvalidSandbox::Path { field: "cwd" })
         );
+    }
+
+    #[test]
+    fn a_tag_is_neither_a_number_nor_a_path() {
+        for good in ["pty-1", "a", "7a", "00x"] {
+            assert_eq!(tag(good), Ok(()), "{good}");
+        }
+        for bad in ["", "7", "a b", "a/b", "\u{e9}", &"t".repeat(129)] {
+            assert_eq!(tag(bad), Err(InvalidSandbox::Tag), "{bad}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ mod network;
 mod pairs;
 mod run;
 mod sandbox;
+mod shell;
 mod snapshot;
 mod table;
 

@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use sandbar_types::{Id, OnTimeout, SandboxStatus, id};
 
 use super::attach::{AttachError, CommandArgs, attach};
-use super::life;
 use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
 use super::{EndpointArgs, table};
+use super::{life, shell};
 use crate::client::{Client, NewSandbox, Sandbox, SandboxFilter};
 use crate::shutdown::Signals;
 
@@ -32,6 +32,8 @@ enum Action {
     List(ListArgs),
     Get(GetArgs),
     Exec(ExecArgs),
+    Shell(shell::ShellArgs),
+    Ps(shell::PsArgs),
     Network(NetworkArgs),
     Pause(life::PauseArgs),
     Resume(life::ResumeArgs),
@@ -148,6 +150,8 @@ impl SandboxArgs {
             Action::List(args) => list(&client, args).await,
             Action::Get(args) => get(&client, &args).await,
             Action::Exec(args) => exec(&client, args).await,
+            Action::Shell(args) => shell::shell(&client, args).await,
+            Action::Ps(args) => shell::ps(&client, &args).await,
             Action::Network(args) => network(&client, args).await,
             Action::Pause(args) => Ok(life::pause(&client, args).await),
             Action::Resume(args) => Ok(life::resume(&client, args).await),

@@ -87,15 +87,16 @@ enum ServerMessage {
     },
 }
 
+/// Output as it travels.
 #[derive(Deserialize)]
-struct Data {
+pub(super) struct Data {
     data: String,
     #[serde(default)]
     encoding: Encoding,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-enum Encoding {
+pub(super) enum Encoding {
     #[default]
     #[serde(rename = "utf-8")]
     Utf8,
@@ -110,9 +111,18 @@ impl Client {
         id: Id<id::Sandbox>,
         start: &ExecStart,
     ) -> Result<(ExecInput, ExecOutput), ClientError> {
+        let socket = self.web_socket(&format!("/v1/sandboxes/{id}/exec/stream")).await?;
+        let (sink, stream) = socket.split();
+        let mut input = ExecInput { sink, url: self.url.clone() };
+        input.send(&ClientMessage::Start(start)).await?;
+        Ok((input, ExecOutput { stream, url: self.url.clone() }))
+    }
+
+    /// Opens a WebSocket.
+    pub(super) async fn web_socket(&self, path: &str) -> Result<WebSocketStream<Upgraded>, ClientError> {
         let key = generate_key();
         let request = self
-            .request(Method::GET, &format!("/v1/sandboxes/{id}/exec/stream"))
+            .request(Method::GET, path)
             .header("Connection", "Upgrade")
             .header("Upgrade", "websocket")
             .header("Sec-WebSocket-Version", "13")
@@ -126,11 +136,7 @@ impl Client {
             return Err(self.not_understood("it did not open a WebSocket"));
         }
         let upgraded = response.upgrade().await.map_err(self.broken())?;
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
-        let (sink, stream) = socket.split();
-        let mut input = ExecInput { sink, url: self.url.clone() };
-        input.send(&ClientMessage::Start(start)).await?;
-        Ok((input, ExecOutput { stream, url: self.url.clone() }))
+        Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
     }
 
     fn not_understood(&self, what: &str) -> ClientError {
@@ -141,11 +147,8 @@ impl Client {
 impl ExecInput {
     /// Writes to the command's standard input.
     pub(crate) async fn stdin(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let message = match std::str::from_utf8(bytes) {
-            Ok(text) => ClientMessage::Stdin { data: text.to_owned(), encoding: Encoding::Utf8 },
-            Err(_) => ClientMessage::Stdin { data: STANDARD.encode(bytes), encoding: Encoding::Base64 },
-        };
-        self.send(&message).await
+        let (data, encoding) = encoded(bytes);
+        self.send(&ClientMessage::Stdin { data, encoding }).await
     }
 
     /// Ends the command's standard input.
@@ -189,7 +192,7 @@ fn event(text: &str) -> Result<ExecEvent, String> {
 }
 
 impl Data {
-    fn bytes(self) -> Result<Vec<u8>, String> {
+    pub(super) fn bytes(self) -> Result<Vec<u8>, String> {
         match self.encoding {
             Encoding::Utf8 => Ok(self.data.into_bytes()),
             Encoding::Base64 => STANDARD.decode(self.data).map_err(|error| error.to_string()),
@@ -197,7 +200,15 @@ impl Data {
     }
 }
 
-fn broken(url: &str, source: tungstenite::Error) -> ClientError {
+/// Input as it travels: as text where it is text.
+pub(super) fn encoded(bytes: &[u8]) -> (String, Encoding) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), Encoding::Utf8),
+        Err(_) => (STANDARD.encode(bytes), Encoding::Base64),
+    }
+}
+
+pub(super) fn broken(url: &str, source: tungstenite::Error) -> ClientError {
     ClientError::Broken { url: url.to_owned(), source: source.into() }
 }
 

@@ -9,6 +9,7 @@ mod hosts;
 mod life;
 mod sandboxes;
 mod snapshots;
+mod terminal;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -23,6 +24,7 @@ pub(crate) use hosts::{Host, NewHost, Running};
 pub(crate) use life::{Child, NewFork, Timeout};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use snapshots::{Existing, Snapshot};
+pub(crate) use terminal::{TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use connectrpc::{ConnectError, InboundStream};
 use futures::StreamExt as _;
 use rpc::exec_stream_request::{Request as Input, Start};
-use rpc::exec_stream_response::{Exit, Response as Output};
+use rpc::exec_stream_response::{Exit, Response as Output, TerminalOutput};
 use sandbar_proto::host as rpc;
 use tokio::sync::mpsc;
 
@@ -40,6 +40,47 @@ impl Agent {
             kept.truncate(limit);
         }
         Ok(response)
+    }
+}
+
+/// A terminal that shows what is typed, behind `offset` bytes that it has shown before, and its size whenever that changes. It ends when
+/// it is killed.
+pub(super) async fn terminal(
+    mut offset: u64,
+    mut requests: InboundStream<rpc::ExecStreamRequest>,
+    out: mpsc::Sender<Result<rpc::ExecStreamResponse, ConnectError>>,
+    running: Running,
+) {
+    let say = |output| {
+        let response = rpc::ExecStreamResponse { response: Some(output), ..Default::default() };
+        out.send(Ok(response))
+    };
+    // A reader that has gone is noticed below, by `closed`.
+    let _ = say(Output::Started(1_000)).await;
+    loop {
+        let input = tokio::select! {
+            () = out.closed() => return running.detach(),
+            input = requests.next() => input,
+        };
+        let data = match input.and_then(Result::ok).and_then(|message| message.to_owned_message().request) {
+            Some(Input::Stdin(data)) => data,
+            Some(Input::Resize(size)) => format!("{}x{}\n", size.cols, size.rows).into_bytes(),
+            Some(Input::Stop(_)) => {
+                let killed =
+                    Exit { exit_code: -1, status: "signal: killed".to_owned(), ..Default::default() };
+                let _ = say(Output::from(killed)).await;
+                return;
+            }
+            Some(_) => continue,
+            None => {
+                out.closed().await;
+                return running.detach();
+            }
+        };
+        let length = data.len() as u64;
+        let shown = TerminalOutput { data, offset, ..Default::default() };
+        offset += length;
+        let _ = say(Output::from(shown)).await;
     }
 }
 
@@ -91,7 +132,8 @@ pub(super) async fn stream(
                     }
                     Some(Input::CloseStdin(_)) if matches!(program, Program::Cat) => break 0,
                     Some(Input::Stop(_)) => break -1,
-                    Some(Input::CloseStdin(_) | Input::Start(_)) | None => {}
+                    Some(Input::CloseStdin(_) | Input::Start(_) | Input::Connect(_) | Input::Resize(_))
+                    | None => {}
                 },
                 // The input's end is not the stream's: the command goes on for as long as somebody listens.
                 Some(Err(_)) | None => {

@@ -23,6 +23,11 @@ pub enum Rpc {
     PingSandbox,
     Exec,
     ExecStream,
+    ListProcesses,
+    KillProcess,
+    ListFolder,
+    MakeFolder,
+    RemovePath,
     WriteFile,
     ReadFile,
     Tunnel,
@@ -174,7 +179,8 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
         Reason::REASON_SANDBOX_NOT_FOUND
         | Reason::REASON_TEMPLATE_NOT_FOUND
         | Reason::REASON_COMMAND_NOT_FOUND
-        | Reason::REASON_FILE_NOT_FOUND => ConnectError::not_found(message),
+        | Reason::REASON_FILE_NOT_FOUND
+        | Reason::REASON_PROCESS_NOT_FOUND => ConnectError::not_found(message),
         Reason::REASON_INVALID_STATE | Reason::REASON_INCOMPATIBLE => {
             ConnectError::failed_precondition(message)
         }

@@ -175,6 +175,37 @@ impl Inventory {
         }
     }
 
+    /// The files that are right in a folder. A folder is there as long as there are files in it.
+    pub(super) fn list_folder(&mut self, id: &str, path: &str) -> Result<Vec<rpc::Entry>, ConnectError> {
+        let folder = format!("{}/", path.trim_end_matches('/'));
+        let vm = self.running(id)?;
+        let mut entries: Vec<_> = vm
+            .files
+            .iter()
+            .filter_map(|(path, content)| {
+                let name = path.strip_prefix(&folder).filter(|name| !name.contains('/'))?;
+                Some(entry(name, path, rpc::EntryKind::ENTRY_KIND_FILE, content.len()))
+            })
+            .collect();
+        if entries.is_empty() {
+            return Err(refusal(Reason::REASON_FILE_NOT_FOUND));
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    pub(super) fn make_folder(&mut self, id: &str, path: &str) -> Result<rpc::Entry, ConnectError> {
+        self.running(id)?;
+        let name = path.rsplit('/').next().unwrap_or_default();
+        Ok(entry(name, path, rpc::EntryKind::ENTRY_KIND_DIRECTORY, 0))
+    }
+
+    pub(super) fn remove_path(&mut self, id: &str, path: &str) -> Result<(), ConnectError> {
+        let folder = format!("{}/", path.trim_end_matches('/'));
+        self.running(id)?.files.retain(|file, _| file != path && !file.starts_with(&folder));
+        Ok(())
+    }
+
     pub(super) fn write_file(
         &mut self,
         id: &str,
@@ -212,6 +243,21 @@ impl Inventory {
         };
         let stored = Stored { record: template, files: Files::new() };
         Ok(self.templates.entry(request.id).or_insert(stored).record.clone())
+    }
+}
+
+fn entry(name: &str, path: &str, kind: rpc::EntryKind, size: usize) -> rpc::Entry {
+    rpc::Entry {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        kind: kind.into(),
+        size: size as u64,
+        mode: 0o644,
+        permissions: "-rw-r--r--".to_owned(),
+        owner: "user".to_owned(),
+        group: "user".to_owned(),
+        modified_at_unix_ms: unix_ms(SystemTime::now()),
+        ..Default::default()
     }
 }
 

@@ -12,11 +12,11 @@ use sandbar_proto::host as rpc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::exec::stream;
+use super::exec::{stream, terminal};
 use super::faults::{Reply, refusal};
 use super::guest::Program;
 use super::inventory::Inventory;
-use super::{Agent, Reason, Rpc, tunnel};
+use super::{Agent, Reason, Rpc, processes, tunnel};
 
 /// Bytes of a chunk of a file that is read.
 const CHUNK: usize = 64 * 1024;
@@ -133,15 +133,85 @@ impl rpc::HostService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ExecStreamResponse>> {
         let reply = self.agent.faults.arrive(Rpc::ExecStream).await?;
         let first = requests.next().await.transpose()?.map(|message| message.to_owned_message());
-        let Some(Input::Start(start)) = first.and_then(|message| message.request) else {
-            return Err(refusal(Reason::REASON_BAD_INPUT));
+        let start = match first.and_then(|message| message.request) {
+            Some(Input::Start(start)) => start,
+            Some(Input::Connect(connect)) => {
+                self.agent.inventory().active(&connect.id)?;
+                processes::named(connect.process.as_option())?;
+                let (out, replies) = mpsc::channel(STREAM_BUFFER);
+                let from = connect.from_offset.unwrap_or_default();
+                tokio::spawn(terminal(from, requests, out, self.agent.processes.start()));
+                return Ok(Response::stream(ReceiverStream::new(replies)));
+            }
+            _ => return Err(refusal(Reason::REASON_BAD_INPUT)),
         };
         self.agent.inventory().active(&start.id)?;
+        if start.terminal.is_set() {
+            let (out, replies) = mpsc::channel(STREAM_BUFFER);
+            tokio::spawn(terminal(0, requests, out, self.agent.processes.start()));
+            return Ok(Response::stream(ReceiverStream::new(replies)));
+        }
         let program =
             Program::find(start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?)?;
         let (out, replies) = mpsc::channel(STREAM_BUFFER);
         tokio::spawn(stream(*start, program, requests, out, self.agent.processes.start(), reply));
         Ok(Response::stream(ReceiverStream::new(replies)))
+    }
+
+    async fn list_processes(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ListProcessesRequest>,
+    ) -> ServiceResult<rpc::ListProcessesResponse> {
+        let reply = self.agent.faults.arrive(Rpc::ListProcesses).await?;
+        let found = self.agent.inventory().active(request.id).map(|_| vec![processes::only()]);
+        let answer = |processes| rpc::ListProcessesResponse { processes, ..Default::default() };
+        Response::ok(reply.send(found.map(answer)).await?)
+    }
+
+    async fn kill_process(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::KillProcessRequest>,
+    ) -> ServiceResult<rpc::KillProcessResponse> {
+        let reply = self.agent.faults.arrive(Rpc::KillProcess).await?;
+        let request = request.to_owned_message();
+        let found = self.agent.inventory().active(&request.id);
+        let killed = found.and_then(|_| processes::named(request.process.as_option()));
+        Response::ok(reply.send(killed.map(|()| rpc::KillProcessResponse::default())).await?)
+    }
+
+    async fn list_folder(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ListFolderRequest>,
+    ) -> ServiceResult<rpc::ListFolderResponse> {
+        let reply = self.agent.faults.arrive(Rpc::ListFolder).await?;
+        let entries = self.agent.inventory().list_folder(request.id, &absolute(request.path)?);
+        let answer = |entries| rpc::ListFolderResponse { entries, ..Default::default() };
+        Response::ok(reply.send(entries.map(answer)).await?)
+    }
+
+    async fn make_folder(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::MakeFolderRequest>,
+    ) -> ServiceResult<rpc::MakeFolderResponse> {
+        let reply = self.agent.faults.arrive(Rpc::MakeFolder).await?;
+        let entry = self.agent.inventory().make_folder(request.id, &absolute(request.path)?);
+        let answer =
+            |entry: rpc::Entry| rpc::MakeFolderResponse { entry: entry.into(), ..Default::default() };
+        Response::ok(reply.send(entry.map(answer)).await?)
+    }
+
+    async fn remove_path(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::RemovePathRequest>,
+    ) -> ServiceResult<rpc::RemovePathResponse> {
+        let reply = self.agent.faults.arrive(Rpc::RemovePath).await?;
+        let removed = self.agent.inventory().remove_path(request.id, &absolute(request.path)?);
+        Response::ok(reply.send(removed.map(|()| rpc::RemovePathResponse::default())).await?)
     }
 
     async fn write_file(

@@ -46,9 +46,8 @@ pub(in crate::e2b) async fn all(
         },
     };
     let page = app.control.sandbox_list_started(&ctx, &filter, &page::request(&query)?).await?;
-    let mut headers_and_items = page::answer(page, |sandbox| ListedSandbox::new(&sandbox));
-    let items = std::mem::take(&mut headers_and_items.1.0);
-    Ok((headers_and_items.0, Json(items.into_iter().flatten().collect())))
+    let (headers, Json(listed)) = page::answer(page, |sandbox| ListedSandbox::new(&sandbox));
+    Ok((headers, Json(listed.into_iter().flatten().collect())))
 }
 
 /// All that run, in one answer: this version knows no pages.

@@ -17,9 +17,6 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use sandbar_control::sandboxes::{
@@ -28,27 +25,17 @@ use sandbar_control::sandboxes::{
 use sandbar_control::{Control, OpContext};
 use sandbar_types::{ErrorCode, id};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, interval_at, timeout};
 use utoipa::ToSchema;
 
 use super::exec::Encoding;
 use super::liveness::Liveness;
+use super::socket::{self, MESSAGE_BYTES};
 use super::utf8_stream::{Piece, Utf8Stream};
 use crate::AppState;
 use crate::auth::{SOCKET_PROTOCOL, SocketCaller};
 use crate::error::ApiError;
 use crate::extract::PathId;
 use crate::schema::ActRefusals;
-
-/// Largest message of a client.
-const MESSAGE_BYTES: usize = 1 << 20;
-/// How long the client may take to say what to run.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often the client is asked whether it is still there: its TCP connection may be dead without a word, and proxies cut
-/// silent ones.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A client that has read all that it was sent, and then not even answered a ping for this long, is gone.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a client says.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -163,7 +150,7 @@ async fn session(control: Control, ctx: OpContext, sandbox: Sandbox, socket: Web
         error.log();
         let message = ExecStreamServerMessage::Error { data: error.message().to_owned(), code: error.code() };
         // A client that is gone misses nothing.
-        let _ = sink.send(text(&message)).await;
+        let _ = sink.send(socket::text(&message)).await;
     }
     let _ = sink.close().await;
 }
@@ -175,10 +162,7 @@ async fn start(
     sandbox: &Sandbox,
     source: &mut SplitStream<WebSocket>,
 ) -> Result<Option<(ExecInput, ExecOutput)>, ApiError> {
-    let first = timeout(START_LIMIT, next(source, &Liveness::default()))
-        .await
-        .map_err(|_| ApiError::new(ErrorCode::Timeout, "no start message came"))??;
-    let Some(first) = first else { return Ok(None) };
+    let Some(first) = socket::first(source).await? else { return Ok(None) };
     let ExecStreamClientMessage::Start(start) = first else {
         return Err(ApiError::invalid("the first message must be of type start"));
     };
@@ -216,7 +200,7 @@ async fn pump_output(
     liveness: &Liveness,
 ) -> Option<ApiError> {
     let (mut stdout, mut stderr) = (Utf8Stream::default(), Utf8Stream::default());
-    let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    let mut ping = socket::pings();
     loop {
         let event = tokio::select! {
             event = output.next() => event,
@@ -235,6 +219,8 @@ async fn pump_output(
             Ok(Some(ExecEvent::Stderr(data))) => {
                 (stderr.push(&data).map(on_stderr).into_iter().collect(), false)
             }
+            // There is none: it has pipes.
+            Ok(Some(ExecEvent::Terminal(_))) => (Vec::new(), false),
             Ok(Some(ExecEvent::Exit { exit_code, .. })) => {
                 let mut messages = rest(&mut stdout, &mut stderr);
                 messages.push(ExecStreamServerMessage::Exit { exit_code });
@@ -246,14 +232,14 @@ async fn pump_output(
             }
             Err(error) => {
                 for message in rest(&mut stdout, &mut stderr) {
-                    let _ = sink.send(text(&message)).await;
+                    let _ = sink.send(socket::text(&message)).await;
                 }
                 return Some(error.into());
             }
         };
         for message in messages {
             liveness.sent();
-            if sink.send(text(&message)).await.is_err() {
+            if sink.send(socket::text(&message)).await.is_err() {
                 return None;
             }
         }
@@ -283,11 +269,13 @@ async fn pump_input(
     liveness: &Liveness,
 ) -> Option<ApiError> {
     loop {
-        let sent = match next(&mut source, liveness).await {
-            Ok(Some(ExecStreamClientMessage::Stdin { data, encoding })) => match decode(data, encoding) {
-                Ok(data) => input.stdin(data).await,
-                Err(error) => return Some(error),
-            },
+        let sent = match socket::next(&mut source, liveness).await {
+            Ok(Some(ExecStreamClientMessage::Stdin { data, encoding })) => {
+                match socket::decode(data, encoding) {
+                    Ok(data) => input.stdin(data).await,
+                    Err(error) => return Some(error),
+                }
+            }
             Ok(Some(ExecStreamClientMessage::CloseStdin)) => input.close_stdin().await,
             Ok(Some(ExecStreamClientMessage::Stop)) => input.stop().await,
             Ok(Some(ExecStreamClientMessage::Start(_))) => {
@@ -301,47 +289,4 @@ async fn pump_input(
             std::future::pending::<()>().await;
         }
     }
-}
-
-fn decode(data: String, encoding: Encoding) -> Result<Bytes, ApiError> {
-    match encoding {
-        Encoding::Utf8 => Ok(data.into()),
-        Encoding::Base64 => STANDARD
-            .decode(data)
-            .map(Bytes::from)
-            .map_err(|_| ApiError::invalid("stdin: data is not valid base64")),
-    }
-}
-
-/// The client's next message. None: it left, or must have.
-async fn next(
-    source: &mut SplitStream<WebSocket>,
-    liveness: &Liveness,
-) -> Result<Option<ExecStreamClientMessage>, ApiError> {
-    loop {
-        let message = match timeout(SILENCE_LIMIT, source.next()).await {
-            Ok(Some(Ok(message))) => message,
-            Ok(Some(Err(_)) | None) => return Ok(None),
-            Err(_) if liveness.has_read_all() => return Ok(None),
-            Err(_) => continue,
-        };
-        let message = match message {
-            Message::Text(text) => text,
-            Message::Pong(payload) => {
-                liveness.pong(&payload);
-                continue;
-            }
-            Message::Ping(_) => continue,
-            Message::Close(_) => return Ok(None),
-            Message::Binary(_) => return Err(ApiError::invalid("messages are JSON texts")),
-        };
-        return serde_json::from_str(&message)
-            .map(Some)
-            .map_err(|error| ApiError::invalid(format!("not a valid message: {error}")));
-    }
-}
-
-fn text(message: &ExecStreamServerMessage) -> Message {
-    // Strings, numbers and words: this cannot fail.
-    Message::Text(serde_json::to_string(message).unwrap_or_default().into())
 }

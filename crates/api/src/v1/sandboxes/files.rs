@@ -4,7 +4,8 @@ use std::io;
 
 use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
-use axum::extract::{Multipart, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Multipart, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -151,6 +152,66 @@ pub(crate) async fn read_sandbox_file(
         (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment")),
     ];
     Ok((headers, body(contents)).into_response())
+}
+
+/// Where the body goes.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StreamTo {
+    path: String,
+    user: Option<String>,
+}
+
+/// Writes the request's body to a file, as it comes. The file appears whole or not at all.
+#[utoipa::path(
+    post,
+    path = "/{id}/files/stream/write",
+    operation_id = "stream_write_sandbox_file",
+    tag = "files",
+    params(
+        ("id" = String, Path, description = "The sandbox's id, `sb-...`"),
+        ("path" = String, Query, description = "Absolute, or relative to the user's home. Missing folders are made"),
+        ("user" = Option<String>, Query, description = "Whose rights and home apply; by default the template's user"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 204, description = "It is written"), ActRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn stream_write_sandbox_file(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathId(id): PathId<id::Sandbox>,
+    target: Result<Query<StreamTo>, QueryRejection>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let Query(StreamTo { path, user }) =
+        target.map_err(|_| ApiError::invalid("name the file in the query: path=..."))?;
+    let sandbox = app.control.sandbox_get(&ctx, id).await?;
+    let target = FileTarget { path, user };
+    app.control.sandbox_write_file(&ctx, &sandbox, &target, body.into_data_stream()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A file's contents as they come, whatever their size; the same as `files/read`.
+#[utoipa::path(
+    post,
+    path = "/{id}/files/stream/read",
+    operation_id = "stream_read_sandbox_file",
+    tag = "files",
+    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body = ReadFile,
+    responses(
+        (status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>),
+        ActRefusals,
+    ),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn stream_read_sandbox_file(
+    app: State<AppState>,
+    caller: Caller,
+    id: PathId<id::Sandbox>,
+    body: JsonBody<ReadFile>,
+) -> Result<Response, ApiError> {
+    read_sandbox_file(app, caller, id, body).await
 }
 
 /// A failure half way breaks the connection off, so that a part is never taken for the whole.

@@ -13,6 +13,10 @@ mod liveness;
 mod metrics;
 mod network;
 mod ping;
+mod processes;
+mod pty;
+mod socket;
+mod tree;
 mod utf8_stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +36,7 @@ use crate::AppState;
 use crate::schema::Timestamp;
 
 pub(crate) use exec_stream::{ExecStreamClientMessage, ExecStreamServerMessage};
+pub(crate) use pty::{PtyClientMessage, PtyServerMessage};
 
 /// The routes, relative to where they are mounted.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -42,7 +47,15 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(exec_stream::exec_stream_in_sandbox))
         // Streamed to the guest as it comes: no limit.
         .routes(routes!(files::write_sandbox_file).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(files::stream_write_sandbox_file).layer(DefaultBodyLimit::disable()))
         .routes(routes!(files::read_sandbox_file))
+        .routes(routes!(files::stream_read_sandbox_file))
+        .routes(routes!(tree::list_sandbox_folder))
+        .routes(routes!(tree::make_sandbox_folder))
+        .routes(routes!(tree::remove_sandbox_file))
+        .routes(routes!(pty::sandbox_pty))
+        .routes(routes!(processes::list_sandbox_processes))
+        .routes(routes!(processes::kill_sandbox_process))
         .routes(routes!(ping::ping_sandbox))
         .routes(routes!(life::pause_sandbox))
         .routes(routes!(life::resume_sandbox))

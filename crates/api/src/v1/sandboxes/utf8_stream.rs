@@ -39,6 +39,11 @@ impl Utf8Stream {
         }
     }
 
+    /// How many bytes wait for the rest of their character.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// What is left when the stream has ended: the character was never completed.
     pub(super) fn finish(&mut self) -> Option<Piece> {
         let rest = std::mem::take(&mut self.waiting);

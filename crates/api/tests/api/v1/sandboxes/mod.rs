@@ -11,3 +11,6 @@ mod life;
 mod list;
 mod network;
 mod ping;
+mod processes;
+mod pty;
+mod tree;
