@@ -203,7 +203,7 @@ async fn a_machine_killed_in_a_change_ends_or_is_whole(platform: &Platform) -> R
             match sandbox.sh(same).await {
                 Ok(answer) => assert_eq!(answer, "same"),
                 Err(error) => {
-                    ensure!(state == "running" && sandbox.status().await? != "running", "{error:#}")
+                    ensure!(state == "running" && sandbox.status().await? != "running", "{error:#}");
                 }
             }
         }
