@@ -170,7 +170,8 @@ mod tests {
         identity.show(&new).unwrap();
         assert_eq!(call(&server, control()).unwrap(), der(&new.cert));
         // A key that is another certificate's cannot be shown, and changes nothing.
-        let torn = Credentials { key: old.key.clone(), ..new.clone() };
+        let mut torn = new.clone();
+        torn.key.clone_from(&old.key);
         assert!(identity.show(&torn).is_err());
         assert_eq!(call(&server, control()).unwrap(), der(&new.cert));
     }
