@@ -119,7 +119,8 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    const LIMIT: Duration = Duration::from_secs(5);
+    /// How long these tests wait for silence; what answers does so at once.
+    const LIMIT: Duration = Duration::from_millis(500);
 
     /// A host that meets one probe after the other like this, the last one for ever.
     fn host(
@@ -151,7 +152,7 @@ mod tests {
         seen
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_host_that_answers_or_refuses_is_only_suspected() {
         for answers in [&[Some(true)], &[Some(false)]] {
             let breaker = Breaker::new();
@@ -162,13 +163,13 @@ mod tests {
         assert_eq!(states(&[None, Some(true)], 2).await, [Circuit::Suspected, Circuit::Closed]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_opens_and_the_first_answer_closes() {
         let answers = &[None, None, None, None, Some(true)];
         assert_eq!(states(answers, 3).await, [Circuit::Suspected, Circuit::Open, Circuit::Closed]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn many_calls_without_an_answer_are_one_probe() {
         let breaker = Breaker::new();
         let asked = Arc::new(Mutex::new(0));
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(*asked.lock().unwrap(), SILENT_PROBES);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn nobody_is_probed_for_when_nobody_can_ask() {
         let breaker = Breaker::new();
         breaker.suspect(LIMIT, host(&[None]));

@@ -206,7 +206,8 @@ async fn a_hung_host_costs_nobody_but_itself() {
 
 #[tokio::test]
 async fn a_host_that_is_deleted_while_it_creates_leaves_nothing() {
-    let world = World::new().await;
+    // What is held at the door must not run out of time there, however slowly the host is deleted.
+    let world = World::with(Config { create_deadline: Duration::from_secs(120), ..config() }).await;
     let gate = world.host.hold(Rpc::CreateSandbox);
     let (control, ctx) = (world.control.clone(), world.ctx.clone());
     let creating =
