@@ -2,12 +2,15 @@
 //!
 //! - `v1/`: the native REST API, a folder per resource and a file per verb.
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
+//! - `browser.rs`: the session of a browser, in a cookie; `dashboard.rs`: the pages that it is for.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers).
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
 //! - `serve.rs`, `first_bytes.rs`: the listener, with the time limits that a public port needs.
 
 mod auth;
+mod browser;
 mod client;
+mod dashboard;
 mod error;
 mod extract;
 mod first_bytes;
@@ -33,6 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::extract::JsonLimit;
 
+pub use dashboard::Asset;
 pub use serve::serve;
 pub use v1::audit_logs::AuditLogEntry;
 
@@ -50,13 +54,15 @@ pub struct Config {
     pub json_body_bytes: usize,
     /// Whose word counts for where a request comes from (`X-Forwarded-For`).
     pub trusted_proxies: Vec<IpNet>,
+    /// The dashboard's files.
+    pub dashboard: &'static [Asset],
 }
 
 impl Default for Config {
     fn default() -> Self {
         // A proxy on the same machine.
         let loopback = [IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), IpAddr::V6(Ipv6Addr::LOCALHOST).into()];
-        Self { json_body_bytes: 1 << 20, trusted_proxies: loopback.to_vec() }
+        Self { json_body_bytes: 1 << 20, trusted_proxies: loopback.to_vec(), dashboard: &[] }
     }
 }
 
@@ -66,6 +72,7 @@ pub fn router(control: Control, config: &Config) -> Router {
     routes
         .nest("/v1/capsules", v1::sandboxes::routes().into())
         .merge(openapi::routes(&document))
+        .merge(dashboard::routes(config.dashboard))
         .fallback(request::no_route)
         .method_not_allowed_fallback(request::no_method)
         .layer(Extension(JsonLimit(config.json_body_bytes)))

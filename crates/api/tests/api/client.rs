@@ -55,6 +55,11 @@ impl Client {
         Self { credential: None, ..self.clone() }
     }
 
+    /// Where the server listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("http://{}{path}", self.address));
         match &self.credential {

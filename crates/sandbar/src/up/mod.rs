@@ -34,6 +34,7 @@ use tracing::{error, warn};
 
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
+use crate::dashboard::DASHBOARD;
 use crate::host_agent::StoreArgs;
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
@@ -209,6 +210,7 @@ impl Start<'_> {
         let running = platform.control.insert(RunningControl::start(control.clone()));
         let mut api = sandbar_api::Config::default();
         api.trusted_proxies.extend(&args.trusted_proxies);
+        api.dashboard = DASHBOARD;
         running.serve(listener, sandbar_api::router(control.clone(), &api));
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use secrecy::ExposeSecret as _;
 
 use super::progress::say;
+use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
 
@@ -14,7 +15,11 @@ pub(super) fn print(data: &DataDir, url: &str, known: Option<&FirstRunFile>) {
 }
 
 fn text(data: &DataDir, url: &str, known: Option<&FirstRunFile>, program: &str) -> String {
-    let mut text = format!("\nSandbar is ready.\n\n  API         {url}\n  Reference   {url}/docs\n");
+    let mut text = "\nSandbar is ready.\n\n".to_owned();
+    if !DASHBOARD.is_empty() {
+        text.push_str(&format!("  Dashboard   {url}\n"));
+    }
+    text.push_str(&format!("  API         {url}/v1\n  Reference   {url}/docs\n"));
     let folder = match data.path() == Path::new(data_dir::DEFAULT) {
         true => String::new(),
         false => format!(" --data-dir {}", quoted(&data.path().display().to_string())),
