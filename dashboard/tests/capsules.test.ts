@@ -92,7 +92,11 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 	await person.destroyAll();
 });
 
-test('what the platform refuses is taken back on the page, and told with the request’s id', async ({ page, request, watch }) => {
+test('what the platform refuses is taken back on the page, and told with the request’s id', async ({
+	page,
+	request,
+	watch
+}) => {
 	watch.expectErrors(/status of 40[49]/);
 	const person = await firstPerson(request);
 	const id = await person.capsule({ task: 'refused' });

@@ -45,7 +45,9 @@ test('a session that was ended elsewhere leads to the door and back', async ({ p
 	await page.goto('/dashboard/keys');
 	await expect(page.getByText('No key yet')).toBeVisible();
 	const sessions = await person.call('GET', '/v1/me/sessions');
-	const browser = sessions.find((one: { user_agent: string }) => one.user_agent.includes('Chrome/') && !one.user_agent.includes('Playwright'));
+	const browser = sessions.find(
+		(one: { user_agent: string }) => one.user_agent.includes('Chrome/') && !one.user_agent.includes('Playwright')
+	);
 	await person.call('DELETE', `/v1/me/sessions/${browser.id}`);
 	await page.getByRole('link', { name: 'Team', exact: true }).click();
 	await expect(page.getByText('Your session has ended')).toBeVisible();
@@ -68,7 +70,11 @@ test('signing out ends the session, and not only on the page', async ({ page, re
 	await expect(page).toHaveURL(/\/login\?next=%2Fdashboard%2Fteam$/);
 });
 
-test('the platform that goes away and comes back is told of, and nothing is lost from sight', async ({ page, request, watch }) => {
+test('the platform that goes away and comes back is told of, and nothing is lost from sight', async ({
+	page,
+	request,
+	watch
+}) => {
 	watch.expectErrors(/ERR_INTERNET_DISCONNECTED/);
 	const person = await firstPerson(request);
 	await signIn(page, person);

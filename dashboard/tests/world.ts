@@ -30,7 +30,8 @@ export class Person {
 	}
 
 	async destroyAll() {
-		for (const row of await this.call('GET', '/v1/sandboxes?limit=200')) await this.call('DELETE', `/v1/sandboxes/${row.id}`);
+		for (const row of await this.call('GET', '/v1/sandboxes?limit=200'))
+			await this.call('DELETE', `/v1/sandboxes/${row.id}`);
 	}
 }
 
@@ -79,7 +80,8 @@ export const test = base.extend<{ watch: Watch }>({
 			});
 			page.on('pageerror', (error) => wrong.push(String(error)));
 			page.on('request', (request) => {
-				if (!/^(data|blob):/.test(request.url()) && new URL(request.url()).origin !== baseURL) wrong.push(`asks ${request.url()}`);
+				if (!/^(data|blob):/.test(request.url()) && new URL(request.url()).origin !== baseURL)
+					wrong.push(`asks ${request.url()}`);
 			});
 			await use({ expectErrors: (pattern) => void allowed.push(pattern) });
 			expect(wrong.filter((text) => !allowed.some((pattern) => pattern.test(text)))).toEqual([]);
