@@ -103,7 +103,7 @@ test('keys are shown once, listed, used and revoked', async ({ page, request }) 
 });
 
 test('an account’s name, password and sign-ins are its owner’s to change', async ({ page, request, watch }) => {
-	watch.expectErrors(/status of 40[01]/);
+	watch.expectErrors(/status of 40[13]/);
 	const person = await signUp(request, 'Account');
 	await signIn(page, person);
 	await page.getByRole('link', { name: 'Account' }).click();

@@ -36,7 +36,8 @@ async fn pages_do_what_they_offer(platform: &Platform) -> Result<()> {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let output = tokio::time::timeout(LIMIT, tests.wait_with_output()).await.context("the tests of pages hang")??;
+    let output =
+        tokio::time::timeout(LIMIT, tests.wait_with_output()).await.context("the tests of pages hang")??;
     let told = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
     print!("{told}");

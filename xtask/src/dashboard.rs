@@ -1,9 +1,10 @@
-//! `cargo xtask dashboard`: the dashboard's pages as static files, which the binary embeds. Nothing is done where nothing changed: the
-//! files' own time stamps decide what cargo builds.
+//! `cargo xtask dashboard`: the dashboard's pages as static files, which the binary embeds. Nothing is done where nothing changed, so
+//! that cargo finds the files as old as they were.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 use std::{env, fs, io};
 
 use anyhow::{Context, ensure};
@@ -18,9 +19,10 @@ const MADE: [&str; 3] = ["node_modules", ".svelte-kit", "schema.d.ts"];
 pub(crate) fn run() -> anyhow::Result<()> {
     let workspace = workspace_root()?;
     let (source, out) = (workspace.join("dashboard"), workspace.join("target/dashboard"));
-    let page = out.join("index.html");
-    let newest = newest(&source)?.max(modified(&workspace.join(DOCUMENT))?);
-    if modified(&page).is_ok_and(|built| built > newest) {
+    // Beside what was made: what it was made of.
+    let note = workspace.join("target/dashboard.made-of");
+    let made_of = fingerprint(&source, &workspace.join(DOCUMENT))?;
+    if out.join("index.html").exists() && fs::read_to_string(&note).is_ok_and(|noted| noted == made_of) {
         println!("{} unchanged", out.display());
         return Ok(());
     }
@@ -34,20 +36,23 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ensure!(new.join("index.html").exists(), "the dashboard's build made no page");
     remove(&out)?;
     fs::rename(&new, &out).with_context(|| format!("cannot put {} in place", out.display()))?;
+    fs::write(&note, made_of).with_context(|| format!("cannot write {}", note.display()))?;
     println!("{} took {:.1} s", out.display(), started.elapsed().as_secs_f64());
     Ok(())
 }
 
 /// The folder of the Node to build with.
 fn node(workspace: &Path) -> anyhow::Result<PathBuf> {
-    let output = Command::new(workspace.join("scripts/node.sh")).output().context("cannot run scripts/node.sh")?;
+    let output =
+        Command::new(workspace.join("scripts/node.sh")).output().context("cannot run scripts/node.sh")?;
     ensure!(output.status.success(), "there is no Node: {}", String::from_utf8_lossy(&output.stderr));
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
 /// The packages that the lock names. A copy of it beside them says that they are all there.
 fn install(source: &Path, node: &Path) -> anyhow::Result<()> {
-    let wanted = fs::read(source.join("package-lock.json")).context("the dashboard has no package-lock.json")?;
+    let wanted =
+        fs::read(source.join("package-lock.json")).context("the dashboard has no package-lock.json")?;
     let installed = source.join("node_modules/installed");
     if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
         return Ok(());
@@ -72,23 +77,32 @@ fn npm(source: &Path, node: &Path, arguments: &[&str], out: Option<&Path>) -> an
     Ok(())
 }
 
-/// When anything below a folder was last changed by people.
-fn newest(folder: &Path) -> anyhow::Result<SystemTime> {
-    let mut newest = modified(folder)?;
+/// Of all that people wrote for the pages: names and contents.
+fn fingerprint(source: &Path, document: &Path) -> anyhow::Result<String> {
+    let mut files = vec![document.to_owned()];
+    find(source, &mut files)?;
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let contents = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        (file, contents).hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if MADE.iter().any(|made| entry.file_name() == *made) {
             continue;
         }
-        let path = entry.path();
-        newest = newest.max(if entry.file_type()?.is_dir() { self::newest(&path)? } else { modified(&path)? });
+        if entry.file_type()?.is_dir() {
+            find(&entry.path(), files)?;
+        } else {
+            files.push(entry.path());
+        }
     }
-    Ok(newest)
-}
-
-fn modified(path: &Path) -> anyhow::Result<SystemTime> {
-    let modified = fs::metadata(path).and_then(|data| data.modified());
-    modified.with_context(|| format!("cannot look at {}", path.display()))
+    Ok(())
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {

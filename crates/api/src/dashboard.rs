@@ -107,8 +107,7 @@ mod tests {
     ];
 
     async fn ask(path: &str, coding: &str) -> (StatusCode, HeaderMap, Bytes) {
-        let request =
-            Request::get(path).header(header::ACCEPT_ENCODING, coding).body(Body::empty()).unwrap();
+        let request = Request::get(path).header(header::ACCEPT_ENCODING, coding).body(Body::empty()).unwrap();
         let response = routes::<()>(ASSETS).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         (parts.status, parts.headers, to_bytes(body, 100).await.unwrap())
@@ -128,11 +127,9 @@ mod tests {
 
     #[tokio::test]
     async fn files_are_kept_by_browsers_and_compressed_for_those_that_ask() {
-        for (coding, body, told) in [
-            ("br, gzip", "small", Some("gzip")),
-            ("gzip;q=0", "plain", None),
-            ("identity", "plain", None),
-        ] {
+        for (coding, body, told) in
+            [("br, gzip", "small", Some("gzip")), ("gzip;q=0", "plain", None), ("identity", "plain", None)]
+        {
             let (_, headers, bytes) = ask("/_app/immutable/a.1.js", coding).await;
             assert_eq!(bytes, body, "{coding}");
             assert_eq!(headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap()), told);

@@ -92,7 +92,8 @@ async fn a_cookie_that_another_page_had_sent_counts_for_nothing() {
     let read = platform.api.anonymous().request(Method::GET, "/v1/me").header("Cookie", &cookie);
     send(read.header("Sec-Fetch-Site", "cross-site")).await.refused(403, "forbidden");
     // Nor is anybody signed in by another page.
-    let login = platform.api.anonymous().request(Method::POST, "/v1/auth/login").header("X-Sandbar-Page", "1");
+    let login =
+        platform.api.anonymous().request(Method::POST, "/v1/auth/login").header("X-Sandbar-Page", "1");
     let login = login.header("Origin", "https://evil.example");
     let login = login.json(&json!({"email": ann.email, "password": PASSWORD}));
     send(login).await.refused(403, "forbidden");

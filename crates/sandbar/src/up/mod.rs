@@ -32,9 +32,9 @@ use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
+use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
-use crate::dashboard::DASHBOARD;
 use crate::host_agent::StoreArgs;
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
