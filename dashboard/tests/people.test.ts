@@ -107,7 +107,7 @@ test('an account’s name, password and sign-ins are its owner’s to change', a
 	const person = await signUp(request, 'Account');
 	await signIn(page, person);
 	await page.getByRole('link', { name: 'Account' }).click();
-	await page.getByLabel('Name', { exact: true }).fill('Renamed');
+	await page.getByRole('textbox', { name: 'Name' }).fill('Renamed');
 	await page.getByRole('button', { name: 'Change the name' }).click();
 	await expect(page.getByText('Your name is changed')).toBeVisible();
 	const rows = page.getByRole('region', { name: 'Sign-ins' }).getByRole('row');

@@ -46,11 +46,25 @@ const session: Middleware = {
 	}
 };
 
+/**
+ * Browsers cut requests when the machine's network changes, which it does under somebody who runs the platform on their own machine with
+ * every guest. What may be asked twice is asked once more.
+ */
+async function onceMore(request: Request): Promise<Response> {
+	const again = request.method === 'GET' || request.headers.has('Idempotency-Key') ? request.clone() : null;
+	try {
+		return await globalThis.fetch(request);
+	} catch (error) {
+		if (again === null || !navigator.onLine) throw error;
+		return globalThis.fetch(again);
+	}
+}
+
 export const api = createClient<paths>({
 	baseUrl: globalThis.location?.origin ?? 'http://localhost',
 	headers: { 'X-Sandbar-Page': '1' },
 	credentials: 'same-origin',
-	fetch: (request) => globalThis.fetch(request)
+	fetch: onceMore
 });
 api.use(session);
 

@@ -72,7 +72,7 @@ export class Capsules {
 	}
 
 	async create(body: Schemas['CreateSandbox']): Promise<Capsule> {
-		const row = await ask(api.POST('/v1/sandboxes', { body }));
+		const row = await ask(api.POST('/v1/sandboxes', { ...once(), body }));
 		this.rows.set(row.id, row);
 		return row;
 	}
@@ -99,7 +99,9 @@ export class Capsules {
 
 	/** How many children run. */
 	async fork(id: string, count: number): Promise<number> {
-		const children = await ask(api.POST('/v1/sandboxes/{id}/fork', { ...at(id), body: { count } }));
+		const children = await ask(
+			api.POST('/v1/sandboxes/{id}/fork', { params: { ...at(id).params, ...once().params }, body: { count } })
+		);
 		let made = 0;
 		for (const child of children) {
 			if (!('sandbox' in child)) continue;
@@ -132,7 +134,14 @@ export class Capsules {
 	}
 }
 
+/** However often it arrives, it is done once. */
+const once = () => ({ params: { header: { 'Idempotency-Key': key() } } });
+
 const at = (id: string) => ({ params: { path: { id } } });
+
+/** Random; the browser's own maker of UUIDs is there over TLS only. */
+const key = () =>
+	Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
 const KEY = Symbol('capsules');
 export const provideCapsules = () => setContext(KEY, new Capsules());

@@ -1,4 +1,5 @@
-// The content policy allows no inline script. SvelteKit's document has one, which starts the application: it becomes a file.
+// The content policy allows nothing inline. SvelteKit's document has a script, which starts the application: it becomes a file. And the
+// element by which SvelteKit tells screen readers of a new page has a style: it gets a class of ours that does the same.
 
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
@@ -6,9 +7,26 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Plugin } from 'vite';
 
+const ANNOUNCER = /(id="svelte-announcer"[^>]*?) style="[^"]*"/;
 const INLINE = /<script>([\s\S]*?)<\/script>/g;
 
-export function externalScripts(): Plugin {
+export function strictPolicy(): Plugin[] {
+	return [announcer(), externalScripts()];
+}
+
+function announcer(): Plugin {
+	return {
+		name: 'announcer-by-class',
+		enforce: 'pre',
+		transform(code, id) {
+			if (!id.endsWith('/generated/root.svelte')) return;
+			if (!ANNOUNCER.test(code)) this.error('SvelteKit announces pages by another element than it did');
+			return { code: code.replace(ANNOUNCER, '$1 class="unseen"'), map: null };
+		}
+	};
+}
+
+function externalScripts(): Plugin {
 	return {
 		name: 'external-scripts',
 		apply: 'build',
