@@ -27,12 +27,16 @@ down: ## stop the platform; sandboxes that run go on
 	$(SUDO) $(SANDBAR) down --data-dir $(DATA_DIR)
 
 .PHONY: build
-build: deps-up guest ## build the release binary
+build: deps-up guest dashboard ## build the release binary
 	cargo build --release --locked -p sandbar
 
 .PHONY: guest
 guest: ## build the static binaries for the inside of the microVM
 	cargo xtask guest
+
+.PHONY: dashboard
+dashboard: ## build the dashboard's pages
+	cargo xtask dashboard
 
 .PHONY: test
 test: ## install what is missing, run every check and every test

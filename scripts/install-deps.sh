@@ -5,7 +5,7 @@
 #   scripts/install-deps.sh [run] [build] [test]      (no argument: all three)
 #
 #   run     what a host needs: QEMU, PostgreSQL's server binaries, the tools that make images and networks
-#   build   a C toolchain and Rust
+#   build   a C toolchain, Rust, and what Node comes with
 #   test    what the tests use besides
 set -eu
 
@@ -120,6 +120,14 @@ install_python() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || install python3.11 python3.11-venv
 }
 
+# Debian's; Ubuntu's package of that name is a reference to a store of another kind, and the tests then use what CHROMIUM names.
+install_chromium() {
+    case $release in
+        debian-*) install chromium ;;
+        *) [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || die "set CHROMIUM to a Chromium or Chrome: the dashboard's tests need one" ;;
+    esac
+}
+
 install_rust() {
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     if ! command -v cargo >/dev/null 2>&1; then
@@ -156,11 +164,12 @@ for group in "$@"; do
             install_postgresql
             ;;
         build)
-            install ca-certificates curl git gcc libc6-dev make pkg-config
+            install ca-certificates curl git gcc libc6-dev make pkg-config python3 python3-venv
             install_rust
             ;;
         test)
             install ca-certificates cpio git openssl
+            install_chromium
             install_python
             ;;
         *) die "unknown group $group: run, build and test exist" ;;

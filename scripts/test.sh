@@ -22,6 +22,13 @@ licences() {
     fi
 }
 
+# The pages' own checks; how they behave in a browser is an end-to-end test.
+dashboard() {
+    local node
+    node=$(scripts/node.sh)
+    (cd dashboard && PATH="$node:$PATH" npm run --silent check && PATH="$node:$PATH" npm test --silent)
+}
+
 phase "install" scripts/install-deps.sh run build test
 # Rust may have been installed just now.
 export PATH="$HOME/.cargo/bin:$PATH"
@@ -35,6 +42,8 @@ phase "fuzzer" tests/api-fuzz/install.sh
 phase "format" cargo fmt --all --check
 phase "licences" licences
 phase "guest binaries" cargo xtask guest
+phase "dashboard" cargo xtask dashboard
+phase "dashboard: types, format, units" dashboard
 phase "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 phase "query cache" scripts/sqlx-prepare.sh --check
 # The binaries under test come with the tests; a `cargo build` of their own would compile many dependencies again, with other features.

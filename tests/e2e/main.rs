@@ -5,8 +5,9 @@
 //! 1. [`first_start`] makes the platform, once interrupted, and starts it again;
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
-//! 3. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
-//! 4. [`farewell`] takes it down and counts what is left.
+//! 3. [`dashboard`] has a browser use it;
+//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
+//! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
 //! Needs root, `cargo build -p sandbar` and the packages of `make test`. `SANDBAR_E2E_KEEP=1` keeps the folder, and with it the
@@ -16,6 +17,7 @@ mod bad_input;
 mod cli;
 mod control_faults;
 mod crowd;
+mod dashboard;
 mod e2b;
 mod edge;
 mod exec;
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
             ]
             .concat(),
         ),
+        (Together::Alone, dashboard::tests()),
         (
             Together::Alone,
             [

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the SDK tests run on, into the target folder and js/node_modules: E2B's SDKs for Python and JavaScript, pytest and
-# Node, all in the versions that python/requirements.txt and js/package-lock.json name. A second run does nothing and needs no network.
+# Installs what the SDK tests run on, into the target folder and js/node_modules: E2B's SDKs for Python and JavaScript and pytest, all in
+# the versions that python/requirements.txt and js/package-lock.json name. A second run does nothing and needs no network.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -32,6 +32,7 @@ fi
 wanted=$here/js/package-lock.json
 modules=$here/js/node_modules
 if ! cmp -s "$wanted" "$modules/installed"; then
-    (cd "$here/js" && PATH="$venv/bin:$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts)
+    node=$("$here/../../scripts/node.sh")
+    (cd "$here/js" && PATH="$node:$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts)
     cp "$wanted" "$modules/installed"
 fi

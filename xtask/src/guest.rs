@@ -3,12 +3,14 @@
 //! `--target` is given even though it is the host's own: only then does the flag for static linking stay away from build
 //! scripts and procedural macros. A target folder of their own keeps these builds from evicting the ordinary ones.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 use std::{env, fs};
 
 use anyhow::{Context, ensure};
+
+use crate::workspace_root;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "guest";
@@ -55,9 +57,4 @@ fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<&'static str> {
     fs::File::open(&temporary)?.sync_all()?;
     fs::rename(&temporary, to)?;
     Ok("updated")
-}
-
-fn workspace_root() -> anyhow::Result<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().map(Path::to_path_buf).context("xtask lies in the workspace's root folder")
 }

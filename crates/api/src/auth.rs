@@ -10,6 +10,7 @@ use sandbar_types::ErrorCode;
 
 use crate::AppState;
 use crate::browser::may_open_socket;
+use crate::cookie;
 use crate::error::ApiError;
 use crate::request::RequestId;
 
@@ -22,20 +23,20 @@ pub(crate) const SOCKET_PROTOCOL: &str = "sandbar.v1";
 /// What a browser's page puts before its token, among the protocols that it offers.
 const SOCKET_TOKEN: &str = "bearer.";
 
-/// A caller with a valid API key or a valid token of a sign-in. The key counts where both are sent.
+/// A caller with a valid API key or a valid token of a sign-in. The key counts where both are sent, the cookie of a browser last.
 pub(crate) struct Caller(pub(crate) OpContext);
 
 impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let actor = match (parts.headers.contains_key(&X_API_KEY), bearer(parts)) {
-            (true, _) => app.control.authenticate_api_key(&credential(parts, &X_API_KEY)?).await?,
-            (false, Some(token)) => app.control.authenticate_user(token).await?,
-            (false, None) => {
-                let needed = "this needs the header X-API-Key, or Authorization: Bearer";
-                return Err(ApiError::new(ErrorCode::Unauthorized, needed));
-            }
+        let actor = if parts.headers.contains_key(&X_API_KEY) {
+            app.control.authenticate_api_key(&credential(parts, &X_API_KEY)?).await?
+        } else if let Some(token) = person_token(parts, app)? {
+            app.control.authenticate_user(token).await?
+        } else {
+            let needed = "this needs the header X-API-Key, or Authorization: Bearer";
+            return Err(ApiError::new(ErrorCode::Unauthorized, needed));
         };
         context(parts, app, actor).await.map(Self)
     }
@@ -88,7 +89,7 @@ impl FromRequestParts<AppState> for PersonCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let token = bearer(parts).ok_or_else(|| {
+        let token = person_token(parts, app)?.ok_or_else(|| {
             let needed = "this is for people who signed in: it needs the header Authorization: Bearer";
             ApiError::new(ErrorCode::Unauthorized, needed)
         })?;
@@ -118,6 +119,14 @@ impl FromRequestParts<AppState> for AnonymousCaller {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         context(parts, app, Actor::Anonymous).await.map(Self)
+    }
+}
+
+/// The token of a sign-in: as programs send it, else as a browser does.
+fn person_token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a str>, ApiError> {
+    match bearer(parts) {
+        Some(token) => Ok(Some(token)),
+        None => cookie::token(parts, app),
     }
 }
 

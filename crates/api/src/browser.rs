@@ -1,7 +1,7 @@
 //! What browsers are let do: pages of other origins, and whether TLS is to be insisted on.
 //!
-//! Nothing here is a guard against programs. A browser that sends no credential by itself can be misused by no page: the API takes tokens in
-//! headers only, never cookies, and so never allows credentials to pages of other origins either.
+//! Nothing here is a guard against programs. The one credential that a browser sends by itself is the cookie of the dashboard, which counts
+//! for our own pages alone (`cookie.rs`); so pages of other origins are never allowed credentials.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header, uri};
 use ipnet::IpNet;
 use sandbar_control::Client;
 
@@ -15,6 +15,28 @@ use crate::AppState;
 use crate::error::ApiError;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// How the client speaks to us, or to the proxy before us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+/// Of a proxy that took TLS off the word counts, where it is trusted.
+pub(crate) fn scheme(parts: &Parts, app: &AppState) -> Scheme {
+    if parts.extensions.get::<uri::Scheme>() == Some(&uri::Scheme::HTTPS) {
+        return Scheme::Https;
+    }
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    let is_trusted = peer.is_some_and(|peer| app.trusted_proxies.iter().any(|proxy| proxy.contains(&peer)));
+    let told = parts.headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    match told {
+        Some(told) if is_trusted && told.trim().eq_ignore_ascii_case("https") => Scheme::Https,
+        _ => Scheme::Http,
+    }
+}
 
 /// The other end of the connection that a request came by; set by the listener.
 #[derive(Debug, Clone, Copy)]

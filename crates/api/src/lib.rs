@@ -3,6 +3,7 @@
 //! - `v1/`: the native REST API, a folder per resource and a file per verb.
 //! - `e2b/`: E2B's control API, the same services in another contract's words.
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
+//! - `cookie.rs`: the session of a browser, in a cookie; `dashboard.rs`: the pages that it is for.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers); `throttle.rs`: how many a caller may send; `browser.rs`: what pages may.
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
 //! - `serve.rs`, `transport.rs`, `first_bytes.rs`, `turned_away.rs`: the listener, with the limits that a public port needs.
@@ -10,6 +11,8 @@
 mod auth;
 mod browser;
 mod client;
+mod cookie;
+mod dashboard;
 mod e2b;
 mod error;
 mod extract;
@@ -41,6 +44,7 @@ use crate::extract::JsonLimit;
 use crate::throttle::Throttle;
 
 pub use browser::Origin;
+pub use dashboard::Asset;
 pub use serve::{Limits, serve};
 pub use throttle::RequestRate;
 pub use transport::Listener;
@@ -65,6 +69,8 @@ pub struct Config {
     pub allowed_origins: Vec<Origin>,
     /// How many requests each caller may send to one replica; none = any number.
     pub request_rate: Option<RequestRate>,
+    /// The dashboard's files.
+    pub dashboard: &'static [Asset],
 }
 
 impl Default for Config {
@@ -76,6 +82,7 @@ impl Default for Config {
             trusted_proxies: loopback.to_vec(),
             allowed_origins: Vec::new(),
             request_rate: Some(RequestRate::DEFAULT),
+            dashboard: &[],
         }
     }
 }
@@ -89,6 +96,7 @@ pub fn router(control: Control, config: &Config) -> Router {
         .nest("/v1/capsules", v1::sandboxes::routes().into())
         .merge(openapi::routes(&document))
         .merge(e2b::routes())
+        .merge(dashboard::routes(config.dashboard))
         .fallback(e2b::no_route)
         .method_not_allowed_fallback(request::no_method)
         .layer(Extension(JsonLimit(config.json_body_bytes)))

@@ -30,6 +30,8 @@ pub type AuditEvent = AuditRow;
 pub struct AuditQuery {
     /// Of these kinds of resources; empty = all.
     pub resource_types: Vec<String>,
+    /// Of these resources; empty = all.
+    pub resource_ids: Vec<String>,
     /// Of these actions; empty = all.
     pub actions: Vec<String>,
     /// Not before.
@@ -134,11 +136,12 @@ impl Control {
             Some(AuditCursor { after, horizon }) => (Some(after), horizon),
             None => (None, self.store().audit_horizon().await?),
         };
-        let AuditQuery { resource_types, actions, from, to } = query;
+        let AuditQuery { resource_types, resource_ids, actions, from, to } = query;
         let filter = AuditFilter {
             team_id,
             admin_scope,
             resource_types,
+            resource_ids,
             actions,
             from: *from,
             to: *to,

@@ -7,6 +7,7 @@
 
 mod cli;
 mod client;
+mod dashboard;
 mod data_dir;
 mod doctor;
 mod down;

@@ -90,6 +90,8 @@ pub struct AuditFilter<'a> {
     pub admin_scope: bool,
     /// Of these kinds of resources; empty = all.
     pub resource_types: &'a [String],
+    /// Of these resources; empty = all.
+    pub resource_ids: &'a [String],
     /// Of these actions; empty = all.
     pub actions: &'a [String],
     /// Not before.
@@ -132,6 +134,7 @@ impl Store {
                AND ($7::timestamptz IS NULL OR (created_at, id) < ($7, $8))
                AND (pg_visible_in_snapshot(xid, $9::text::pg_snapshot)
                     OR created_at < $10::timestamptz - interval '1 hour')
+               AND (cardinality($12::text[]) = 0 OR resource_id = ANY($12))
              ORDER BY created_at DESC, id DESC LIMIT $11",
             filter.team_id.map(Id::uuid),
             filter.admin_scope,
@@ -144,6 +147,7 @@ impl Store {
             horizon.snapshot,
             horizon.taken_at,
             filter.limit,
+            filter.resource_ids,
         )
         .fetch_all(&self.pool)
         .await?;

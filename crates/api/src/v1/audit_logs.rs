@@ -123,6 +123,7 @@ impl FromStr for Moment {
     tag = "audit",
     params(
         ("resource_type" = Option<String>, Query, description = "Only these kinds of resources; comma separated or repeated"),
+        ("resource_id" = Option<String>, Query, description = "Only what was done to these; comma separated or repeated"),
         ("action" = Option<String>, Query, description = "Only these actions; comma separated or repeated"),
         ("from" = Option<String>, Query, description = "Not before this time (RFC 3339)"),
         ("to" = Option<String>, Query, description = "Before this time (RFC 3339)"),
@@ -144,6 +145,7 @@ pub(crate) async fn list_audit_logs(
     let moment = |name| query.parse::<Moment>(name).map(|moment| moment.map(|moment| moment.0));
     let asked = AuditQuery {
         resource_types: words(&query, "resource_type")?,
+        resource_ids: words(&query, "resource_id")?,
         actions: words(&query, "action")?,
         from: moment("from")?,
         to: moment("to")?,

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
 
 mod auth;
+mod browser;
 mod client;
 mod e2b;
 mod fuzz;

@@ -15,9 +15,9 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk").canonicalize().unwrap()
 }
 
-/// Where `install.sh` puts Python and Node.
-fn installed_programs() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("sdk-venv")
+/// Where `install.sh` puts Python, and `scripts/node.sh` Node.
+fn installed(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join(program)
 }
 
 /// Whether what is installed is what the tests were written for: a test against another version of an SDK tells nothing.
@@ -48,7 +48,7 @@ fn beside_agent(command: &[OsString]) {
 
 #[test]
 fn python() {
-    let (tests, venv) = (tests().join("python"), installed_programs());
+    let (tests, venv) = (tests().join("python"), installed("sdk-venv"));
     assert_installed(&tests.join("requirements.txt"), &venv.join("installed"));
     let python = venv.join("bin/python");
     beside_agent(&[python.into(), "-B".into(), "-m".into(), "pytest".into(), "-q".into(), tests.into()]);
@@ -56,7 +56,7 @@ fn python() {
 
 #[test]
 fn javascript() {
-    let (tests, venv) = (tests().join("js"), installed_programs());
+    let (tests, node) = (tests().join("js"), installed("node/bin/node"));
     assert_installed(&tests.join("package-lock.json"), &tests.join("node_modules/installed"));
     // The tests of one file run one after another, files side by side.
     let mut files: Vec<PathBuf> = fs::read_dir(&tests)
@@ -66,7 +66,7 @@ fn javascript() {
         .collect();
     files.sort();
     assert!(!files.is_empty());
-    let mut command = vec![venv.join("bin/node").into(), "--test".into(), "--test-timeout=300000".into()];
+    let mut command = vec![node.into(), "--test".into(), "--test-timeout=300000".into()];
     command.extend(files.into_iter().map(OsString::from));
     beside_agent(&command);
 }

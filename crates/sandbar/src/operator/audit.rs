@@ -62,7 +62,8 @@ impl AuditArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let AuditCommand::Export(ExportArgs { team, action, resource_type, from, to }) = self.command;
         let control = self.database.control().await?;
-        let query = AuditQuery { resource_types: resource_type, actions: action, from, to };
+        let query =
+            AuditQuery { resource_types: resource_type, actions: action, from, to, ..AuditQuery::default() };
         let of = team.map_or(Export::All, Export::Team);
         let mut output = io::BufWriter::new(io::stdout());
         let mut after = None;

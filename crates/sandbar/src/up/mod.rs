@@ -37,6 +37,7 @@ use sandbar_types::Resource;
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
+use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
 use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
@@ -263,6 +264,7 @@ impl Start<'_> {
         let running = platform.control.insert(RunningControl::start(control.clone()));
         let mut api = sandbar_api::Config::default();
         api.trusted_proxies.extend(&args.trusted_proxies);
+        api.dashboard = DASHBOARD;
         api.allowed_origins.clone_from(&args.allowed_origins);
         api.request_rate = NonZeroU32::new(args.requests_per_second).map(RequestRate::per_second);
         let limits = Limits { connections: args.max_connections };

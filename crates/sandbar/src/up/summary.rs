@@ -6,6 +6,7 @@ use secrecy::ExposeSecret as _;
 
 use super::edge::Known;
 use super::progress::say;
+use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
 use crate::first_run::FirstRunFile;
 
@@ -21,7 +22,11 @@ fn text(
     known: Option<&FirstRunFile>,
     program: &str,
 ) -> String {
-    let mut text = format!("\nSandbar is ready.\n\n  API         {url}\n  Reference   {url}/docs\n");
+    let mut text = "\nSandbar is ready.\n\n".to_owned();
+    if !DASHBOARD.is_empty() {
+        text.push_str(&format!("  Dashboard   {url}\n"));
+    }
+    text.push_str(&format!("  API         {url}/v1\n  Reference   {url}/docs\n"));
     if let Some(Known { url, domain, authority }) = https {
         text.push_str(&format!("  HTTPS       {url}\n"));
         if let Some(domain) = domain {

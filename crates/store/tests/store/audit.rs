@@ -34,6 +34,7 @@ fn all(team: Id<Team>) -> AuditFilter<'static> {
         team_id: Some(team),
         admin_scope: true,
         resource_types: &[],
+        resource_ids: &[],
         actions: &[],
         from: None,
         to: None,
@@ -137,6 +138,8 @@ async fn filters_scopes_and_teams_keep_events_apart() {
     let (actions, types) = (["destroy".to_owned()], ["team".to_owned(), "x".to_owned()]);
     assert_eq!(list(AuditFilter { actions: &actions, ..filter() }).await, ["c"]);
     assert_eq!(list(AuditFilter { team_id: None, resource_types: &types, ..filter() }).await, ["d"]);
+    let ids = ["a".to_owned(), "d".to_owned()];
+    assert_eq!(list(AuditFilter { resource_ids: &ids, ..filter() }).await, ["a"]);
     let (past, future) = (Utc::now() - Duration::from_secs(60), Utc::now() + Duration::from_secs(60));
     assert_eq!(list(AuditFilter { from: Some(past), to: Some(future), ..filter() }).await.len(), 3);
     assert_eq!(list(AuditFilter { from: Some(future), ..filter() }).await.len(), 0);

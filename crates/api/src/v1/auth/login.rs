@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -10,6 +11,7 @@ use super::SignIn;
 use crate::AppState;
 use crate::auth::AnonymousCaller;
 use crate::client::From;
+use crate::cookie::Delivery;
 use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::schema::PeopleRefusals;
@@ -37,8 +39,9 @@ pub(crate) async fn log_in(
     State(app): State<AppState>,
     AnonymousCaller(ctx): AnonymousCaller,
     From(client): From,
+    delivery: Delivery,
     JsonBody(body): JsonBody<LogIn>,
-) -> Result<Json<SignIn>, ApiError> {
+) -> Result<(HeaderMap, Json<SignIn>), ApiError> {
     let LogIn { email, password } = body;
-    Ok(Json(app.control.log_in(&ctx, &email, &password, &client).await?.into()))
+    delivery.answer(app.control.log_in(&ctx, &email, &password, &client).await?)
 }

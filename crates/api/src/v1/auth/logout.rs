@@ -1,10 +1,11 @@
 //! `POST /v1/auth/logout`.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 
 use crate::AppState;
 use crate::auth::PersonCaller;
+use crate::cookie::Forget;
 use crate::error::ApiError;
 use crate::schema::PeopleRefusals;
 
@@ -20,7 +21,8 @@ use crate::schema::PeopleRefusals;
 pub(crate) async fn log_out(
     State(app): State<AppState>,
     PersonCaller(ctx): PersonCaller,
-) -> Result<StatusCode, ApiError> {
+    forget: Forget,
+) -> Result<(StatusCode, HeaderMap), ApiError> {
     app.control.log_out(&ctx).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok((StatusCode::NO_CONTENT, forget.into_headers()))
 }

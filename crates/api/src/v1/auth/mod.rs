@@ -9,8 +9,8 @@ mod switch_team;
 use sandbar_control::people;
 use sandbar_types::Id;
 use sandbar_types::id::{Team, User};
-use secrecy::ExposeSecret as _;
-use serde::Serialize;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,11 +27,18 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .nest("/oauth", oauth::routes())
 }
 
+/// The one place where whoever signed in is told it.
+fn shown<S: Serializer>(token: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    token.as_ref().map(|token| token.expose_secret()).serialize(serializer)
+}
+
 /// A sign-in that succeeded.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SignIn {
-    /// For `Authorization: Bearer`; 6 hours.
-    token: String,
+    /// For `Authorization: Bearer`; 6 hours. Not there for the dashboard's pages, which get it in a cookie.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+    pub(crate) token: Option<SecretString>,
     #[schema(value_type = String, example = "usr-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
     user_id: Id<User>,
     /// The team that the token acts for. Null for whoever belongs to none.
@@ -44,6 +51,6 @@ pub(crate) struct SignIn {
 impl From<people::SignIn> for SignIn {
     fn from(signed_in: people::SignIn) -> Self {
         let people::SignIn { token, user_id, team_id, email, name } = signed_in;
-        Self { token: token.expose_secret().to_owned(), user_id, team_id, email, name }
+        Self { token: Some(token), user_id, team_id, email, name }
     }
 }

@@ -17,6 +17,7 @@ use super::SignIn;
 use crate::AppState;
 use crate::auth::AnonymousCaller;
 use crate::client::From;
+use crate::cookie::{Delivery, cookie};
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathName, QueryPairs};
 use crate::schema::{OAuthRefusals, PeopleRefusals};
@@ -169,11 +170,12 @@ pub(crate) async fn finish_oauth(
 pub(crate) async fn exchange_oauth_code(
     State(app): State<AppState>,
     From(client): From,
+    delivery: Delivery,
     headers: HeaderMap,
     JsonBody(body): JsonBody<OAuthCode>,
-) -> Result<Json<SignIn>, ApiError> {
+) -> Result<(HeaderMap, Json<SignIn>), ApiError> {
     let binding = cookie(&headers, BINDING_COOKIE).map(SecretString::from);
-    Ok(Json(app.control.oauth_exchange(&body.code, binding.as_ref(), &client).await?.into()))
+    delivery.answer(app.control.oauth_exchange(&body.code, binding.as_ref(), &client).await?)
 }
 
 /// The cookie that a browser keeps until it is back.
@@ -186,12 +188,6 @@ fn set_cookie(name: &str, value: &str, life: Duration, is_secure: bool) -> Resul
     let secure = if is_secure { "; Secure" } else { "" };
     let seconds = life.as_secs();
     text(&format!("{name}={value}; Path={COOKIE_PATH}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"))
-}
-
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let sent = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = sent.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(given, _)| *given == name).map(|(_, value)| value)
 }
 
 fn text(value: &str) -> Result<HeaderValue, ApiError> {

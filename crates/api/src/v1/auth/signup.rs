@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use sandbar_control::people::NewUser;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use super::SignIn;
 use crate::AppState;
 use crate::auth::AnonymousCaller;
 use crate::client::From;
+use crate::cookie::Delivery;
 use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::schema::PeopleRefusals;
@@ -41,9 +42,11 @@ pub(crate) async fn sign_up(
     State(app): State<AppState>,
     AnonymousCaller(ctx): AnonymousCaller,
     From(client): From,
+    delivery: Delivery,
     JsonBody(body): JsonBody<SignUp>,
-) -> Result<(StatusCode, Json<SignIn>), ApiError> {
+) -> Result<(StatusCode, HeaderMap, Json<SignIn>), ApiError> {
     let SignUp { email, password, name } = body;
     let signed_in = app.control.sign_up(&ctx, &NewUser { email, password, name }, &client).await?;
-    Ok((StatusCode::CREATED, Json(signed_in.into())))
+    let (headers, body) = delivery.answer(signed_in)?;
+    Ok((StatusCode::CREATED, headers, body))
 }

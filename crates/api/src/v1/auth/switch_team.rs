@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use sandbar_types::Id;
 use sandbar_types::id::Team;
 use serde::Deserialize;
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 use super::SignIn;
 use crate::AppState;
 use crate::auth::PersonCaller;
+use crate::cookie::Delivery;
 use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::schema::PeopleRefusals;
@@ -34,7 +36,8 @@ pub(crate) struct SwitchTeam {
 pub(crate) async fn switch_team(
     State(app): State<AppState>,
     PersonCaller(ctx): PersonCaller,
+    delivery: Delivery,
     JsonBody(body): JsonBody<SwitchTeam>,
-) -> Result<Json<SignIn>, ApiError> {
-    Ok(Json(app.control.switch_team(&ctx, body.team_id).await?.into()))
+) -> Result<(HeaderMap, Json<SignIn>), ApiError> {
+    delivery.answer(app.control.switch_team(&ctx, body.team_id).await?)
 }

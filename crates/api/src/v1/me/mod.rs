@@ -39,6 +39,16 @@ pub(crate) struct User {
     created_at: Timestamp,
 }
 
+/// The person who asks, and for whom.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Profile {
+    #[serde(flatten)]
+    user: User,
+    /// The team that the sign-in acts for; null where there is none, or none any more.
+    #[schema(value_type = Option<String>, example = "team-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
+    team_id: Option<Id<id::Team>>,
+}
+
 impl From<people::User> for User {
     fn from(user: people::User) -> Self {
         let people::User { id, email, name, has_password, is_admin, created_at } = user;

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::User;
+use super::{Profile, User};
 use crate::AppState;
 use crate::auth::PersonCaller;
 use crate::error::ApiError;
@@ -33,14 +33,15 @@ pub(crate) struct ChangeProfile {
     path = "",
     operation_id = "get_profile",
     tag = "me",
-    responses((status = 200, description = "They", body = User), PeopleRefusals),
+    responses((status = 200, description = "They", body = Profile), PeopleRefusals),
     security(("bearer" = [])),
 )]
 pub(crate) async fn get_profile(
     State(app): State<AppState>,
     PersonCaller(ctx): PersonCaller,
-) -> Result<Json<User>, ApiError> {
-    Ok(Json(app.control.profile(&ctx).await?.into()))
+) -> Result<Json<Profile>, ApiError> {
+    let user = app.control.profile(&ctx).await?.into();
+    Ok(Json(Profile { user, team_id: ctx.team().ok() }))
 }
 
 /// Changes their name or password.

@@ -80,6 +80,7 @@ async fn the_trail_is_walked_and_filtered() {
         ("action=rename,signup&limit=200", 14),
         ("action=rename&action=signup&limit=200", 14),
         ("resource_type=sandbox", 0),
+        ("resource_id=sb-none", 0),
         ("resource_type=%00", 0),
         ("from=2999-01-01T00:00:00Z", 0),
         ("to=2020-01-01T00:00:00Z", 0),

@@ -1,0 +1,38 @@
+// The pages that there are, for the menu, the palette and the keyboard.
+
+import type { IconName } from '$lib/ui/Icon.svelte';
+
+export interface Place {
+	name: string;
+	href: string;
+	/** Addresses that belong to it begin like this. */
+	under: string;
+	icon: IconName;
+	group: 'team' | 'platform' | 'own';
+	/** Pressed after `g`. */
+	key: string;
+}
+
+const place = (name: string, path: string, icon: IconName, group: Place['group'], key: string): Place => ({
+	name,
+	href: `/dashboard/${path}`,
+	under: `/dashboard/${path.split('/list')[0]}`,
+	icon,
+	group,
+	key
+});
+
+const ALL: readonly Place[] = [
+	place('Capsules', 'capsules/list', 'capsule', 'team', 'c'),
+	place('Templates & snapshots', 'snapshots', 'snapshot', 'team', 's'),
+	place('API keys', 'keys', 'key', 'team', 'k'),
+	place('Team', 'team', 'team', 'team', 't'),
+	place('Audit log', 'audit', 'log', 'team', 'l'),
+	place('Teams', 'admin/teams', 'team', 'platform', 'T'),
+	place('Users', 'admin/users', 'user', 'platform', 'U'),
+	place('All capsules', 'admin/capsules', 'capsule', 'platform', 'C'),
+	place('First steps', 'welcome', 'steps', 'own', 'w'),
+	place('Account', 'account', 'user', 'own', 'a')
+];
+
+export const places = (isAdmin: boolean) => ALL.filter((place) => isAdmin || place.group !== 'platform');

@@ -1,0 +1,59 @@
+// Who is signed in, for which team, and of which others they are. Whoever changes that calls `load` again; what belongs to a team lives
+// below `Scope.svelte`, which is made anew for each.
+
+import { goto } from '$app/navigation';
+import { page } from '$app/state';
+import { api, ask, onSignedOut, type Profile, type Team } from '$lib/api/client';
+import { everyPage } from './listing.svelte';
+
+class Session {
+	me = $state<Profile | null>(null);
+	teams = $state<Team[]>([]);
+
+	readonly team = $derived(this.teams.find((team) => team.id === this.me?.team_id) ?? null);
+	readonly isTeamAdmin = $derived(this.team?.role === 'admin' || this.team?.role === 'owner');
+
+	/** Asks the platform anew. */
+	async load() {
+		const [me, teams] = await Promise.all([
+			ask(api.GET('/v1/me')),
+			everyPage((cursor) => api.GET('/v1/teams', { params: { query: { limit: 200, cursor } } }))
+		]);
+		this.me = me;
+		this.teams = teams;
+	}
+
+	async switchTo(teamId: string) {
+		await ask(api.POST('/v1/auth/switch-team', { body: { team_id: teamId } }));
+		await this.load();
+	}
+
+	/** After the team was left or deleted: the next one, if there is one. */
+	async switchToNext() {
+		await this.load();
+		const next = this.teams.find((team) => team.id !== this.me?.team_id);
+		if (this.team === null && next) await this.switchTo(next.id);
+	}
+
+	async signOut() {
+		await ask(api.POST('/v1/auth/logout'));
+		this.forget();
+		await goto('/login');
+	}
+
+	forget() {
+		this.me = null;
+		this.teams = [];
+	}
+}
+
+export const session = new Session();
+
+onSignedOut(() => {
+	// A page that was never signed in just goes to the door.
+	const why = session.me === null ? '' : '&why=expired';
+	session.forget();
+	const { pathname, search } = page.url;
+	if (pathname.startsWith('/login') || pathname.startsWith('/signup')) return;
+	void goto(`/login?next=${encodeURIComponent(pathname + search)}${why}`);
+});

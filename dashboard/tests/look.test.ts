@@ -1,0 +1,85 @@
+// Every page in both themes, wide and narrow: nothing that axe finds wrong, and a picture of each in target/dashboard-screenshots.
+
+import AxeBuilder from '@axe-core/playwright';
+import { expect, firstPerson, signIn, test } from './world';
+
+const SHOTS = '../target/dashboard-screenshots';
+const SIZES = [
+	{ width: 1440, height: 900 },
+	{ width: 390, height: 844 }
+];
+
+test('every page is sound and looked at, in both themes, wide and narrow', async ({ page, request }) => {
+	test.setTimeout(300_000);
+	const person = await firstPerson(request);
+	const ids = [await person.capsule({ agent: 'reviewer', task: '42' }), await person.capsule({ agent: 'builder' })];
+	await person.call('PUT', `/v1/sandboxes/${ids[0]}/network`, { deny_out: ['198.51.100.0/24'] });
+	await person.call('POST', `/v1/sandboxes/${ids[0]}/exec`, {
+		cmd: 'python3',
+		args: ['-c', 'import socket; s=socket.socket(); s.settimeout(5); print(s.connect_ex(("198.51.100.7", 443)))']
+	});
+	await person.call('POST', `/v1/sandboxes/${ids[1]}/pause`);
+
+	const look = async (name: string, path: string, settled: () => Promise<void>) => {
+		for (const theme of ['dark', 'light']) {
+			await page.evaluate((theme) => localStorage.setItem('theme', theme), theme);
+			for (const size of SIZES) {
+				await page.setViewportSize(size);
+				await page.goto(path);
+				await settled();
+				await expect(page.locator('.skeleton')).toHaveCount(0);
+				await page.evaluate(() => document.fonts.ready);
+				await page.screenshot({ path: `${SHOTS}/${name}-${theme}-${size.width}.png`, animations: 'disabled' });
+				if (size.width === 1440 || theme === 'dark') {
+					const { violations } = await new AxeBuilder({ page }).analyze();
+					const told = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(' | ')}`);
+					expect(told, `${name}, ${theme}, ${size.width}`).toEqual([]);
+				}
+				const isWide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+				expect(isWide, `${name} at ${size.width} scrolls sideways`).toBe(false);
+			}
+		}
+	};
+	const heading = (name: string | RegExp) => () => expect(page.getByRole('heading', { level: 1, name })).toBeVisible();
+
+	await page.goto('/login');
+	await look('login', '/login', heading('Sign in'));
+	await look('signup', '/signup', heading('Sign up'));
+	await page.setViewportSize(SIZES[0]!);
+	await signIn(page, person);
+	await look('capsules', '/dashboard/capsules/list', () => expect(page.locator('.capsule').nth(1)).toBeVisible());
+	await look('create', '/dashboard/capsules/list?create', () => expect(page.getByRole('dialog')).toBeVisible());
+	await look('capsule', `/dashboard/capsules/${ids[0]}`, async () => {
+		await expect(page.getByRole('img', { name: /^Memory: now/ })).toBeVisible();
+		await expect(page.getByRole('region', { name: 'Network' })).toContainText('198.51.100.7');
+		await expect(page.getByRole('region', { name: 'Events' })).toContainText('created');
+	});
+	await look('snapshots', '/dashboard/snapshots', () => expect(page.getByText('base', { exact: true })).toBeVisible());
+	await look('keys', '/dashboard/keys', heading('API keys'));
+	await look('team', '/dashboard/team', () => expect(page.getByRole('row', { name: person.email })).toBeVisible());
+	await look('account', '/dashboard/account', () => expect(page.getByText('this one')).toBeVisible());
+	await look('audit', '/dashboard/audit', () => expect(page.getByText(/created capsule/).first()).toBeVisible());
+	await look('welcome', '/dashboard/welcome', heading('First steps'));
+	await look('admin-teams', '/dashboard/admin/teams', heading('Teams'));
+	await look('admin-users', '/dashboard/admin/users', heading('Users'));
+	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));
+	await person.destroyAll();
+});
+
+test('the first load is small', async ({ page, request }) => {
+	const loads: Promise<number>[] = [];
+	page.on('response', (response) => {
+		if (response.url().endsWith('.js'))
+			loads.push(
+				response
+					.request()
+					.sizes()
+					.then((sizes) => sizes.responseBodySize)
+			);
+	});
+	await signIn(page, await firstPerson(request));
+	await expect(page.getByRole('heading', { name: 'Capsules' })).toBeVisible();
+	const bytes = (await Promise.all(loads)).reduce((sum, size) => sum + size, 0);
+	test.info().annotations.push({ type: 'first load, bytes', description: String(bytes) });
+	expect(bytes).toBeLessThan(200 * 1024);
+});

@@ -1,0 +1,163 @@
+// Teams, roles, keys, the trail, the platform's own pages: who sees and may do what.
+
+import { expect, firstPerson, signIn, signUp, test } from './world';
+
+test('two people in two teams see their own, and each role what it may', async ({ page, request, browser, watch }) => {
+	watch.expectErrors(/status of 40[134]/);
+	const ann = await signUp(request, 'Ann');
+	const bob = await signUp(request, 'Bob');
+	await signIn(page, ann);
+
+	await page.getByRole('link', { name: 'Team', exact: true }).click();
+	await page.getByRole('button', { name: 'Rename' }).click();
+	await page.getByRole('dialog').getByLabel('Name').fill('Harbour');
+	await page.getByRole('dialog').getByRole('button', { name: 'Rename' }).click();
+	await expect(page.getByRole('heading', { name: 'Harbour' })).toBeVisible();
+	await expect(page.getByRole('button', { name: 'Team: Harbour' })).toBeVisible();
+
+	await page.getByRole('button', { name: 'Add a member' }).click();
+	await page.getByLabel('E-mail').fill(bob.email.slice(0, bob.email.indexOf('@') + 2));
+	await page.getByRole('button', { name: `Bob ${bob.email}` }).click();
+	await page.getByRole('button', { name: 'Add', exact: true }).click();
+	await expect(page.getByRole('row', { name: bob.email })).toBeVisible();
+
+	// Bob, beside her: his own team first, then hers, where he is a member.
+	const other = await browser.newContext();
+	const his = await other.newPage();
+	await signIn(his, bob);
+	await his.goto('/dashboard/team');
+	await expect(his.getByRole('heading', { name: "Bob's Team" })).toBeVisible();
+	await his.getByRole('button', { name: /^Team:/ }).click();
+	await his.getByRole('button', { name: /^Harbour/ }).click();
+	await expect(his.getByRole('button', { name: 'Team: Harbour' })).toBeVisible();
+	await his.getByRole('link', { name: 'Team', exact: true }).click();
+	await expect(his.getByRole('row', { name: ann.email })).toContainText('owner');
+	await expect(his.getByRole('button', { name: 'Rename' })).toHaveCount(0);
+	await expect(his.getByRole('button', { name: 'Add a member' })).toHaveCount(0);
+	await expect(his.getByRole('link', { name: 'Users' })).toHaveCount(0);
+	await his.goto('/dashboard/admin/users');
+	await expect(his.getByText('You are not one of them')).toBeVisible();
+
+	await page.getByLabel('Role of Bob').selectOption('admin');
+	await expect(page.getByText('Bob is admin now')).toBeVisible();
+	await his.goto('/dashboard/team');
+	await expect(his.getByRole('button', { name: 'Rename' })).toBeVisible();
+
+	await page.getByRole('button', { name: 'Make owner: Bob' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Make owner' }).click();
+	await expect(page.getByRole('button', { name: 'Leave the team' })).toBeVisible();
+	await page.getByRole('button', { name: 'Leave the team' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Leave' }).click();
+	await expect(page.getByText('You left Harbour')).toBeVisible();
+	await expect(page.getByRole('button', { name: 'Team: No team' })).toBeVisible();
+	await expect(page.getByRole('button', { name: 'Create', exact: true })).toBeDisabled();
+	await expect(page.getByText('You act for no team')).toBeVisible();
+
+	// From nothing to a team of one's own again.
+	await page.getByRole('button', { name: 'Team: No team' }).click();
+	await page.getByRole('button', { name: 'New team' }).click();
+	await page.getByRole('dialog').getByLabel('Name').fill('Second');
+	await page.getByRole('button', { name: 'Make the team' }).click();
+	await expect(page.getByRole('button', { name: 'Team: Second' })).toBeVisible();
+	await expect(page.getByRole('button', { name: 'Create', exact: true })).toBeEnabled();
+
+	// Bob owns two teams; the one that he deletes leads to the other.
+	await his.goto('/dashboard/team');
+	await his.getByRole('button', { name: 'Delete the team' }).click();
+	await his.getByLabel('Type Harbour to go on').fill('Harbour');
+	await his.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+	await expect(his.getByText('Harbour is deleted')).toBeVisible();
+	await expect(his.getByRole('button', { name: "Team: Bob's Team" })).toBeVisible();
+	await other.close();
+});
+
+test('keys are shown once, listed, used and revoked', async ({ page, request }) => {
+	const person = await signUp(request, 'Keys');
+	await signIn(page, person);
+	await page.goto('/dashboard/keys');
+	await page.getByRole('button', { name: 'New key' }).click();
+	await page.getByRole('dialog').getByLabel('Name').fill('ci');
+	await page.getByLabel('Expires').selectOption('in 30 days');
+	await page.getByRole('button', { name: 'Make the key' }).click();
+	const key = await page.getByRole('region', { name: 'API key ci' }).innerText();
+	await page.getByRole('button', { name: 'I have it' }).click();
+	const row = page.getByRole('row', { name: 'ci' });
+	await expect(row).toContainText(key.slice(0, 12));
+	await expect(row).toContainText('in 29 d');
+	await expect(page.getByText(key)).toHaveCount(0);
+	const list = () => request.get('/v1/sandboxes', { headers: { 'x-api-key': key } });
+	expect((await list()).status()).toBe(200);
+	await row.getByRole('button', { name: 'Revoke ci' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
+	await expect(page.getByText('ci is revoked')).toBeVisible();
+	expect((await list()).status()).toBe(401);
+
+	// And the trail has it in words.
+	await page.getByRole('link', { name: 'Audit log' }).click();
+	await expect(page.getByText('revoked API key ci')).toBeVisible();
+	await page.getByLabel('Action').selectOption('create');
+	await expect(page.getByText('revoked API key ci')).toHaveCount(0);
+	await expect(page.getByText('created API key ci')).toBeVisible();
+	await page.getByLabel('To').fill('2020-01-01');
+	await expect(page.getByText('Nothing of the kind was done')).toBeVisible();
+});
+
+test('an account’s name, password and sign-ins are its owner’s to change', async ({ page, request, watch }) => {
+	watch.expectErrors(/status of 40[13]/);
+	const person = await signUp(request, 'Account');
+	await signIn(page, person);
+	await page.getByRole('link', { name: 'Account' }).click();
+	await page.getByRole('textbox', { name: 'Name' }).fill('Renamed');
+	await page.getByRole('button', { name: 'Change the name' }).click();
+	await expect(page.getByText('Your name is changed')).toBeVisible();
+	const rows = page.getByRole('region', { name: 'Sign-ins' }).getByRole('row');
+	await expect(rows).toHaveCount(3);
+	await page.getByRole('button', { name: /^End the sign-in/ }).click();
+	await expect(page.getByText('That sign-in is ended')).toBeVisible();
+	await person.call('GET', '/v1/me', undefined, 401);
+	await page.getByLabel('The one until now').fill('wrong wrong');
+	await page.getByLabel('New password').fill('another horse battery');
+	await page.getByRole('button', { name: 'Change the password' }).click();
+	await expect(page.getByRole('alert')).toBeVisible();
+	await page.getByLabel('The one until now').fill(person.password);
+	await page.getByRole('button', { name: 'Change the password' }).click();
+	await expect(page.getByText('Your password is changed')).toBeVisible();
+});
+
+test('the platform’s administrator sees all, and shares it', async ({ page, request }) => {
+	const other = await signUp(request, 'Deputy');
+	await signIn(page, await firstPerson(request));
+	await page.getByRole('link', { name: 'Users' }).click();
+	const user = page.getByRole('row', { name: other.email });
+	await user.getByRole('button', { name: /^Make administrator/ }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Make administrator' }).click();
+	await expect(user).toContainText('administers it');
+	expect((await other.call('GET', '/v1/me')).is_admin).toBe(true);
+	await user.getByRole('button', { name: /^Take back/ }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Take back' }).click();
+	await expect(user).not.toContainText('administers it');
+
+	await page.getByRole('link', { name: 'Teams', exact: true }).click();
+	await page.getByLabel("Deputy's Team brings its own hosts").first().check();
+	await expect(page.getByText("Deputy's Team may bring hosts of its own")).toBeVisible();
+	expect((await other.call('GET', `/v1/teams/${other.team}`)).team.is_byoc).toBe(true);
+});
+
+test('everything is reached by keyboard', async ({ page, request }) => {
+	await signIn(page, await signUp(request, 'Keyboard'));
+	await expect(page.getByText('Nothing runs here yet')).toBeVisible();
+	await page.keyboard.press('g');
+	await page.keyboard.press('k');
+	await expect(page).toHaveURL(/\/keys$/);
+	await page.keyboard.press('Control+k');
+	await page.keyboard.type('audit');
+	await page.keyboard.press('Enter');
+	await expect(page).toHaveURL(/\/audit$/);
+	await page.keyboard.press('g');
+	await page.keyboard.press('c');
+	await expect(page).toHaveURL(/\/capsules\/list$/);
+	await page.keyboard.press('c');
+	await expect(page.getByRole('dialog', { name: 'Create a capsule' })).toBeVisible();
+	await page.keyboard.press('Escape');
+	await expect(page.getByRole('dialog')).toHaveCount(0);
+});

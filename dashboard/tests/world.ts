@@ -1,0 +1,93 @@
+// What every test of a page stands on: people, made the way people come, and a watch over what no page may do.
+
+import { expect, test as base, type APIRequestContext, type Page } from '@playwright/test';
+
+export const PASSWORD = 'correct horse battery';
+
+/** Somebody, and their way to the API as a program. */
+export class Person {
+	constructor(
+		readonly request: APIRequestContext,
+		readonly email: string,
+		readonly password: string,
+		readonly token: string,
+		readonly team: string
+	) {}
+
+	/** Calls the API and expects this status. */
+	async call(method: string, path: string, body?: unknown, status?: number) {
+		const headers = { authorization: `Bearer ${this.token}` };
+		const answer = await this.request.fetch(path, { method, headers, data: body, timeout: 120_000 });
+		const text = await answer.text();
+		if (status === undefined) expect(answer.ok(), `${method} ${path}: ${answer.status()} ${text}`).toBe(true);
+		else expect(answer.status(), text).toBe(status);
+		return text === '' ? undefined : JSON.parse(text);
+	}
+
+	/** A capsule that goes with the test. */
+	async capsule(metadata: Record<string, string> = {}, more: object = {}): Promise<string> {
+		return (await this.call('POST', '/v1/sandboxes', { metadata, ...more })).id;
+	}
+
+	async destroyAll() {
+		for (const row of await this.call('GET', '/v1/sandboxes?limit=200'))
+			await this.call('DELETE', `/v1/sandboxes/${row.id}`);
+	}
+}
+
+export async function signUp(request: APIRequestContext, name: string): Promise<Person> {
+	const email = `${name.toLowerCase()}-${Date.now().toString(36)}@example.org`;
+	const answer = await request.post('/v1/auth/signup', { data: { email, password: PASSWORD, name } });
+	expect(answer.status(), await answer.text()).toBe(201);
+	const { token, team_id } = await answer.json();
+	return new Person(request, email, PASSWORD, token, team_id);
+}
+
+/** The platform's first person, who administers it. */
+export async function firstPerson(request: APIRequestContext): Promise<Person> {
+	const [email, password] = [process.env.SANDBAR_EMAIL!, process.env.SANDBAR_PASSWORD!];
+	const answer = await request.post('/v1/auth/login', { data: { email, password } });
+	expect(answer.status(), await answer.text()).toBe(200);
+	const { token, team_id } = await answer.json();
+	return new Person(request, email, password, token, team_id);
+}
+
+export async function signIn(page: Page, person: Person) {
+	await page.goto('/login');
+	await page.getByLabel('E-mail').fill(person.email);
+	await page.getByLabel('Password').fill(person.password);
+	await page.getByRole('button', { name: 'Sign in' }).click();
+	await expect(page).toHaveURL(/\/dashboard\//);
+	await expect(page.getByRole('navigation', { name: 'Main' })).toBeAttached();
+}
+
+export const shortId = (id: string) => `sb-…${id.split('-').at(-1)}`;
+
+interface Watch {
+	/** Console errors that the test brings about on purpose: answers that are no success. */
+	expectErrors(pattern: RegExp): void;
+}
+
+/** A page that fails its test for any error in its console, and any request to elsewhere. */
+export const test = base.extend<{ watch: Watch }>({
+	watch: [
+		async ({ page, baseURL }, use) => {
+			const allowed: RegExp[] = [];
+			const wrong: string[] = [];
+			page.on('console', (message) => {
+				if (message.type() === 'error' || message.type() === 'warning')
+					wrong.push(`${message.type()}: ${message.text()} (${message.location().url})`);
+			});
+			page.on('pageerror', (error) => wrong.push(String(error)));
+			page.on('request', (request) => {
+				if (!/^(data|blob):/.test(request.url()) && new URL(request.url()).origin !== baseURL)
+					wrong.push(`asks ${request.url()}`);
+			});
+			await use({ expectErrors: (pattern) => void allowed.push(pattern) });
+			expect(wrong.filter((text) => !allowed.some((pattern) => pattern.test(text)))).toEqual([]);
+		},
+		{ auto: true }
+	]
+});
+
+export { expect };
