@@ -172,7 +172,13 @@ mod tests {
             get(async |request: Request| request.extensions().get::<Scheme>().unwrap().as_str().to_owned());
         let router = Router::new().route("/", scheme);
         let listener = Listener::with_tls(tcp, Arc::new(server));
-        tokio::spawn(crate::serve(listener, router, CancellationToken::new(), Duration::ZERO));
+        tokio::spawn(crate::serve(
+            listener,
+            router,
+            crate::serve::Limits::default(),
+            CancellationToken::new(),
+            Duration::ZERO,
+        ));
         (address, TlsConnector::from(Arc::new(client)))
     }
 

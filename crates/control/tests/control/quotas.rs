@@ -73,7 +73,7 @@ async fn creates_resumes_and_forks_at_once_share_one_quota() {
     let creates = join_all((0..4).map(|_| world.control.sandbox_create(&world.ctx, &new, None)));
     let resumes =
         join_all(paused.iter().map(|paused| replica.sandbox_resume(&world.ctx, paused, Resume::default())));
-    let fork = NewFork { count: 4, timeout_sec: None, on_timeout: None };
+    let fork = NewFork { count: 4, ..NewFork::default() };
     let fork = world.control.sandbox_fork(&world.ctx, &source, fork, None);
     let (created, resumed, forked) = tokio::join!(creates, resumes, fork);
     let forked = forked.map_or(0, |children| children.iter().filter(|child| child.is_ok()).count());
@@ -121,7 +121,7 @@ async fn a_repeated_request_is_answered_although_the_team_has_all_that_it_may() 
 async fn a_fork_makes_the_children_that_the_team_may_have() {
     let world = with(3).await;
     let source = world.create().await.unwrap();
-    let fork = NewFork { count: 4, timeout_sec: None, on_timeout: None };
+    let fork = NewFork { count: 4, ..NewFork::default() };
     let children = world.control.sandbox_fork(&world.ctx, &source, fork, None).await.unwrap();
     let (made, refused): (Vec<_>, Vec<_>) = children.iter().partition(|child| child.is_ok());
     assert_eq!((made.len(), refused.len()), (2, 2));

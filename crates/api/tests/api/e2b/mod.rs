@@ -12,7 +12,7 @@ use crate::client::{Answer, Client};
 
 /// The message of a refusal in E2B's form.
 #[track_caller]
-fn refused(&answer: &Answer, status: u16) -> String {
+fn refused(answer: &Answer, status: u16) -> String {
     assert_eq!((answer.status, &answer.body["code"]), (status, &json!(status)), "{}", answer.body);
     assert!(answer.body.get("error").is_none(), "{}", answer.body);
     answer.body["message"].as_str().unwrap().to_owned()
