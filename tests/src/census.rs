@@ -31,6 +31,8 @@ pub struct Process {
     pub started: u64,
     /// Its command line.
     pub command: Vec<String>,
+    /// The folder of the machine that it runs, if it does.
+    pub machine: Option<String>,
 }
 
 /// What there is of a platform that has been stopped and whose sandboxes are gone. Empty, if all is well.
@@ -58,7 +60,7 @@ impl Process {
     /// The sandbox in whose folder it works.
     #[must_use]
     pub fn sandbox(&self) -> Option<String> {
-        let words = self.command.iter().flat_map(|argument| argument.split(['/', ',', '=', ':']));
+        let words = self.machine.iter().flat_map(|folder| folder.split('/'));
         words.filter(|word| word.len() == 39 && word.starts_with("sb-")).map(str::to_owned).next()
     }
 
@@ -161,10 +163,14 @@ impl Footprint {
             fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|path| path.starts_with(&self.data_dir))
         };
         // A virtual machine's command line names no folder, its environment does.
-        let marked = fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|text| text.starts_with(format!("SANDBAR_MACHINE={folder}/").as_bytes()));
-        if named || marked || inside("cwd") || inside("root") {
-            return Ok(Some(Process { pid, started: stat(pid)?.started, command }));
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let machine = environment
+            .split(|byte| *byte == 0)
+            .filter_map(|variable| variable.strip_prefix(b"SANDBAR_MACHINE=".as_slice()))
+            .map(|folder| String::from_utf8_lossy(folder).into_owned())
+            .find(|machine| machine.starts_with(&format!("{folder}/")));
+        if named || machine.is_some() || inside("cwd") || inside("root") {
+            return Ok(Some(Process { pid, started: stat(pid)?.started, command, machine }));
         }
         Ok(None)
     }
@@ -187,7 +193,7 @@ impl Footprint {
     /// Machines that wait for a sandbox, or are getting ready to.
     pub fn spares(&self) -> Result<Vec<Process>> {
         let is_spare =
-            |process: &Process| process.command.iter().any(|argument| argument.contains("-spare/"));
+            |process: &Process| process.machine.as_ref().is_some_and(|folder| folder.ends_with("-spare"));
         // What was claimed has a record by the time that it is told of.
         let recorded = self.recorded()?;
         let mut spares: Vec<_> = self.vmms()?.into_iter().filter(is_spare).collect();
@@ -421,16 +427,17 @@ mod tests {
     }
 
     #[test]
-    fn the_sandbox_is_read_from_a_path_among_other_things() {
+    fn the_sandbox_is_read_from_the_machines_folder() {
         let id = "sb-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e";
-        let process = |argument: String| Process {
+        let process = |machine: String| Process {
             pid: 1,
             started: 0,
-            command: vec!["/usr/bin/qemu-system-x86_64".into(), argument],
+            command: vec!["/usr/bin/qemu-system-x86_64".into()],
+            machine: Some(machine),
         };
-        let vmm = process(format!("id=d0,file=/x/store/sandboxes/{id}/disk.ext4,format=raw"));
+        let vmm = process(format!("/x/store/sandboxes/{id}"));
         assert!(vmm.is_vmm());
         assert_eq!(vmm.sandbox().as_deref(), Some(id));
-        assert_eq!(process("file=/x/tmp/disk.ext4".into()).sandbox(), None);
+        assert_eq!(process("/x/store/tmp/1-spare".into()).sandbox(), None);
     }
 }
