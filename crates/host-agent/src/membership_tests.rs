@@ -47,7 +47,7 @@ impl Tenants for Arc<Fake> {
     }
 
     async fn unasked_change(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn pause_all(&self) -> (u32, u32) {
