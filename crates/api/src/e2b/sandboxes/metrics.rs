@@ -24,6 +24,9 @@ const MOST: usize = 100;
 /// What clients see as one moment, where figures are finer.
 const BUCKET_SEC: i64 = 5;
 
+/// When, and percent of one processor, bytes of memory, bytes of disk.
+type Point = (DateTime<Utc>, f64, u64, u64);
+
 /// What a sandbox used at one moment.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -119,7 +122,7 @@ fn buckets(sandbox: &Sandbox, SandboxMetrics { points, .. }: &SandboxMetrics) ->
             let (at, ..) = bucket.last()?;
             let count = u32::try_from(bucket.len()).ok()?;
             let cpu_pct = bucket.iter().map(|(_, cpu, ..)| cpu).sum::<f64>() / f64::from(count);
-            let mean = |of: fn(&(DateTime<Utc>, f64, u64, u64)) -> u64| {
+            let mean = |of: fn(&Point) -> u64| {
                 bucket.iter().map(of).sum::<u64>() / u64::from(count)
             };
             let mem_total = u64::from(sandbox.memory_mb) << 20;
