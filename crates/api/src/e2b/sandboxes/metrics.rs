@@ -122,9 +122,7 @@ fn buckets(sandbox: &Sandbox, SandboxMetrics { points, .. }: &SandboxMetrics) ->
             let (at, ..) = bucket.last()?;
             let count = u32::try_from(bucket.len()).ok()?;
             let cpu_pct = bucket.iter().map(|(_, cpu, ..)| cpu).sum::<f64>() / f64::from(count);
-            let mean = |of: fn(&Point) -> u64| {
-                bucket.iter().map(of).sum::<u64>() / u64::from(count)
-            };
+            let mean = |of: fn(&Point) -> u64| bucket.iter().map(of).sum::<u64>() / u64::from(count);
             let mem_total = u64::from(sandbox.memory_mb) << 20;
             Some(SandboxMetric {
                 timestamp: Timestamp(*at),
