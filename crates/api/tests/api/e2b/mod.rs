@@ -13,9 +13,10 @@ use crate::client::{Answer, Client};
 /// The message of a refusal in E2B's form.
 #[track_caller]
 fn refused(answer: Answer, status: u16) -> String {
-    assert_eq!((answer.status, &answer.body["code"]), (status, &json!(status)), "{}", answer.body);
-    assert!(answer.body.get("error").is_none(), "{}", answer.body);
-    answer.body["message"].as_str().unwrap().to_owned()
+    let Answer { status: told, body, .. } = answer;
+    assert_eq!((told, &body["code"]), (status, &json!(status)), "{body}");
+    assert!(body.get("error").is_none(), "{body}");
+    body["message"].as_str().unwrap().to_owned()
 }
 
 impl Client {
