@@ -35,7 +35,7 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 
 	// New rules are in force: what the guest then tries is denied, and seen.
 	await page.getByRole('button', { name: 'Change rules' }).click();
-	await page.getByLabel('Denied').fill('198.51.100.0/24');
+	await page.getByRole('textbox', { name: 'Denied', exact: true }).fill('198.51.100.0/24');
 	await page.getByRole('button', { name: 'Put in force' }).click();
 	const network = page.getByRole('region', { name: 'Network' });
 	await expect(network).toContainText('198.51.100.0/24');
