@@ -5,13 +5,14 @@ import { expect, firstPerson, shortId, signIn, test } from './world';
 test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed', async ({ page, request }) => {
 	test.setTimeout(300_000);
 	const person = await firstPerson(request);
+	const task = Date.now().toString(36);
 	await signIn(page, person);
 
 	await page.getByRole('button', { name: 'Create', exact: true }).click();
 	const dialog = page.getByRole('dialog', { name: 'Create a capsule' });
 	await dialog.getByLabel('Metadata').fill('owner');
 	await expect(dialog.getByRole('button', { name: 'Create' })).toBeDisabled();
-	await dialog.getByLabel('Metadata').fill('owner=ann, task=page');
+	await dialog.getByLabel('Metadata').fill(`owner=ann, task=${task}`);
 	await dialog.getByLabel('When idle for, seconds').fill('900');
 	await dialog.getByRole('button', { name: 'Create' }).click();
 	await expect(page).toHaveURL(/\/capsules\/sb-/, { timeout: 60_000 });
@@ -52,7 +53,7 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 	await expect(page.getByRole('button', { name: `Pause ${name}` })).toBeEnabled({ timeout: 90_000 });
 
 	await page.getByRole('button', { name: `Snapshot ${name}` }).click();
-	const kept = `page-${Date.now().toString(36)}`;
+	const kept = `page-${task}`;
 	await page.getByRole('dialog').getByLabel('Name').fill(kept);
 	await page.getByRole('button', { name: 'Keep it' }).click();
 	await expect(page.getByText(`Kept as ${kept}`)).toBeVisible({ timeout: 90_000 });
@@ -68,7 +69,7 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 	// The list has both, and the menu counts them.
 	await page.getByRole('link', { name: /^Capsules/ }).click();
 	await expect(page.getByRole('link', { name })).toBeVisible();
-	await page.getByRole('searchbox').fill('task=page');
+	await page.getByRole('searchbox').fill(`task=${task}`);
 	await expect(page.getByRole('table', { name: 'Capsules' }).getByRole('row')).toHaveCount(3);
 
 	// A template with memory has its sizes; the page of templates starts from it.

@@ -48,19 +48,19 @@ test('two people in two teams see their own, and each role what it may', async (
 		.getByRole('button', { name: /^Make owner/ })
 		.click();
 	await page.getByRole('dialog').getByRole('button', { name: 'Make owner' }).click();
-	await expect(page.getByRole('button', { name: 'Leave the team' })).toBeVisible();
-	await page.getByRole('button', { name: 'Leave the team' }).click();
-	await page.getByRole('dialog').getByRole('button', { name: 'Leave' }).click();
-	await expect(page.getByText('You left Harbour')).toBeVisible();
-	await expect(page.getByRole('button', { name: 'Team: No team' })).toBeVisible();
-	await expect(page.getByRole('button', { name: 'Create', exact: true })).toBeDisabled();
-	await expect(page.getByText('You act for no team')).toBeVisible();
-
-	// From nothing to a team of one's own again.
-	await page.getByRole('button', { name: 'Team: No team' }).click();
+	// Her only team is not left; with another one it is, and that one comes in its place.
+	await expect(page.getByRole('button', { name: 'Leave the team' })).toBeDisabled();
+	await page.getByRole('button', { name: 'Team: Harbour' }).click();
 	await page.getByRole('button', { name: 'New team' }).click();
 	await page.getByRole('dialog').getByLabel('Name').fill('Second');
 	await page.getByRole('button', { name: 'Make the team' }).click();
+	await page.getByRole('button', { name: 'Team: Second' }).click();
+	await page.getByRole('button', { name: /^Harbour/ }).click();
+	await expect(page.getByRole('button', { name: 'Team: Harbour' })).toBeVisible();
+	await page.getByRole('link', { name: 'Team', exact: true }).click();
+	await page.getByRole('button', { name: 'Leave the team' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Leave' }).click();
+	await expect(page.getByText('You left Harbour')).toBeVisible();
 	await expect(page.getByRole('button', { name: 'Team: Second' })).toBeVisible();
 	await expect(page.getByRole('button', { name: 'Create', exact: true })).toBeEnabled();
 
