@@ -8,7 +8,8 @@ it('ends axes at round numbers', () => {
 	expect(scale([], 100)).toEqual({ top: 100, marks: [0, 50, 100] });
 	expect(scale([{ time: 0, value: 137 }], 0)).toEqual({ top: 150, marks: [0, 100] });
 	const mebi = 1024 * 1024;
-	expect(scale([{ time: 0, value: 180 * mebi }], 0)).toEqual({ top: 200 * mebi, marks: [0, 100 * mebi, 200 * mebi] });
+	expect(scale([{ time: 0, value: 180 * mebi }], mebi)).toEqual({ top: 192 * mebi, marks: [0, 128 * mebi] });
+	expect(scale([], mebi)).toEqual({ top: mebi, marks: [0, mebi / 2, mebi] });
 });
 
 it('draws what is in the window, from the base up', () => {

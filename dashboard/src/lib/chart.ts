@@ -15,18 +15,18 @@ export interface Plot {
 /** Where the axis ends, and its marks: round numbers, at least `least` high. */
 export function scale(points: readonly Point[], least: number): { top: number; marks: number[] } {
 	const highest = points.reduce((most, point) => Math.max(most, point.value), least) || 1;
-	const step = roundUp(highest / 2);
+	// What begins at a thousand is bytes.
+	const step = roundUp(highest / 2, least >= 1024);
 	const top = highest > step * 1.5 ? step * 2 : step * 1.5;
 	return { top, marks: [0, step, step * 2].filter((mark) => mark <= top) };
 }
 
-/** The next of 1, 2, 2.5, 5 times a power of ten; sizes go by powers of 1024. */
-function roundUp(value: number): number {
-	const base = value >= 1024 * 1024 ? 1024 ** Math.floor(Math.log2(value) / 10) : 1;
-	const scaled = value / base;
-	const power = 10 ** Math.floor(Math.log10(scaled));
-	const digit = [1, 2, 2.5, 5, 10].find((digit) => digit * power >= scaled * 0.9999) ?? 10;
-	return digit * power * base;
+/** The next of 1, 2, 2.5, 5 times a power of ten; of bytes, the next power of two. */
+function roundUp(value: number, isBytes: boolean): number {
+	if (isBytes) return 2 ** Math.ceil(Math.log2(value));
+	const power = 10 ** Math.floor(Math.log10(value));
+	const digit = [1, 2, 2.5, 5, 10].find((digit) => digit * power >= value * 0.9999) ?? 10;
+	return digit * power;
 }
 
 /** The line and the area below it. More points than pixels are drawn as the highest of each pixel; a hole stays one. */

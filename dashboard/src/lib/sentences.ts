@@ -35,6 +35,8 @@ function predicate(event: AuditEvent): string {
 	switch (`${event.resource_type} ${event.action}`) {
 		case 'sandbox auto_pause':
 			return `paused ${noun} ${name}, which was idle`;
+		case 'sandbox update_network':
+			return `changed the network rules of ${noun} ${name}`;
 		case 'user signup':
 			return 'signed up';
 		case 'user login':
