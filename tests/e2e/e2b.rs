@@ -16,23 +16,29 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 async fn the_python_sdk_works_in_real_guests(platform: &Platform) -> Result<()> {
-    judged_by(platform, "python", &["-B", "-m", "pytest", "-q", "-x", "python_platform/test_guest.py"]).await
+    judged_by(
+        platform,
+        "sdk-venv/bin/python",
+        &["-B", "-m", "pytest", "-q", "-x", "python_platform/test_guest.py"],
+    )
+    .await
 }
 
 async fn the_javascript_sdk_works_in_real_guests(platform: &Platform) -> Result<()> {
-    judged_by(platform, "node", &["--test", "--test-timeout=600000", "js/platform/guest.test.js"]).await
+    judged_by(platform, "node/bin/node", &["--test", "--test-timeout=600000", "js/platform/guest.test.js"])
+        .await
 }
 
-/// Runs a program of the SDKs' environment on the platform. What it says is shown when it fails.
+/// Runs a program of the target folder on the platform. What it says is shown when it fails.
 async fn judged_by(platform: &Platform, program: &str, arguments: &[&str]) -> Result<()> {
     platform.start().await?;
     let first_run = platform.first_run()?;
     let key = first_run["api_key"].as_str().context("no api_key")?;
     let sdk: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
     ensure!(sdk.join("js/node_modules/installed").exists(), "run tests/sdk/install.sh");
-    let venv =
+    let target =
         platform.binary().parent().and_then(Path::parent).context("the binary is in no target folder")?;
-    let output = Command::new(venv.join("sdk-venv/bin").join(program))
+    let output = Command::new(target.join(program))
         .args(arguments)
         .current_dir(&sdk)
         // Nothing of the caller's environment may lead an SDK elsewhere (E2B_*, proxies).

@@ -33,7 +33,7 @@ use super::liveness::Liveness;
 use super::socket::{self, MESSAGE_BYTES};
 use super::utf8_stream::{Piece, Utf8Stream};
 use crate::AppState;
-use crate::auth::Caller;
+use crate::auth::{SOCKET_PROTOCOL, SocketCaller};
 use crate::error::ApiError;
 use crate::extract::PathId;
 use crate::schema::ActRefusals;
@@ -148,14 +148,14 @@ fn is_zero(count: &u64) -> bool {
 )]
 pub(crate) async fn sandbox_pty(
     State(app): State<AppState>,
-    Caller(ctx): Caller,
+    SocketCaller(ctx): SocketCaller,
     PathId(id): PathId<id::Sandbox>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let upgrade = upgrade.map_err(|_| ApiError::invalid("this is a WebSocket: send an upgrade request"))?;
     let span = tracing::Span::current();
-    Ok(upgrade.max_message_size(MESSAGE_BYTES).on_upgrade(move |socket| {
+    Ok(upgrade.protocols([SOCKET_PROTOCOL]).max_message_size(MESSAGE_BYTES).on_upgrade(move |socket| {
         tracing::Instrument::instrument(session(app.control, ctx, sandbox, socket), span)
     }))
 }

@@ -8,13 +8,13 @@ use secrecy::ExposeSecret as _;
 
 use crate::platform::Platform;
 
-/// Runs a program on the platform. What it says is shown when it fails.
+/// Runs a program of the target folder on the platform. What it says is shown when it fails.
 async fn judged_by(program: &str, arguments: &[&str]) {
     let platform = Platform::start().await;
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("sdk-venv/bin");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let sdk: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk");
     assert!(sdk.join("js/node_modules/installed").exists(), "run tests/sdk/install.sh");
-    let mut command = Command::new(venv.join(program));
+    let mut command = Command::new(target.join(program));
     // Nothing of the caller's environment may lead an SDK elsewhere (E2B_*, proxies).
     command
         .args(arguments)
@@ -38,10 +38,10 @@ async fn judged_by(program: &str, arguments: &[&str]) {
 
 #[tokio::test]
 async fn python() {
-    judged_by("python", &["-B", "-m", "pytest", "-q", "python_platform/test_control.py"]).await;
+    judged_by("sdk-venv/bin/python", &["-B", "-m", "pytest", "-q", "python_platform/test_control.py"]).await;
 }
 
 #[tokio::test]
 async fn javascript() {
-    judged_by("node", &["--test", "--test-timeout=300000", "js/platform/control.test.js"]).await;
+    judged_by("node/bin/node", &["--test", "--test-timeout=300000", "js/platform/control.test.js"]).await;
 }
