@@ -50,6 +50,18 @@ fn text(
                  curl -s -X POST {url}/v1/sandboxes -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' -d '{{}}'\n  \
                  {program} sandbox list{folder}\n"
             ));
+            text.push_str(&format!(
+                "\nE2B's SDKs, as they are:\n  export E2B_API_URL={url} E2B_SANDBOX_URL={url} E2B_API_KEY={api_key}\n"
+            ));
+            if let Some(Known { domain: Some(domain), authority, .. }) = https {
+                let trust = authority.as_ref().map_or_else(String::new, |authority| {
+                    let authority = quoted(&authority.display().to_string());
+                    format!(" SSL_CERT_FILE={authority} NODE_EXTRA_CA_CERTS={authority}")
+                });
+                text.push_str(&format!(
+                    "  export E2B_DOMAIN={domain} E2B_API_KEY={api_key}{trust}   # by names\n"
+                ));
+            }
         }
         None => text.push_str(&format!(
             "\nTry, with a key of yours:\n  export SANDBAR_URL={url} SANDBAR_API_KEY=...\n  \
@@ -99,6 +111,16 @@ mod tests {
         for told in ["http://127.0.0.1:8080/docs", "admin@sandbar.local", "secret", "X-API-Key: e2b_0"] {
             assert!(usual.contains(told), "{told}: {usual}");
         }
+        assert!(usual.contains("E2B_SANDBOX_URL=http://127.0.0.1:8080 E2B_API_KEY=e2b_0\n"), "{usual}");
+        let known = Known {
+            url: "https://sbx.test:8443".into(),
+            domain: Some("sbx.test:8443".into()),
+            authority: Some("/var/lib/sandbar/tls/ca.pem".into()),
+        };
+        let data = DataDir::at(Path::new(data_dir::DEFAULT));
+        let named = text(&data, &file.url, Some(&known), Some(&file), "sandbar");
+        let by_names = "E2B_DOMAIN=sbx.test:8443 E2B_API_KEY=e2b_0 SSL_CERT_FILE=/var/lib/sandbar/tls/ca.pem";
+        assert!(named.contains(by_names), "{named}");
         let unusual =
             text(&DataDir::at(Path::new("/tmp/it's here")), &file.url, None, Some(&file), "sandbar");
         assert!(unusual.contains(r"sandbar down --data-dir '/tmp/it'\''s here'"), "{unusual}");
