@@ -10,9 +10,9 @@ use sandbar_types::{Id, SandboxStatus};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::host::{Done, machine};
+use super::host::{ActError, Done, machine};
 use super::judge::{Action, Rest, Row, released};
-use crate::host_client::HostClient;
+use crate::host_client::{HostClient, HostError};
 use crate::operation::{self, Operation};
 use crate::{Actor, Control, OpContext, audit, reported};
 
@@ -30,12 +30,20 @@ impl Control {
             Err(error) => {
                 tracing::info!(id = %row.id, %host, error = &error as &dyn std::error::Error,
                     "what became of a sandbox is not known yet");
+                // No request is on its way to a host that nobody can reach: the row need not wait for one, and is what the host says
+                // as soon as it is back.
+                if matches!(error, ActError::Host(HostError::Unreachable(_)))
+                    && let Err(error) = self.lose_sight_of(row).await
+                {
+                    tracing::warn!(id = %row.id, error = &error as &dyn std::error::Error,
+                        "cannot write down that a sandbox is missing");
+                }
                 self.wants_reconcile(host);
             }
         }
     }
 
-    async fn try_follow(&self, row: &SandboxRow) -> Result<Done, super::host::ActError> {
+    async fn try_follow(&self, row: &SandboxRow) -> Result<Done, ActError> {
         let Some(address) = &row.host_address else { return Ok(Done::Overtaken) };
         let Some(host) = row.host_id else { return Ok(Done::Overtaken) };
         let client = self.host_clients().get(host, address);
@@ -123,22 +131,26 @@ impl Control {
     /// A host that does not tell what it has: rows in the middle of a change that nobody is at any more are `missing`, which they would
     /// become in any case when the host stays silent.
     pub(super) async fn lose_sight(&self, rows: &[SandboxRow]) -> Result<(), StoreError> {
-        use SandboxStatus::{Missing, Pausing, Resuming, Snapshotting};
+        use SandboxStatus::{Pausing, Resuming, Snapshotting};
         let now = self.store().now().await?;
         let patience = chrono::Duration::from_std(self.config().operation_deadline).unwrap_or_default();
         for row in rows {
             let between = matches!(row.status, Pausing | Resuming | Snapshotting);
-            if !between || now - row.transition_started_at < patience {
-                continue;
+            if between && now - row.transition_started_at >= patience {
+                self.lose_sight_of(row).await?;
             }
-            let transition = Transition::new(row.id, Missing)
-                .at_generation(row.generation)
-                .because("its host cannot be reached");
-            let mut tx = self.store().begin().await?;
-            tx.sandbox_transition(&transition).await?;
-            tx.commit().await?;
         }
         Ok(())
+    }
+
+    /// Only if the row was not changed since it was read.
+    async fn lose_sight_of(&self, row: &SandboxRow) -> Result<(), StoreError> {
+        let transition = Transition::new(row.id, SandboxStatus::Missing)
+            .at_generation(row.generation)
+            .because("its host cannot be reached");
+        let mut tx = self.store().begin().await?;
+        tx.sandbox_transition(&transition).await?;
+        Ok(tx.commit().await?)
     }
 }
 
