@@ -150,7 +150,7 @@ impl Control {
             .because("its host cannot be reached");
         let mut tx = self.store().begin().await?;
         tx.sandbox_transition(&transition).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 
