@@ -54,7 +54,9 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 		await expect(page.getByRole('region', { name: 'Network' })).toContainText('198.51.100.7');
 		await expect(page.getByRole('region', { name: 'Events' })).toContainText('created');
 	});
-	await look('snapshots', '/dashboard/snapshots', () => expect(page.getByText('base', { exact: true }).first()).toBeVisible());
+	await look('snapshots', '/dashboard/snapshots', () =>
+		expect(page.getByText('base', { exact: true }).first()).toBeVisible()
+	);
 	await look('keys', '/dashboard/keys', heading('API keys'));
 	await look('team', '/dashboard/team', () => expect(page.getByRole('row', { name: person.email })).toBeVisible());
 	await look('account', '/dashboard/account', () => expect(page.getByText('this one')).toBeVisible());
