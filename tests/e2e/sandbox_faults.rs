@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use sandbar_tests::{Platform, Sandbox, wait};
 use sandbar_types::ErrorCode;
-use sandbar_types::guest::AGENT_PORT;
+use sandbar_types::guest::{AGENT_PORT, GATEWAY_IP, READY_PORT};
 use serde_json::{Value, json};
 
 use crate::{Test, tests};
 
 /// What the host's agent says of a guest that it told again who it is.
 const TOLD_AGAIN: &str = "its guest was told again who it is";
+/// And of every push of one.
+const STARTED_AGAIN: &str = "the guest's agent was started again";
 /// How long the platform may take to notice that a virtual machine is gone, and to say so.
 const NOTICE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         a_killed_vmm_is_noticed_and_everything_reclaimed,
         a_guest_that_powers_off_is_noticed,
         an_idle_sandbox_ends_and_a_busy_one_does_not,
+        a_guest_that_pushes_without_end_ends_in_time,
         a_sandbox_deleted_while_it_is_made_leaves_nothing,
         many_deletes_have_one_end,
         who_waits_for_a_command_learns_of_the_sandboxs_end,
@@ -162,6 +165,35 @@ async fn an_idle_sandbox_ends_and_a_busy_one_does_not(platform: &Platform) -> Re
     client.post(&format!("/v1/sandboxes/{}/ping", busy.id), &json!({})).await?.expect(204)?;
     assert_eq!(busy.status().await?, "running");
     Ok(())
+}
+
+/// What its host's agent takes of a guest's own accord, over and over.
+async fn a_guest_that_pushes_without_end_ends_in_time(platform: &Platform) -> Result<()> {
+    const TIMEOUT: u64 = 10;
+    platform.start().await?;
+    let heard = platform.agent_logged(STARTED_AGAIN)?;
+    let sandbox = Sandbox::create(&platform.client()?, &json!({"timeout_sec": TIMEOUT})).await?;
+    let push = format!(
+        r#"import socket
+while True:
+    try:
+        with socket.create_connection(("{GATEWAY_IP}", {READY_PORT}), 5) as host:
+            host.sendall(b'{{"event":"restarted","boot_id":"b","version":"1"}}\n')
+    except OSError:
+        pass
+"#
+    );
+    let mut pushing = sandbox
+        .stream(json!({"cmd": "python3", "args": ["-c", push], "user": "root", "detach": true}))
+        .await?;
+    pushing.pid().await?;
+    drop(pushing);
+    wait::until_true("the sandbox ends", Duration::from_secs(TIMEOUT + 30), async || {
+        Ok(sandbox.status().await? == "stopped")
+    })
+    .await?;
+    ensure!(platform.agent_logged(STARTED_AGAIN)? > heard, "its host did not hear of it");
+    is_reclaimed(platform, &sandbox.id).await
 }
 
 async fn a_sandbox_deleted_while_it_is_made_leaves_nothing(platform: &Platform) -> Result<()> {

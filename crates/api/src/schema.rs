@@ -142,8 +142,8 @@ refusal_sets! {
     ];
     /// What people do with hosts.
     FleetRefusals = [
-        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, HostHasSandboxes, TooLarge, RateLimited, InternalError,
-        HostUnavailable,
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, HostHasSandboxes, TooLarge, RateLimited,
+        InternalError, HostUnavailable,
     ];
     /// What hosts ask.
     HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode};
 use http::{Method, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, Limited, combinators::BoxBody};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -26,8 +26,11 @@ use crate::error::{Error, chain};
 const TOKEN_HEADER: &str = "x-access-token";
 /// A guest that runs takes a connection at once; after this it is not going to.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer of the guest that is read as an error's text.
+/// The longest answer of the guest that is read, as an error's text and otherwise: a path in JSON at most.
 const ERROR_TEXT_BYTES: usize = 4096;
+const ANSWER_BYTES: usize = 64 * 1024;
+/// How long such an answer may take once it has begun: it is in memory.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A request's body that may fail half way, which makes the guest drop what it has got.
 pub(crate) type RequestBody = BoxBody<Bytes, std::io::Error>;
@@ -220,7 +223,7 @@ impl GuestClient {
         if response.status() != StatusCode::OK {
             return Err(refusal(response).await);
         }
-        let answer = response.into_body().collect().await.map_err(unreachable)?.to_bytes();
+        let answer = collect(response, ANSWER_BYTES).await?;
         let written: Vec<Written> = serde_json::from_slice(&answer)
             .map_err(|_| Error::GuestUnreachable("its answer to a write is not JSON".into()))?;
         written
@@ -307,6 +310,16 @@ async fn refusal(response: http::Response<hyper::body::Incoming>) -> Error {
     }
 }
 
+/// An answer whose head has come. The guest is its sandbox's: it may send without end, or nothing any more.
+async fn collect(response: http::Response<hyper::body::Incoming>, most: usize) -> Result<Bytes, Error> {
+    let body = Limited::new(response.into_body(), most).collect();
+    match tokio::time::timeout(ANSWER_LIMIT, body).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => Err(Error::GuestUnreachable(chain(&*error))),
+        Err(_) => Err(Error::Timeout("the guest agent did not end its answer in time".into())),
+    }
+}
+
 /// The message of an error answer `{"code":…,"message":"…"}`, or its text as it is, bounded.
 async fn error_text(response: http::Response<hyper::body::Incoming>) -> String {
     #[derive(serde::Deserialize)]
@@ -314,9 +327,7 @@ async fn error_text(response: http::Response<hyper::body::Incoming>) -> String {
         message: String,
     }
     let status = response.status();
-    let body = http_body_util::Limited::new(response.into_body(), ERROR_TEXT_BYTES);
-    let Ok(collected) = body.collect().await else { return status.to_string() };
-    let bytes = collected.to_bytes();
+    let Ok(bytes) = collect(response, ERROR_TEXT_BYTES).await else { return status.to_string() };
     match serde_json::from_slice::<Body>(&bytes) {
         Ok(body) => body.message,
         Err(_) if bytes.is_empty() => status.to_string(),

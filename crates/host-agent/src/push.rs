@@ -9,6 +9,8 @@ use crate::error::Error;
 
 /// What a push may say, in bytes: one short line.
 const MOST_BYTES: u64 = 4096;
+/// What of a guest's words may go into the host's log.
+const LOGGED_BYTES: usize = 200;
 /// A guest's agent says it at once.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
@@ -17,7 +19,15 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Push {
     pub(crate) event: Event,
     /// How the agent before this one ended.
-    pub(crate) reason: Option<String>,
+    reason: Option<String>,
+}
+
+impl Push {
+    /// How the agent before this one ended: the guest's words.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        let reason = self.reason.as_deref()?;
+        reason.get(..reason.floor_char_boundary(LOGGED_BYTES))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -37,7 +47,10 @@ pub(crate) async fn next(listener: &TcpListener) -> Result<Push, Error> {
         let read = tokio::time::timeout(READ_LIMIT, stream.take(MOST_BYTES).read_to_end(&mut line)).await;
         match serde_json::from_slice(&line) {
             Ok(push) if matches!(read, Ok(Ok(_))) => return Ok(push),
-            _ => tracing::warn!(text = %String::from_utf8_lossy(&line), "not a push of the guest's agent"),
+            _ => {
+                let text = String::from_utf8_lossy(line.get(..LOGGED_BYTES).unwrap_or(&line));
+                tracing::debug!(%text, "not a push of the guest's agent");
+            }
         }
     }
 }

@@ -49,8 +49,8 @@ pub(crate) const USERS: u32 = 1 << 23;
 pub(crate) const FIRST_USER: u32 = 0x7000_0000;
 
 impl Resources {
-    /// As whom the machine in a slot runs. The slot's address tells the user: no two slots that live have the same one, not even those
-    /// of two platforms on one machine, whose networks must not overlap.
+    /// As whom the machine in a slot runs. The slot's address tells the user: no two slots of an agent have the same one, nor those of two
+    /// agents on one machine, unless their networks are equal in the low 24 bits of their addresses. Those need different first users.
     pub(crate) fn confinement(&self, slot: &Slot, name: String) -> Confinement {
         let link = u32::from(slot.host_ip) / 2;
         Confinement { user: self.first_user + link % USERS, group: name }

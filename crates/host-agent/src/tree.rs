@@ -9,6 +9,9 @@ use sandbar_proto::host::{Entry, EntryKind};
 use crate::error::Error;
 use crate::guest::GuestClient;
 
+/// The longest listing, as long as what the control plane takes of its hosts in one answer: an entry is no longer there than here.
+const LISTING_BYTES: usize = 8 << 20;
+
 /// The entries of a folder, and of the folders in it down to `depth`.
 pub(crate) async fn list(
     guest: &GuestClient,
@@ -17,8 +20,15 @@ pub(crate) async fn list(
     depth: u32,
 ) -> Result<Vec<Entry>, Error> {
     let request = ListDirRequest { path, depth, ..Default::default() };
-    let options = GuestClient::options_for(user);
-    let answer = guest.filesystem().list_dir_with_options(request, options).await.map_err(|e| failed(&e))?;
+    let options = GuestClient::options_for(user).with_max_message_size(LISTING_BYTES);
+    let answer = guest.filesystem().list_dir_with_options(request, options).await;
+    let answer = answer.map_err(|error| match error.code {
+        // Either the guest would not list so many, or they are more than such an answer takes.
+        ErrorCode::ResourceExhausted => Error::BadInput(
+            "too many entries to list at once: ask for less depth, or for folders in it".into(),
+        ),
+        _ => failed(&error),
+    })?;
     Ok(answer.into_owned().entries.into_iter().map(entry).collect())
 }
 

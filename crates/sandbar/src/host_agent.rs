@@ -100,7 +100,8 @@ impl VmmArgs {
 /// What each sandbox may take of this machine.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LimitArgs {
-    /// First of the 8388608 users as which virtual machine monitors run, each as one of its own; nothing else may use them
+    /// First of the 8388608 users as which virtual machine monitors run, each as one of its own; nothing else may use them. Two platforms
+    /// on one machine need different ones where their sandboxes' networks are equal in the low 24 bits
     #[arg(
         long,
         env = "SANDBAR_VMM_USERS",

@@ -126,9 +126,16 @@ impl Tx {
         )
         .fetch_optional(self.connection())
         .await?;
+        // Itself and the one that it replaces, in the order in which everybody takes several templates.
+        sqlx::query!(
+            "SELECT t.id FROM templates t JOIN templates s ON s.team_id = t.team_id AND s.name = t.name
+             WHERE s.id = $1 AND t.deleted_at IS NULL ORDER BY t.id FOR NO KEY UPDATE OF t",
+            id.uuid(),
+        )
+        .fetch_all(self.connection())
+        .await?;
         let reserved = sqlx::query!(
-            "SELECT team_id, name FROM templates
-             WHERE id = $1 AND ready_at IS NULL AND deleted_at IS NULL FOR NO KEY UPDATE",
+            "SELECT team_id, name FROM templates WHERE id = $1 AND ready_at IS NULL AND deleted_at IS NULL",
             id.uuid(),
         )
         .fetch_optional(self.connection())

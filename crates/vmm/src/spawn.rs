@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The least that a VMM may write into a file: its state and what it complains of.
-const FILE_BYTES: u64 = 16 << 20;
+pub(crate) const FILE_BYTES: u64 = 16 << 20;
 
 /// What to start.
 #[derive(Debug)]

@@ -97,7 +97,8 @@ impl HostClient {
         self.breaker.state()
     }
 
-    /// Makes one call, unless the host is known not to answer.
+    /// Makes one call, unless the host is known not to answer. A stream in both directions is no call before it brought a message, or a
+    /// failure: connecting goes on behind its back.
     pub(super) async fn call<T>(
         &self,
         rpc: impl Future<Output = Result<T, ConnectError>>,
@@ -107,7 +108,12 @@ impl HostClient {
             return Err(HostError::Unreachable(error.into()));
         }
         let answer = rpc.await.map_err(HostError::from);
-        if matches!(answer, Err(HostError::Unreachable(_) | HostError::Deadline(_))) {
+        answer.inspect_err(|error| self.note(error))
+    }
+
+    /// A call failed: where that is because no answer came, the host is asked whether it still gives any.
+    fn note(&self, error: &HostError) {
+        if matches!(error, HostError::Unreachable(_) | HostError::Deadline(_)) {
             let (rpc, limit) = (self.rpc.clone(), self.probe_limit);
             self.breaker.suspect(limit, move || {
                 let rpc = rpc.clone();
@@ -115,7 +121,6 @@ impl HostClient {
                 async move { rpc.get_health_with_options(request, within(limit)).await.is_ok() }
             });
         }
-        answer
     }
 
     /// Whether the agent serves, and what it is.
@@ -174,10 +179,13 @@ impl HostClient {
         &self,
         first: Request,
     ) -> Result<(ExecStreamSender, ExecStreamReceiver), HostError> {
-        let mut stream: BidiStream<_, _, _> = self.call(self.rpc.exec_stream()).await?;
-        stream.send(request(first)).await?;
-        let (sender, receiver) = stream.into_split();
-        Ok((ExecStreamSender(sender), ExecStreamReceiver { stream: receiver, ended: false }))
+        let opened = async {
+            let mut stream: BidiStream<_, _, _> = self.rpc.exec_stream().await?;
+            stream.send(request(first)).await?;
+            Ok(stream.into_split())
+        };
+        let (sender, stream) = self.call(opened).await?;
+        Ok((ExecStreamSender(sender), ExecStreamReceiver { client: self.clone(), stream, ended: false }))
     }
 
     /// Writes a file from `open` and `chunk` requests. Dropping the call cuts it off, and the file does not appear.
@@ -283,6 +291,8 @@ impl ExecStreamSender {
 
 /// The way out of a streamed command. Dropping it ends the call.
 pub struct ExecStreamReceiver {
+    /// Whose host is suspected where the stream breaks.
+    client: HostClient,
     stream: BidiRecvHalf<ResponseBody, host::ExecStreamResponseView<'static>>,
     ended: bool,
 }
@@ -294,7 +304,8 @@ impl ExecStreamReceiver {
         if self.ended {
             return Ok(None);
         }
-        let Some(message) = self.stream.message().await? else {
+        let message = self.stream.message().await.map_err(HostError::from);
+        let Some(message) = message.inspect_err(|error| self.client.note(error))? else {
             return Err(HostError::Protocol("the stream ended before the command"));
         };
         Ok(match message.to_owned_message().response {

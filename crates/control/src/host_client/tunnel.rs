@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use connectrpc::ConnectError;
 use connectrpc::client::{BidiRecvHalf, BidiSendHalf, SharedHttp2Connection};
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -83,8 +84,8 @@ impl HostClient {
         limit: Duration,
     ) -> Result<TunnelStream, HostError> {
         let (rpc, place) = self.lanes().enter();
-        let opened = async {
-            let mut call = self.call(rpc.tunnel()).await?;
+        let opening = async {
+            let mut call = rpc.tunnel().await?;
             let open = host::tunnel_request::Open {
                 id: id.to_string(),
                 port: u32::from(port),
@@ -92,13 +93,14 @@ impl HostClient {
             };
             // Why it is refused is in the answer.
             let _sent = call.send(host::TunnelRequest { open: open.into(), ..Default::default() }).await;
-            match call.message().await? {
-                Some(_opened) => Ok(call.into_split()),
-                None => Err(HostError::Protocol("a tunnel ended before it was open")),
-            }
+            Ok(call.message().await?.is_some().then(|| call.into_split()))
         };
-        let late = |_| connectrpc::ConnectError::deadline_exceeded("the tunnel was not opened in time");
-        let (sender, receiver) = tokio::time::timeout(limit, opened).await.map_err(late)??;
+        let in_time = async {
+            let late = |_| ConnectError::deadline_exceeded("the tunnel was not opened in time");
+            tokio::time::timeout(limit, opening).await.map_err(late)?
+        };
+        let ended = HostError::Protocol("a tunnel ended before it was open");
+        let (sender, receiver) = self.call(in_time).await?.ok_or(ended)?;
         let (outgoing, to_send) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let (received, incoming) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let dropped = CancellationToken::new();

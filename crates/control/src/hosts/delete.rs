@@ -3,7 +3,8 @@
 //! ```text
 //!   1 begin    one transaction: it takes no new sandboxes; those that it has are `stopping` (only where that is forced)
 //!   2 ask      the host destroys them, as far as it answers
-//!   3 end      one transaction: rows `stopped`, credentials void, files forgotten, the host gone, with the event
+//!   3 end      one transaction: rows `stopped`, credentials void, files forgotten, what nobody has files of any more deleted, the host
+//!              gone, with the events
 //! ```
 //!
 //! A control plane that dies in between leaves a host that drains, whose `stopping` rows the reconciler finishes; asking again goes on
@@ -18,17 +19,19 @@ use sandbar_types::{Id, SandboxStatus, id};
 use serde_json::json;
 
 use super::HostError;
+use crate::operation::{Action, Operation};
+use crate::snapshots::{abandon, finish_delete};
 use crate::{Control, OpContext, audit};
 
 /// Sandboxes that are ended at the same time.
 const AT_ONCE: usize = 8;
 
-/// What becomes of the sandboxes of a host that is deleted.
+/// What becomes of what a host has that is deleted: its sandboxes, and the snapshots that no other host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// There must be none.
     Refuse,
-    /// They end.
+    /// It ends.
     Destroy,
 }
 
@@ -98,7 +101,7 @@ impl Control {
             tx = self.store().begin().await?;
             self.host_access(&mut tx, ctx, id).await?;
         }
-        self.end_host(tx, ctx, &host, tenants.len()).await
+        self.end_host(tx, ctx, &host, existing, tenants.len()).await
     }
 
     /// Step 2.
@@ -129,22 +132,34 @@ impl Control {
         mut tx: Tx,
         ctx: &OpContext,
         host: &HostRow,
+        existing: Existing,
         sandboxes: usize,
     ) -> Result<(), HostError> {
+        // Templates before sandboxes: so does a snapshot that is published.
+        let templates = tx.host_templates_lock(host.id).await?;
         tx.sandboxes_stop_on_host(host.id).await?;
         tx.sandboxes_end_on_host(host.id).await?;
-        let templates = tx.host_delete(host.id).await?;
-        let metadata = json!({ "sandboxes": sandboxes });
+        let lost = tx.host_only_snapshots(host.id).await?;
+        if existing == Existing::Refuse && !lost.is_empty() {
+            let names = lost.into_iter().map(|snapshot| snapshot.name).collect();
+            return Err(HostError::HasSnapshots { names });
+        }
+        let deletion = Operation::begun(ctx, Action::Delete).to_value();
+        for snapshot in &lost {
+            tx.snapshot_begin_delete(snapshot.id, &deletion).await?;
+        }
+        tx.host_delete(host.id).await?;
+        for template in templates {
+            // One in the making is never made; one whose deletion began now, or waited for this host, has ended.
+            abandon(&mut tx, template).await?;
+            finish_delete(&mut tx, template).await?;
+        }
+        let metadata = json!({ "sandboxes": sandboxes, "snapshots": lost.len() });
         let event = audit::host(ctx, (host.id, host.team_id), "delete", Outcome::Success);
         tx.audit(&Event { metadata, ..event }).await?;
         tx.commit().await?;
         self.host_clients().evict(host.id);
-        for template in templates {
-            // One in the making is never made; one whose deletion waited for this host has ended.
-            self.snapshot_abandoned(template).await?;
-            self.snapshot_finish_delete(template).await?;
-        }
-        tracing::info!(host = %host.id, sandboxes, "a host was deleted");
+        tracing::info!(host = %host.id, sandboxes, snapshots = lost.len(), "a host was deleted");
         Ok(())
     }
 }

@@ -48,7 +48,8 @@ impl Control {
             // A host that cannot be asked is told apart from one that is slow at it.
             client.health(self.config().call_deadline).await.map_err(HostError::Pause)?;
             let control = self.clone();
-            self.go_on(async move {
+            // No shutdown waits for it: the host goes on by itself, and its inventory tells what came of it.
+            tokio::spawn(async move {
                 if let Err(error) = client.pause_all(control.config().verify_deadline).await {
                     tracing::warn!(host = %id, error = &error as &dyn std::error::Error,
                         "a host that drains did not say that its sandboxes are paused");

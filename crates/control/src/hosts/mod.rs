@@ -195,6 +195,12 @@ pub enum HostError {
         /// Which.
         sandboxes: Vec<Id<Sandbox>>,
     },
+    /// Snapshots would end with it.
+    #[error("no other host has the files of {} snapshots: {}. Delete them first, or force it", .names.len(), .names.join(", "))]
+    HasSnapshots {
+        /// Which.
+        names: Vec<String>,
+    },
     /// It has no such tag.
     #[error("the host has no tag {tag:?}")]
     NoSuchTag {
@@ -261,6 +267,7 @@ impl HostError {
             Self::Access(error) => error.code(),
             Self::NotFound { .. } | Self::NoSuchTag { .. } => ErrorCode::NotFound,
             Self::HasSandboxes { .. } => ErrorCode::HostHasSandboxes,
+            Self::HasSnapshots { .. } => ErrorCode::Conflict,
             Self::Pause(_) | Self::ShuttingDown(_) => ErrorCode::HostUnavailable,
             Self::Store(error) => store_code(error),
             Self::Pki(_) | Self::Token(_) => ErrorCode::InternalError,

@@ -1,9 +1,11 @@
 //! Letting a host in.
 
 use sandbar_store::hosts::RegistrationRow;
+use sandbar_types::{Arch, Id, VmmKind};
 use uuid::Uuid;
 
 use super::{HostError, InvalidHost, Registered, Registration, TokenHost};
+use crate::bootstrap::BASE;
 use crate::secrets::token_hash;
 use crate::{Control, OpContext};
 
@@ -25,6 +27,7 @@ impl Control {
             }
         }
         check_address(address)?;
+        self.warn_of_base(*arch, *vmm, address).await?;
 
         let mut tx = self.store().begin().await?;
         let id = tx.host_token_use(&token_hash(token)).await?.ok_or(HostError::InvalidToken)?;
@@ -43,6 +46,17 @@ impl Control {
         // A host that registered anew has a new certificate, perhaps at the same address.
         self.host_clients().evict(id);
         Ok(Registered { host: host.try_into()?, credentials })
+    }
+
+    /// Each host makes the platform's template by itself, where it is of the kind of the host that made the first one.
+    async fn warn_of_base(&self, arch: Arch, vmm: VmmKind, address: &str) -> Result<(), HostError> {
+        let Ok(name) = BASE.parse() else { return Ok(()) };
+        let base = self.store().template_by_name(Id::PLATFORM, &name).await?;
+        if let Some(base) = base.filter(|base| (base.arch, base.vmm) != (arch, vmm)) {
+            tracing::warn!(address, %arch, %vmm, "the platform's template is one of {} and {}: this host gets none",
+                base.arch, base.vmm);
+        }
+        Ok(())
     }
 }
 

@@ -20,7 +20,8 @@ impl Control {
         };
         tracing::info!(%host, %template, "a host is to make the platform's template");
         let control = self.clone();
-        self.go_on(async move {
+        // No shutdown waits for it: it may take minutes, and whoever cuts it off loses nothing that the claim's end does not mend.
+        tokio::spawn(async move {
             let Err(error) = control.ensure_base_template(host).await else {
                 tracing::info!(%host, "a host has the platform's template");
                 return;

@@ -67,27 +67,30 @@ impl Control {
         let from = change.starting_from(sandbox.status);
         let transition = Transition::new(sandbox.id, through).only_from(from).begun_by(&kept);
         let mut tx = self.store().begin().await?;
-        let mut room = None;
+        let (mut headroom, mut room) = (None, Room::Enough);
         // The team's row before the host's before the sandbox's, as everywhere.
         if let (SandboxStatus::Resuming, Some(host)) = (through, sandbox.host_id)
             && !from.is_empty()
         {
-            room = Some(self.headroom(&mut tx, sandbox.team_id).await?);
-            match tx.host_room(host, sandbox.demand(), self.config().limits(), Purpose::Resume).await? {
-                Room::Enough => {}
-                Room::Full => {
-                    let message = "its memory is promised to other sandboxes".to_owned();
-                    return Err(SandboxError::NoRoom { message });
-                }
-                Room::Gone | Room::Draining => return Err(SandboxError::Missing { id: sandbox.id }),
-            }
+            headroom = Some(self.headroom(&mut tx, sandbox.team_id).await?);
+            let (demand, limits) = (sandbox.demand(), self.config().limits());
+            room = tx.host_room(host, demand, limits, Purpose::Resume).await?;
         }
         let Some(row) = tx.sandbox_transition(&transition).await? else {
             drop(tx);
             return Err(self.change_refused(ctx, sandbox.id, change).await);
         };
-        if let Some(room) = &mut room {
-            room.take(&PerResource::of_sandbox(row.vcpus, row.memory_mb))?;
+        // Only now: of two that resume the same sandbox, the later would be told that the earlier's share is missing.
+        match room {
+            Room::Enough => {}
+            Room::Full => {
+                let message = "its memory is promised to other sandboxes".to_owned();
+                return Err(SandboxError::NoRoom { message });
+            }
+            Room::Gone | Room::Draining => return Err(SandboxError::Missing { id: sandbox.id }),
+        }
+        if let Some(headroom) = &mut headroom {
+            headroom.take(&PerResource::of_sandbox(row.vcpus, row.memory_mb))?;
         }
         tx.commit().await?;
         Ok(Begun { row, operation })

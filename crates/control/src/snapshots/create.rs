@@ -10,11 +10,11 @@
 
 use std::time::Duration;
 
-use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
+use sandbar_store::{StoreError, Tx};
 use sandbar_types::{Arch, Id, PerResource, SandboxStatus, TemplateKind, TemplateName, VmmKind, id};
 
 use super::SnapshotError;
@@ -253,13 +253,19 @@ impl Control {
     /// Gives a snapshot up that is not ready, and tells the trail.
     pub(crate) async fn snapshot_abandoned(&self, id: Id<id::Template>) -> Result<(), StoreError> {
         let mut tx = self.store().begin().await?;
-        if let Some(ended) = tx.snapshot_abandon(id).await?
-            && let Some(operation) = Operation::read(ended.operation.as_ref())
-        {
-            tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Error)).await?;
-        }
+        abandon(&mut tx, id).await?;
         tx.commit().await
     }
+}
+
+/// Gives a snapshot up, where it is not ready, and tells the trail.
+pub(crate) async fn abandon(tx: &mut Tx, id: Id<id::Template>) -> Result<(), StoreError> {
+    if let Some(ended) = tx.snapshot_abandon(id).await?
+        && let Some(operation) = Operation::read(ended.operation.as_ref())
+    {
+        tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Error)).await?;
+    }
+    Ok(())
 }
 
 /// A name for a snapshot that nobody named.

@@ -10,10 +10,11 @@ use futures::future::join_all;
 use sandbar_store::audit::Outcome;
 use sandbar_store::snapshots::Debt;
 use sandbar_store::templates::TemplateRow;
+use sandbar_store::{StoreError, Tx};
 use sandbar_types::{Id, TemplateName, id};
 
 use super::SnapshotError;
-use crate::host_client::{HostError, Reason};
+use crate::host_client::{Circuit, HostError, Reason};
 use crate::operation::{Action, Operation};
 use crate::sandboxes::SandboxError;
 use crate::{Control, OpContext};
@@ -32,9 +33,13 @@ impl Control {
         let row = self.store().template_by_name(ctx.team()?, name).await?;
         let row = row.ok_or_else(|| SnapshotError::NotFound { name: name.clone() })?;
         let limit = self.config().verify_deadline;
-        // Any copy will do.
-        if let Some((host, address)) = self.store().template_hosts(row.id).await?.into_iter().next() {
-            let client = self.host_clients().get(host, &address);
+        let hosts = self.store().template_hosts(row.id).await?;
+        let mut clients: Vec<_> =
+            hosts.iter().map(|(host, address)| self.host_clients().get(*host, address)).collect();
+        // Any copy will do, so rather one whose host answers.
+        clients.sort_by_key(|client| *client.circuit().borrow() == Circuit::Open);
+        if let Some(client) = clients.first() {
+            let host = client.id();
             return client
                 .verify_template(row.id, limit)
                 .await
@@ -104,18 +109,21 @@ impl Control {
     }
 
     /// Step 3. Whether there was something to finish.
-    pub(crate) async fn snapshot_finish_delete(
-        &self,
-        id: Id<id::Template>,
-    ) -> Result<bool, sandbar_store::StoreError> {
+    pub(crate) async fn snapshot_finish_delete(&self, id: Id<id::Template>) -> Result<bool, StoreError> {
         let mut tx = self.store().begin().await?;
-        let Some(ended) = tx.snapshot_delete(id).await? else { return Ok(false) };
-        if let Some(operation) = Operation::read(ended.operation.as_ref()) {
-            tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Success)).await?;
-        }
+        let finished = finish_delete(&mut tx, id).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(finished)
     }
+}
+
+/// Step 3. Whether there was something to finish.
+pub(crate) async fn finish_delete(tx: &mut Tx, id: Id<id::Template>) -> Result<bool, StoreError> {
+    let Some(ended) = tx.snapshot_delete(id).await? else { return Ok(false) };
+    if let Some(operation) = Operation::read(ended.operation.as_ref()) {
+        tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Success)).await?;
+    }
+    Ok(true)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +131,7 @@ enum AskError {
     #[error("host {host} did not delete it")]
     Host { host: Id<id::Host>, error: HostError },
     #[error("the database failed")]
-    Store(#[from] sandbar_store::StoreError),
+    Store(#[from] StoreError),
 }
 
 fn check_failed(host: Id<id::Host>, limit: std::time::Duration, error: HostError) -> SnapshotError {

@@ -13,6 +13,8 @@ use sandbar_types::name::InvalidName;
 use sandbar_types::{ErrorCode, QuotaExceeded, TemplateName};
 
 pub use create::NewSnapshot;
+pub(crate) use create::abandon;
+pub(crate) use delete::finish_delete;
 
 use crate::ShuttingDown;
 use crate::context::NoTeam;

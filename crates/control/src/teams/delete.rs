@@ -34,10 +34,7 @@ impl Control {
             return Err(TeamError::HasHosts);
         }
         tx.api_keys_revoke(id, None).await?;
-        let ending = tx.sandboxes_stop_of_team(id).await?;
-        for row in &ending {
-            tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
-        }
+        // Templates before sandboxes, as everywhere.
         let operation = Operation::begun(ctx, Action::Delete).to_value();
         let (snapshots, owing) = tx.snapshots_delete_of_team(id, &operation).await?;
         for snapshot in &snapshots {
@@ -45,6 +42,10 @@ impl Control {
             // One in the making will never be made.
             let outcome = if operation.action == Action::Delete { Outcome::Success } else { Outcome::Error };
             tx.audit(&operation.snapshot_event(id, &snapshot.name, outcome)).await?;
+        }
+        let ending = tx.sandboxes_stop_of_team(id).await?;
+        for row in &ending {
+            tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
         }
         tx.team_delete(id).await?;
         tx.defaults_move_away(id, None).await?;

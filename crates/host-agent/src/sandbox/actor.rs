@@ -239,6 +239,8 @@ impl Actor {
             let running = self.view.borrow().state == State::Running;
             self.watch_restarts();
             let expiry = if running { self.until_expiry() } else { None };
+            // What a guest pushes without end must not keep its sandbox from ending: a sleep is never over at its first look.
+            let due = expiry.is_some_and(|left| left.is_zero());
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return self.leave(),
@@ -254,7 +256,7 @@ impl Actor {
                     Some(order) => self.carry_out(order).await,
                 },
                 () = self.holdings.exited(), if running => self.stopped(REASON_EXITED).await,
-                push = Restarts::heard(&mut self.restarts), if running => self.guest_agent_restarted(push).await,
+                push = Restarts::heard(&mut self.restarts), if running && !due => self.guest_agent_restarted(push).await,
                 bytes = Settling::done(&mut self.settling), if self.settling.is_some() => self.settled(bytes),
                 () = tokio::time::sleep(expiry.unwrap_or_default()), if expiry.is_some() => {
                     if self.until_expiry().is_some_and(|left| left.is_zero()) {

@@ -50,14 +50,10 @@ impl Holdings {
         self.files = Files::Perhaps;
         // Its control socket takes one client at a time, and a handle keeps to the names that its files had.
         self.machine = None;
-        match resources.vmm.adopt(&files.dir, &files.memory, process).await {
-            Ok(machine) => self.machine = Some(machine),
-            Err(error) => {
-                let killed = sandbar_vmm::process::kill(process).await;
-                killed.map_err(Error::internal("end the spare"))?;
-                return Err(Error::internal("take the spare over")(error));
-            }
-        }
+        self.stray = Some(process);
+        let machine = resources.vmm.adopt(&files.dir, &files.memory, process).await;
+        self.machine = Some(machine.map_err(Error::internal("take the spare over"))?);
+        self.stray = None;
         self.restrict_fresh(resources, &request.network).await?;
         if let Some(machine) = &self.machine {
             machine.resume().await.map_err(Error::internal("let the spare go on"))?;

@@ -8,10 +8,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use sandbar_hostnet::{Egress, Slot};
+use sandbar_hostnet::{Egress, NetError, Slot};
 use sandbar_storage::{ImageDraft, MachineImage, Paused, SandboxFiles, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox};
-use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles};
+use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles, process};
 
 use super::CreateRequest;
 use super::activity::now_unix_ms;
@@ -49,6 +49,8 @@ pub(super) struct Stranger {
 pub(crate) struct Holdings {
     id: Id<Sandbox>,
     pub(super) machine: Option<Box<dyn Machine>>,
+    /// A machine that could neither be taken over nor ended. All the rest is held until it is.
+    pub(super) stray: Option<ProcessIdentity>,
     pub(super) slot: Option<Slot>,
     /// The slot's way out, once it is another than a fresh slot's.
     pub(super) egress: Option<Egress>,
@@ -64,12 +66,12 @@ pub(super) enum Files {
 impl Holdings {
     /// A sandbox that has nothing yet.
     pub(crate) fn none(id: Id<Sandbox>) -> Self {
-        Self { id, machine: None, slot: None, egress: None, files: Files::None }
+        Self { id, machine: None, stray: None, slot: None, egress: None, files: Files::None }
     }
 
     /// A sandbox that was found in the journal, with what its record names.
     pub(crate) fn found(id: Id<Sandbox>, machine: Option<Box<dyn Machine>>, slot: Option<Slot>) -> Self {
-        Self { id, machine, slot, egress: None, files: Files::Perhaps }
+        Self { id, machine, stray: None, slot, egress: None, files: Files::Perhaps }
     }
 
     /// The address at which the host reaches the guest.
@@ -110,18 +112,22 @@ impl Holdings {
             machine.kill().await.map_err(Error::internal("end the machine"))?;
             self.machine = None;
         }
+        if let Some(stray) = self.stray {
+            process::kill(stray).await.map_err(Error::internal("end the machine"))?;
+            self.stray = None;
+        }
         Ok(())
     }
 
     async fn release_slot(&mut self, resources: &Resources) -> Result<(), Error> {
         if let Some(slot) = &self.slot {
             self.egress = None;
-            resources
-                .pool
-                .release(slot.index)
-                .await
-                .map_err(Error::internal("give the network slot back"))?;
-            self.slot = None;
+            match resources.pool.release(slot.index).await {
+                // Not in use: an earlier try took it out of use and could not remove all of it. Nobody gets it any more, and the next
+                // agent removes what is left.
+                Ok(()) | Err(NetError::NotInUse(_)) => self.slot = None,
+                Err(error) => return Err(Error::internal("give the network slot back")(error)),
+            }
         }
         Ok(())
     }

@@ -3,15 +3,22 @@
 //! An agent keeps its token in a file for its successor. But root in the guest may remove what it likes, and an agent that knows no token
 //! serves nobody: it is told again. What the push says is the guest's word, so all that comes of it is harmless to repeat.
 
+use std::time::Duration;
+
 use sandbar_hostnet::Slot;
 use sandbar_types::id::{Id, Sandbox};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::actor::Actor;
-use crate::error::chain;
+use crate::error::{Error, chain};
 use crate::guest::Identity;
 use crate::push::{self, Push};
+
+/// Between two pushes that are heard: a guest may push without end, and each has its host ask the guest something.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an agent that was started again may take to be told who it is. Whoever wants the sandbox paused or ended waits so long.
+const TELL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Listens for the pushes of one sandbox's guest. Dropped, it ends, and with it its hold on the sandbox's network.
 pub(super) struct Restarts {
@@ -33,10 +40,18 @@ impl Restarts {
                     return;
                 }
             };
-            while let Ok(push) = push::next(&listener).await {
-                if sender.send(push).await.is_err() {
-                    return;
+            loop {
+                match push::next(&listener).await {
+                    Ok(push) => {
+                        if sender.send(push).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(sandbox = %id, error = chain(&error), "restarts of its agent are not heard now");
+                    }
                 }
+                tokio::time::sleep(PAUSE).await;
             }
         };
         tokio::spawn(async move { stopped.run_until_cancelled(listening).await });
@@ -70,16 +85,20 @@ impl Actor {
     /// The guest's agent is another than before.
     pub(super) async fn guest_agent_restarted(&self, push: Push) {
         let (Some(running), Some(record)) = (self.running(), &self.record) else { return };
-        tracing::warn!(sandbox = %self.id, reason = push.reason, "the guest's agent was started again");
-        // Taken by an agent that knows its token; it opens one that was sealed, which this task would not have left so.
-        if running.guest.end_snapshot().await.is_ok() {
-            return;
-        }
-        let token = record.access_token.as_str();
-        let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
-        let limit = self.resources.deadlines.guest_init;
-        match tokio::time::timeout(limit, running.guest.init(&identity, Some(token))).await {
-            Ok(Ok(())) => tracing::info!(sandbox = %self.id, "its guest was told again who it is"),
+        tracing::warn!(sandbox = %self.id, reason = push.reason(), "the guest's agent was started again");
+        let tell = async {
+            // Taken by an agent that knows its token; it opens one that was sealed, which this task would not have left so.
+            if running.guest.end_snapshot().await.is_ok() {
+                return Ok(());
+            }
+            let token = record.access_token.as_str();
+            let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+            running.guest.init(&identity, Some(token)).await?;
+            tracing::info!(sandbox = %self.id, "its guest was told again who it is");
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(TELL_LIMIT, tell).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(sandbox = %self.id, error = chain(&error), "its guest does not serve");
             }

@@ -104,14 +104,14 @@ struct DrainArgs {
     end: bool,
 }
 
-/// Delete hosts that have no sandboxes
+/// Delete hosts that have no sandboxes, nor the only files of snapshots
 #[derive(Debug, Args)]
 struct DeleteArgs {
     /// The hosts
     #[arg(value_name = "HOST", required = true)]
     ids: Vec<Id<id::Host>>,
 
-    /// Destroy the sandboxes that they have, paused ones too
+    /// Destroy the sandboxes that they have, paused ones too, and the snapshots that no other host has
     #[arg(long)]
     force: bool,
 }

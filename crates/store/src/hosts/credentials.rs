@@ -1,4 +1,7 @@
 //! What hosts come in with and go on with: one-time registration tokens, refresh tokens, epochs.
+//!
+//! Whoever uses, replaces or revokes a host's tokens holds the host's row first ([`Tx::host_lock`]). A statement that revokes does not see
+//! what another transaction is about to add: without that, a refresh under way would leave a token of what was revoked.
 
 use std::time::Duration;
 
@@ -78,18 +81,23 @@ impl Tx {
         Ok(())
     }
 
-    /// Uses up a one-time token. None when it is unknown, used, expired, or its host is deleted.
+    /// Uses up a one-time token, and holds its host until the transaction ends. None when it is unknown, used, expired, or its host is
+    /// deleted.
     pub async fn host_token_use(&mut self, token_hash: &[u8; 32]) -> Result<Option<Id<Host>>, StoreError> {
-        Ok(sqlx::query_scalar!(
-            "UPDATE host_tokens t SET used_at = now() FROM hosts h
-             WHERE t.token_hash = $1 AND t.used_at IS NULL AND t.expires_at > now()
-               AND h.id = t.host_id AND h.deleted_at IS NULL
-             RETURNING t.host_id",
+        let host = sqlx::query_scalar!("SELECT host_id FROM host_tokens WHERE token_hash = $1", token_hash)
+            .fetch_optional(self.connection())
+            .await?;
+        let Some(host) = host.map(Id::from_uuid) else { return Ok(None) };
+        if self.host_lock(host).await?.is_none() {
+            return Ok(None);
+        }
+        let used = sqlx::query!(
+            "UPDATE host_tokens SET used_at = now() WHERE token_hash = $1 AND used_at IS NULL AND expires_at > now()",
             token_hash,
         )
-        .fetch_optional(self.connection())
-        .await?
-        .map(Id::from_uuid))
+        .execute(self.connection())
+        .await?;
+        Ok((used.rows_affected() > 0).then_some(host))
     }
 
     /// Writes down what an agent says of its host, and begins a new epoch of its credentials: those of a registration before are
@@ -99,6 +107,7 @@ impl Tx {
         id: Id<Host>,
         registration: &RegistrationRow<'_>,
     ) -> Result<HostRow, StoreError> {
+        self.host_lock(id).await?;
         self.host_refresh_tokens_revoke(id).await?;
         hosts!(
             "UPDATE hosts SET arch = $2, vmm = $3, cpu_cores = $4, memory_mb = $5, disk_gb = $6, address = $7,
@@ -135,22 +144,27 @@ impl Tx {
         Ok(())
     }
 
-    /// A refresh token that was shown, held until the transaction ends: of two that show it at once, the later sees what the earlier
-    /// did. None when it is unknown, or its host is deleted.
+    /// A refresh token that was shown, held with its host until the transaction ends: of two that show it at once, the later sees what
+    /// the earlier did. None when it is unknown, or its host is deleted.
     pub async fn host_refresh_token_lock(
         &mut self,
         token_hash: &[u8; 32],
         grace: Duration,
     ) -> Result<Option<ShownRefreshToken>, StoreError> {
+        let host =
+            sqlx::query_scalar!("SELECT host_id FROM host_refresh_tokens WHERE token_hash = $1", token_hash)
+                .fetch_optional(self.connection())
+                .await?;
+        let Some(host) = host else { return Ok(None) };
+        let Some(host) = self.host_lock(Id::from_uuid(host)).await? else { return Ok(None) };
         let row = sqlx::query!(
-            r#"SELECT t.id, t.host_id, t.family_id, h.credential_epoch, t.replaced_by, t.grace_used,
+            r#"SELECT t.id, t.family_id, t.replaced_by, t.grace_used,
                       t.revoked_at IS NOT NULL AS "revoked!", t.expires_at <= now() AS "expired!",
                       t.replaced_at IS NOT NULL AS "replaced!",
                       COALESCE(t.replaced_at > now() - make_interval(secs => $2), FALSE) AS "in_grace!",
                       EXISTS (SELECT 1 FROM host_refresh_tokens s
                               WHERE s.id = t.replaced_by AND s.replaced_at IS NOT NULL) AS "successor_used!"
-               FROM host_refresh_tokens t JOIN hosts h ON h.id = t.host_id AND h.deleted_at IS NULL
-               WHERE t.token_hash = $1 FOR NO KEY UPDATE OF t"#,
+               FROM host_refresh_tokens t WHERE t.token_hash = $1 FOR NO KEY UPDATE"#,
             token_hash,
             grace.as_secs_f64(),
         )
@@ -158,9 +172,9 @@ impl Tx {
         .await?;
         Ok(row.map(|row| ShownRefreshToken {
             id: Id::from_uuid(row.id),
-            host_id: Id::from_uuid(row.host_id),
+            host_id: host.id,
             family_id: row.family_id,
-            credential_epoch: row.credential_epoch,
+            credential_epoch: host.credential_epoch,
             successor: row.replaced_by.map(Id::from_uuid),
             is_void: row.revoked || row.expired,
             is_replaced: row.replaced,
@@ -193,7 +207,7 @@ impl Tx {
     }
 
     /// Ends all credentials that descend from the same registration as a token that was shown again: its refresh tokens, and with the
-    /// epoch its host tokens. Whose host it is.
+    /// epoch its host tokens. The host is held since the token was. Whose it is.
     pub async fn host_family_revoke(&mut self, shown: &ShownRefreshToken) -> Result<Id<Team>, StoreError> {
         sqlx::query!(
             "UPDATE host_refresh_tokens SET revoked_at = now() WHERE family_id = $1 AND revoked_at IS NULL",
@@ -211,6 +225,7 @@ impl Tx {
         Ok(Id::from_uuid(team))
     }
 
+    /// The caller holds the host.
     pub(super) async fn host_refresh_tokens_revoke(&mut self, host: Id<Host>) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE host_refresh_tokens SET revoked_at = now() WHERE host_id = $1 AND revoked_at IS NULL",

@@ -2,6 +2,7 @@
 
 use sandbar_types::id::{Host, Sandbox, Team, Template};
 use sandbar_types::{Id, SandboxStatus};
+use sqlx::PgExecutor;
 
 use super::{HostRow, Raw, hosts};
 use crate::convert::word;
@@ -48,25 +49,7 @@ impl Store {
 
     /// The teams' templates that no other host has the files of. The platform's are made anew wherever they are needed.
     pub async fn host_only_snapshots(&self, host: Id<Host>) -> Result<Vec<LostSnapshot>, StoreError> {
-        Ok(sqlx::query!(
-            "SELECT t.id, t.team_id, t.name FROM templates t
-             JOIN template_locations l ON l.template_id = t.id AND l.host_id = $1 AND l.state = 'ready'
-             WHERE t.deleted_at IS NULL AND t.ready_at IS NOT NULL AND t.team_id <> $2 AND NOT t.durable
-               AND NOT EXISTS (SELECT 1 FROM template_locations o
-                               WHERE o.template_id = t.id AND o.host_id <> $1 AND o.state = 'ready')
-             ORDER BY t.created_at, t.id",
-            host.uuid(),
-            Id::<Team>::PLATFORM.uuid(),
-        )
-        .fetch_all(&self.pool)
-        .await?
-        .into_iter()
-        .map(|row| LostSnapshot {
-            id: Id::from_uuid(row.id),
-            team_id: Id::from_uuid(row.team_id),
-            name: row.name,
-        })
-        .collect())
+        only_snapshots(&self.pool, host).await
     }
 
     /// A host's tags, in order.
@@ -130,19 +113,35 @@ impl Tx {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Deletes a host that the caller holds: its credentials are void, and it has no files any more that anybody counts on. The
-    /// templates of which it had some.
-    pub async fn host_delete(&mut self, id: Id<Host>) -> Result<Vec<Id<Template>>, StoreError> {
+    /// The templates of which a host has or may have files, held until the transaction ends: none of them is published or deleted
+    /// meanwhile.
+    pub async fn host_templates_lock(&mut self, host: Id<Host>) -> Result<Vec<Id<Template>>, StoreError> {
+        Ok(sqlx::query_scalar!(
+            "SELECT id FROM templates WHERE id IN (SELECT template_id FROM template_locations WHERE host_id = $1)
+             ORDER BY id FOR NO KEY UPDATE",
+            host.uuid(),
+        )
+        .fetch_all(self.connection())
+        .await?
+        .into_iter()
+        .map(Id::from_uuid)
+        .collect())
+    }
+
+    /// As [`Store::host_only_snapshots`], in this transaction.
+    pub async fn host_only_snapshots(&mut self, host: Id<Host>) -> Result<Vec<LostSnapshot>, StoreError> {
+        only_snapshots(self.connection(), host).await
+    }
+
+    /// Deletes a host that the caller holds: its credentials are void, and it has no files any more that anybody counts on.
+    pub async fn host_delete(&mut self, id: Id<Host>) -> Result<(), StoreError> {
         self.host_refresh_tokens_revoke(id).await?;
         sqlx::query!("DELETE FROM host_tokens WHERE host_id = $1", id.uuid())
             .execute(self.connection())
             .await?;
-        let had = sqlx::query_scalar!(
-            "DELETE FROM template_locations WHERE host_id = $1 RETURNING template_id",
-            id.uuid(),
-        )
-        .fetch_all(self.connection())
-        .await?;
+        sqlx::query!("DELETE FROM template_locations WHERE host_id = $1", id.uuid())
+            .execute(self.connection())
+            .await?;
         sqlx::query!(
             "UPDATE hosts SET deleted_at = now(), credential_epoch = credential_epoch + 1,
                     generation = generation + 1, updated_at = now() WHERE id = $1",
@@ -150,7 +149,31 @@ impl Tx {
         )
         .execute(self.connection())
         .await?;
-        self.host_tell(id).await?;
-        Ok(had.into_iter().map(Id::from_uuid).collect())
+        self.host_tell(id).await
     }
+}
+
+async fn only_snapshots(
+    executor: impl PgExecutor<'_>,
+    host: Id<Host>,
+) -> Result<Vec<LostSnapshot>, StoreError> {
+    Ok(sqlx::query!(
+        "SELECT t.id, t.team_id, t.name FROM templates t
+         JOIN template_locations l ON l.template_id = t.id AND l.host_id = $1 AND l.state = 'ready'
+         WHERE t.deleted_at IS NULL AND t.ready_at IS NOT NULL AND t.team_id <> $2 AND NOT t.durable
+           AND NOT EXISTS (SELECT 1 FROM template_locations o
+                           WHERE o.template_id = t.id AND o.host_id <> $1 AND o.state = 'ready')
+         ORDER BY t.created_at, t.id",
+        host.uuid(),
+        Id::<Team>::PLATFORM.uuid(),
+    )
+    .fetch_all(executor)
+    .await?
+    .into_iter()
+    .map(|row| LostSnapshot {
+        id: Id::from_uuid(row.id),
+        team_id: Id::from_uuid(row.team_id),
+        name: row.name,
+    })
+    .collect())
 }

@@ -179,7 +179,8 @@ impl Store {
         .collect()
     }
 
-    /// Writes down when sandboxes were last used and when they end, as their host says. Rows that say so already are not written.
+    /// Writes down when sandboxes were last used and when they end, as their host says. Rows that say so already are not written, nor
+    /// those that somebody else is changing: the next inventory tells of them again.
     pub async fn sandbox_activity(&self, activity: &[Activity]) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = activity.iter().map(|seen| seen.id.uuid()).collect();
         let active: Vec<Option<DateTime<Utc>>> = activity.iter().map(|seen| seen.last_active_at).collect();
@@ -200,13 +201,16 @@ impl Store {
                     timeout_sec = COALESCE(u.timeout_sec, s.timeout_sec),
                     on_timeout = COALESCE(u.on_timeout, s.on_timeout),
                     timeout_from = COALESCE(u.timeout_from, s.timeout_from)
-             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[], $6::bigint[],
-                         $7::text[])
-                  AS u (id, last_active_at, expires_at, timeout_sec, on_timeout, generation, timeout_from)
-             WHERE s.id = u.id AND s.status = 'running' AND s.generation = COALESCE(u.generation, s.generation)
-               AND (s.last_active_at, s.expires_at, s.timeout_sec, s.on_timeout, s.timeout_from) IS DISTINCT FROM
-                   (u.last_active_at, u.expires_at, COALESCE(u.timeout_sec, s.timeout_sec),
-                    COALESCE(u.on_timeout, s.on_timeout), COALESCE(u.timeout_from, s.timeout_from))",
+             FROM (SELECT u.* FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[],
+                                          $6::bigint[], $7::text[])
+                          AS u (id, last_active_at, expires_at, timeout_sec, on_timeout, generation, timeout_from)
+                   JOIN sandboxes s ON s.id = u.id
+                   WHERE s.status = 'running' AND s.generation = COALESCE(u.generation, s.generation)
+                     AND (s.last_active_at, s.expires_at, s.timeout_sec, s.on_timeout, s.timeout_from) IS DISTINCT FROM
+                         (u.last_active_at, u.expires_at, COALESCE(u.timeout_sec, s.timeout_sec),
+                          COALESCE(u.on_timeout, s.on_timeout), COALESCE(u.timeout_from, s.timeout_from))
+                   FOR NO KEY UPDATE OF s SKIP LOCKED) AS u
+             WHERE s.id = u.id",
             &ids,
             &active as _,
             &expires as _,

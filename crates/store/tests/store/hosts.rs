@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::support::{REGISTRATION, World};
 use futures::future::join_all;
+use sandbar_store::hosts::NewRefreshToken;
 use sandbar_store::locks::Lock;
+use sandbar_store::{Store, Tx};
 use sandbar_types::Id;
 use serde_json::json;
+use uuid::Uuid;
 
 #[tokio::test]
 async fn a_registration_token_is_used_once_even_when_shown_ten_times_at_once() {
@@ -52,6 +55,90 @@ async fn a_new_registration_begins_a_new_epoch() {
     tx.commit().await.unwrap();
     assert_eq!(after.credential_epoch, before.credential_epoch + 1);
     assert_eq!(after.status, "online", "a host that is there stays there");
+}
+
+const GRACE: Duration = Duration::from_secs(300);
+
+/// What revokes a host's credentials.
+#[derive(Debug, Clone, Copy)]
+enum Revoking {
+    Registration,
+    Theft,
+    Deletion,
+}
+
+impl World {
+    /// A token that replaces the one shown, if there was one.
+    async fn refresh(&self, tx: &mut Tx, family: Uuid, shown: Option<u8>, next: u8) {
+        let id = Id::new();
+        let shown = match shown {
+            Some(shown) => Some(tx.host_refresh_token_lock(&[shown; 32], GRACE).await.unwrap().unwrap()),
+            None => None,
+        };
+        let expires_at = self.store.now().await.unwrap() + Duration::from_secs(3600);
+        let token_hash = &[next; 32];
+        let new = NewRefreshToken { id, host_id: self.host, family_id: family, token_hash, expires_at };
+        tx.host_refresh_token_insert(&new).await.unwrap();
+        if let Some(shown) = shown {
+            tx.host_refresh_token_replace(&shown, id).await.unwrap();
+        }
+    }
+
+    async fn revoke(&self, store: &Store, by: Revoking) {
+        let mut tx = store.begin().await.unwrap();
+        match by {
+            Revoking::Registration => {
+                assert_eq!(tx.host_token_use(&[9; 32]).await.unwrap(), Some(self.host));
+                tx.host_register(self.host, &REGISTRATION).await.unwrap();
+            }
+            Revoking::Theft => {
+                let shown = tx.host_refresh_token_lock(&[1; 32], GRACE).await.unwrap().unwrap();
+                tx.host_family_revoke(&shown).await.unwrap();
+            }
+            Revoking::Deletion => {
+                tx.host_lock(self.host).await.unwrap().unwrap();
+                tx.host_delete(self.host).await.unwrap();
+            }
+        }
+        tx.commit().await.unwrap();
+    }
+
+    /// Until a statement of this database waits for another transaction.
+    async fn somebody_waits(&self) {
+        let waiting = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock')";
+        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(self.database.pool()).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_revokes_credentials_does_not_miss_a_refresh_that_is_under_way() {
+    for by in [Revoking::Registration, Revoking::Theft, Revoking::Deletion] {
+        let (world, family) = (World::new().await, Uuid::now_v7());
+        let other = Store::connect(&world.database.url()).await.unwrap();
+        let mut tx = world.store.begin().await.unwrap();
+        world.refresh(&mut tx, family, None, 1).await;
+        world.refresh(&mut tx, family, Some(1), 2).await;
+        let expires = world.store.now().await.unwrap() + Duration::from_secs(60);
+        tx.host_token_insert(Id::new(), world.host, &[9; 32], expires).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut under_way = world.store.begin().await.unwrap();
+        world.refresh(&mut under_way, family, Some(2), 3).await;
+        let end = async {
+            tokio::time::timeout(Duration::from_secs(60), world.somebody_waits()).await.unwrap();
+            under_way.commit().await.unwrap();
+        };
+        tokio::join!(world.revoke(&other, by), end);
+        let valid: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM host_refresh_tokens WHERE revoked_at IS NULL")
+                .fetch_one(world.database.pool())
+                .await
+                .unwrap();
+        assert_eq!(valid, 0, "{by:?}");
+    }
 }
 
 #[tokio::test]
@@ -131,7 +218,7 @@ async fn a_change_of_status_is_told_to_listeners_once_it_is_committed() {
 #[tokio::test]
 async fn a_lock_has_one_holder_and_ends_with_it() {
     let world = World::new().await;
-    let other = sandbar_store::Store::connect(&world.database.url()).await.unwrap();
+    let other = Store::connect(&world.database.url()).await.unwrap();
     let lock = Lock::Reconcile(world.host);
     let held = world.store.try_lock(lock).await.unwrap();
     assert!(held.is_some());

@@ -137,6 +137,12 @@ impl Cgroups {
         Ok(Self(Arc::new(Parent { name: parent.to_owned(), hierarchies, shortfall })))
     }
 
+    /// Whether there is no hierarchy of groups at all: no machine is bounded, or found by its group.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.hierarchies.is_empty()
+    }
+
     /// What machines are not bounded in here, if there is anything, and why.
     #[must_use]
     pub fn shortfall(&self) -> Option<&str> {

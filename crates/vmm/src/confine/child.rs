@@ -55,6 +55,9 @@ pub(crate) struct Handed {
     pub(crate) descriptor: OwnedFd,
 }
 
+/// Descriptors that a VMM may have.
+pub(crate) const DESCRIPTORS: u64 = 512;
+
 /// A process to be.
 #[derive(Debug)]
 pub(crate) struct Child<'a> {
@@ -266,7 +269,7 @@ impl Ready<'_> {
             (Resource::Core, 0),
             (Resource::Fsize, child.file_bytes),
             (Resource::Nproc, u64::from(child.tasks)),
-            (Resource::Nofile, 512),
+            (Resource::Nofile, DESCRIPTORS),
         ] {
             setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
         }

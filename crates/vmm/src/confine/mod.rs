@@ -1,4 +1,8 @@
-//! What keeps a VMM to itself, whichever driver starts it.
+//! What keeps a VMM to itself.
+//!
+//! Control groups, a user of its own, and bounds of its files and descriptors hold for every driver. All the rest is QEMU's, which has no
+//! jailer: Firecracker's own does the same for it in its way (`crate::firecracker`), with a root that is the machine's jail, namespaces
+//! of mounts, processes and the network, but those of IPC and host names are the agent's.
 //!
 //! A guest that takes its VMM over must find nothing there. So the process is a user of its own without capabilities or ways to gain
 //! any, the first of its own process namespace, in its slot's network namespace and in a root that holds the VMM's program, its
@@ -25,7 +29,7 @@ mod root;
 pub use cgroup::{CgroupError, Cgroups};
 
 pub(crate) use cgroup::{Bounds, Group};
-pub(crate) use child::{Child, Handed, LaunchError};
+pub(crate) use child::{Child, DESCRIPTORS, Handed, LaunchError};
 pub(crate) use mounts::{Access, Tree};
 pub(crate) use root::{Program, Root};
 

@@ -27,7 +27,7 @@ use crate::{
     error::file,
     process::Process,
     processor,
-    spawn::Output,
+    spawn::{FILE_BYTES, Output},
     tsc,
 };
 
@@ -99,6 +99,7 @@ impl FirecrackerVmm {
         std::fs::File::open(&spec.netns).map_err(file("open", &spec.netns))?;
         let jail = Jail::new(&work_dir, &self.firecracker);
         let (user, disk) = (spec.confinement.user, spec.disk.clone());
+        let disk_bytes = disk.metadata().map_err(file("look at", &disk))?.len();
         let furnish = {
             let (jail, cgroups, spec) = (jail.clone(), self.cgroups.clone(), spec.clone());
             blocking(&work_dir, move || {
@@ -126,6 +127,8 @@ impl FirecrackerVmm {
             firecracker: self.firecracker.clone(),
             jailer: self.jailer.clone(),
             user,
+            // Its disk, its memory when it is saved, or its state; more would be room that nobody gave it.
+            file_bytes: disk_bytes.max(u64::from(spec.memory_mb) << 20).max(FILE_BYTES),
             group: group.clone(),
             netns: spec.netns.clone(),
             jail: jail.clone(),

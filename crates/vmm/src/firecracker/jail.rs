@@ -4,11 +4,11 @@
 //!   WORK/jail/                          ours alone
 //!     parent                            the image that the machine's next save goes on from: a hard link
 //!     whole                             the next save has to write the whole memory, since nobody knows what of it is as in the parent
-//!     EXECUTABLE/ID/root/               the process's root, and its own
+//!     EXECUTABLE/machine/root/          the process's root, and its own
 //!       disk.ext4 memory state ...      hard links: nothing is copied, and nothing has to be unmounted
 //! ```
 //!
-//! It goes with the work folder that it is in. What a process could have put there is hostile: nothing in its root is opened by name
+//! It goes with the work folder that it is in, also when that gets another name. What a process could have put there is hostile: nothing in its root is opened by name
 //! without care for what it is.
 
 use std::{
@@ -39,9 +39,11 @@ pub(super) const STATE: &str = "/state";
 pub(super) const NEW_MEMORY: &str = "/memory.new";
 pub(super) const NEW_STATE: &str = "/state.new";
 
+/// What the jailer is told that the machine is called. It is a folder's name in the jail, and a work folder may get another name while
+/// its machine runs: so all are called the same.
+pub(super) const ID: &str = "machine";
+
 const FOLDER: &str = "jail";
-/// The longest that the jailer takes.
-const ID_LENGTH: usize = 64;
 /// Longest file taken from a process's root: device states have some tens of KB.
 const TAKEN_BYTES: u64 = 16 << 20;
 /// Folders between a store and its work folders.
@@ -52,7 +54,6 @@ const DEPTH: usize = 2;
 pub(super) struct Jail {
     work_dir: PathBuf,
     base: PathBuf,
-    id: String,
     root: PathBuf,
     pid_file: String,
 }
@@ -80,12 +81,9 @@ impl Jail {
     /// Where the jail of the machine in `work_dir` is, or would be.
     pub(super) fn new(work_dir: &Path, firecracker: &Path) -> Self {
         let executable = firecracker.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = work_dir.file_name().unwrap_or_default().to_string_lossy();
-        let allowed = |character: char| if character.is_ascii_alphanumeric() { character } else { '-' };
-        let id: String = name.chars().map(allowed).take(ID_LENGTH).collect();
         let base = work_dir.join(FOLDER);
-        let root = base.join(&executable).join(&id).join("root");
-        Self { work_dir: work_dir.to_owned(), base, id, root, pid_file: format!("{executable}.pid") }
+        let root = base.join(&executable).join(ID).join("root");
+        Self { work_dir: work_dir.to_owned(), base, root, pid_file: format!("{executable}.pid") }
     }
 
     pub(super) fn work_dir(&self) -> &Path {
@@ -95,10 +93,6 @@ impl Jail {
     /// The jailer's folder.
     pub(super) fn base(&self) -> &Path {
         &self.base
-    }
-
-    pub(super) fn id(&self) -> &str {
-        &self.id
     }
 
     /// The process's root, as we see it.

@@ -18,11 +18,11 @@ use tokio::{process::Command, time::timeout};
 
 use super::{
     api::{Api, Listening, SOCKET},
-    jail::Jail,
+    jail::{self, Jail},
 };
 use crate::{
     VmmError,
-    confine::Group,
+    confine::{DESCRIPTORS, Group},
     error::file,
     process::{MARK, Process, Unclaimed},
     spawn::Output,
@@ -38,6 +38,8 @@ pub(super) struct Launch {
     pub(super) jailer: PathBuf,
     /// Number of the machine's user and group.
     pub(super) user: u32,
+    /// Largest file that it may write.
+    pub(super) file_bytes: u64,
     pub(super) group: Group,
     pub(super) netns: PathBuf,
     pub(super) jail: Jail,
@@ -54,10 +56,10 @@ pub(super) struct Jailed {
 impl Launch {
     /// The jailer's arguments.
     fn arguments(&self) -> Vec<OsString> {
-        let Self { firecracker, jailer: _, user, group: _, netns, jail } = self;
+        let Self { firecracker, jailer: _, user, file_bytes, group: _, netns, jail } = self;
         vec![
             "--id".into(),
-            jail.id().into(),
+            jail::ID.into(),
             "--exec-file".into(),
             firecracker.into(),
             "--uid".into(),
@@ -69,6 +71,10 @@ impl Launch {
             "--netns".into(),
             netns.into(),
             "--new-pid-ns".into(),
+            "--resource-limit".into(),
+            format!("fsize={file_bytes}").into(),
+            "--resource-limit".into(),
+            format!("no-file={DESCRIPTORS}").into(),
             "--".into(),
             "--api-sock".into(),
             format!("/{SOCKET}").into(),
@@ -171,6 +177,7 @@ mod tests {
             firecracker: "/opt/fc/firecracker".into(),
             jailer: "/opt/fc/jailer".into(),
             user: 900_007,
+            file_bytes: 1 << 30,
             group: Group::none(),
             netns: "/run/netns/sb-0001-7".into(),
             jail: Jail::new(Path::new("/s/sandboxes/0198-a_b"), Path::new("/opt/fc/firecracker")),
@@ -178,9 +185,9 @@ mod tests {
         let line = launch.arguments().join(" ".as_ref());
         assert_eq!(
             line.to_str().unwrap(),
-            "--id 0198-a-b --exec-file /opt/fc/firecracker --uid 900007 --gid 900007 \
-             --chroot-base-dir /s/sandboxes/0198-a_b/jail --netns /run/netns/sb-0001-7 --new-pid-ns -- \
-             --api-sock /api.socket --level Warning"
+            "--id machine --exec-file /opt/fc/firecracker --uid 900007 --gid 900007 \
+             --chroot-base-dir /s/sandboxes/0198-a_b/jail --netns /run/netns/sb-0001-7 --new-pid-ns \
+             --resource-limit fsize=1073741824 --resource-limit no-file=512 -- --api-sock /api.socket --level Warning"
         );
     }
 }

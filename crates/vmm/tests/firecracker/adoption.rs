@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use sandbar_vmm::{ProcessIdentity, Vmm, VmmError, firecracker, process};
+use sandbar_vmm::{MachineSpec, ProcessIdentity, Vmm, VmmError, firecracker, process};
 
 use super::place::{Place, cgroups, fill, image, jail_of, within};
 
@@ -33,6 +33,27 @@ pub(crate) async fn a_machine_outlives_its_handle_and_is_taken_over(mut place: P
     adopted.kill().await.unwrap();
     assert!(matches!(vmm.adopt(&spec.work_dir, &files.memory, process).await, Err(VmmError::Gone { .. })));
     place.assert_nothing_left(&[&spec]);
+}
+
+/// A spare becomes a sandbox's: its work folder gets that one's name while it runs.
+pub(crate) async fn a_machine_is_taken_over_where_its_folder_is_now(mut place: Place) {
+    let vmm = place.vmm().await;
+    let files = place.snapshot(&vmm, &[(1, 1)]).await;
+    let spare = place.spec("spare");
+    let machine = vmm.restore(&spare, &files).await.unwrap();
+    machine.pause().await.unwrap();
+    let process = machine.process();
+    drop(machine);
+    let work_dir = place.path("claimed");
+    fs::rename(&spare.work_dir, &work_dir).unwrap();
+    let claimed = MachineSpec { disk: work_dir.join("disk.ext4"), work_dir, ..spare.clone() };
+    let adopted = vmm.adopt(&claimed.work_dir, &files.memory, process).await.unwrap();
+    adopted.resume().await.unwrap();
+    fill(&claimed, &[(2, 2)]);
+    let (next, _) = place.save(&*adopted, "next").await;
+    assert_eq!(image(&next.memory)[..3], [0, 1, 2]);
+    adopted.kill().await.unwrap();
+    place.assert_nothing_left(&[&claimed]);
 }
 
 pub(crate) async fn nobody_else_is_taken_over(mut place: Place) {

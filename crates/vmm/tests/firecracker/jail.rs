@@ -32,6 +32,12 @@ pub(crate) async fn a_process_has_its_user_its_namespaces_and_its_files_alone(mu
     assert_eq!(line("Groups:"), Vec::<String>::new());
     assert_eq!(line("CapEff:"), ["0000000000000000"]);
     assert_eq!(line("NSpid:").last().unwrap(), "1");
+    // The least that a file may have is more than its memory and its disk here.
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    for (name, most) in [("Max file size", 16 << 20), ("Max open files", 512), ("Max core file size", 0)] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert!(line.split_ascii_whitespace().take(2).all(|limit| limit == most.to_string()), "{name}{line}");
+    }
     // In its own control group, wherever there is one.
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let parents = fs::read_to_string("/proc/self/cgroup").unwrap();

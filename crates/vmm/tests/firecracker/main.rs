@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         memory::an_image_that_the_vmm_holds_is_refused,
         memory::a_state_that_is_a_link_is_refused,
         adoption::a_machine_outlives_its_handle_and_is_taken_over,
+        adoption::a_machine_is_taken_over_where_its_folder_is_now,
         adoption::nobody_else_is_taken_over,
         adoption::a_machine_that_dies_is_noticed_by_all,
         adoption::what_has_no_machine_is_removed,

@@ -241,8 +241,7 @@ fn hierarchies() -> Vec<PathBuf> {
 
 /// The root of a machine's process.
 pub(crate) fn jail_of(spec: &MachineSpec) -> PathBuf {
-    let name = spec.work_dir.file_name().unwrap();
-    spec.work_dir.join("jail/firecracker").join(name).join("root")
+    spec.work_dir.join("jail/firecracker/machine/root")
 }
 
 /// The guest fills pages.

@@ -62,7 +62,8 @@ pub(crate) async fn end_host_drain(
     Ok(Json(app.control.host_drain(&ctx, id, Draining::Off).await?.into()))
 }
 
-/// Deletes a host that has no sandboxes; or, forced, with all that it has. Its agent's credentials are void.
+/// Deletes a host that has no sandboxes, and no snapshots that no other host has; or, forced, with all that it has. Its agent's
+/// credentials are void.
 #[utoipa::path(
     delete,
     path = "/{id}",
@@ -70,7 +71,7 @@ pub(crate) async fn end_host_drain(
     tag = "hosts",
     params(
         ("id" = String, Path, description = "The host's id, `host-...`"),
-        ("force" = Option<bool>, Query, description = "Its sandboxes are destroyed, paused ones too"),
+        ("force" = Option<bool>, Query, description = "Its sandboxes are destroyed, paused ones too, and the snapshots that it alone has are deleted"),
     ),
     responses((status = 204, description = "It is gone"), FleetRefusals),
     security(("bearer" = [])),

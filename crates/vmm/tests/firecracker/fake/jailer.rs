@@ -25,18 +25,23 @@ struct Arguments {
     base: PathBuf,
     netns: PathBuf,
     socket: PathBuf,
+    limits: Vec<(String, libc::rlim_t)>,
 }
 
 /// Refuses what the real one would, and what the driver has no reason to say.
 fn parse(arguments: &[OsString]) -> Arguments {
     let mut values = std::collections::BTreeMap::new();
-    let mut new_pid_ns = false;
+    let (mut new_pid_ns, mut limits) = (false, Vec::new());
     let mut words = arguments.iter().map(|word| word.to_str().unwrap());
     let mut rest = Vec::new();
     while let Some(word) = words.next() {
         match word {
             "--" => rest = words.by_ref().collect(),
             "--new-pid-ns" => new_pid_ns = true,
+            "--resource-limit" => {
+                let (resource, most) = words.next().and_then(|limit| limit.split_once('=')).unwrap();
+                limits.push((resource.to_owned(), most.parse().unwrap()));
+            }
             "--id" | "--exec-file" | "--uid" | "--gid" | "--chroot-base-dir" | "--netns" => {
                 let value = words.next().unwrap_or_else(|| panic!("{word} needs a value"));
                 assert!(values.insert(word, value).is_none(), "{word} twice");
@@ -61,12 +66,24 @@ fn parse(arguments: &[OsString]) -> Arguments {
         base: fs::canonicalize(value("--chroot-base-dir")).unwrap(),
         netns: value("--netns").into(),
         socket: socket.into(),
+        limits,
     }
+}
+
+fn limit(resource: &str, most: libc::rlim_t) {
+    let resource = match resource {
+        "fsize" => libc::RLIMIT_FSIZE,
+        "no-file" => libc::RLIMIT_NOFILE,
+        _ => panic!("Invalid resource name: {resource}"),
+    };
+    let most = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: a system call with a valid pointer.
+    done(unsafe { libc::setrlimit(resource, &raw const most) });
 }
 
 pub(super) fn run(arguments: &[OsString]) {
     scrub_environment();
-    let Arguments { id, exec_file, uid, gid, base, netns, socket } = parse(arguments);
+    let Arguments { id, exec_file, uid, gid, base, netns, socket, limits } = parse(arguments);
     let plan = Plan::beside(&exec_file);
     plan.jailer.pass();
     if let Step::Fault(words) = &plan.jailer {
@@ -79,6 +96,9 @@ pub(super) fn run(arguments: &[OsString]) {
     // The real one copies the binary; what is in the file is of no use to us.
     File::create_new(root.join(name)).unwrap();
 
+    for (resource, most) in limits {
+        limit(&resource, most);
+    }
     let netns = File::open(&netns).unwrap();
     // SAFETY: system calls with valid arguments, in a process of one thread.
     unsafe {
