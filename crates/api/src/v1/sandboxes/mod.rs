@@ -4,6 +4,7 @@ pub(crate) mod create;
 mod delete;
 mod exec;
 mod exec_stream;
+mod farewell;
 mod files;
 mod fork;
 mod get;
