@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use sandbar_control::people;
 use sandbar_types::ErrorCode;
 use secrecy::ExposeSecret as _;
@@ -35,8 +35,10 @@ pub(crate) fn token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a s
         return Ok(None);
     };
     let page = same_origin(parts)?;
-    let is_upgrade = parts.headers.contains_key(header::UPGRADE);
-    let may_change = !parts.method.is_safe();
+    // On HTTP/2 a WebSocket is asked for by its method, which is routed to nothing else.
+    let is_connect = parts.method == Method::CONNECT;
+    let is_upgrade = is_connect || parts.headers.contains_key(header::UPGRADE);
+    let may_change = !is_connect && !parts.method.is_safe();
     match page {
         Proof::Silent if is_upgrade => Err(forged("a WebSocket of a browser needs the header Origin")),
         _ if may_change && !parts.headers.contains_key(&X_SANDBAR_PAGE) => {
