@@ -66,6 +66,14 @@ async fn a_page_acts_by_its_cookie_from_sign_in_to_sign_out() {
     assert!(attributes.ends_with("Max-Age=0"), "{attributes}");
     for cookie in [cookie, other] {
         send(from_page(&platform.api, Method::GET, "/v1/me", &cookie)).await.refused(401, "unauthorized");
+        // Nothing is left to end, but the cookie to be rid of; another page cannot have that done either.
+        let answer = send(from_page(&platform.api, Method::POST, "/v1/auth/logout", &cookie)).await;
+        assert_eq!(set_cookie(&answer).0, "sandbar=");
+        answer.refused(401, "unauthorized");
+        let forged = from_page(&platform.api, Method::POST, "/v1/auth/logout", &cookie);
+        let answer = send(forged.header("Origin", "https://evil.example")).await;
+        assert!(!answer.headers.contains_key("set-cookie"));
+        answer.refused(403, "forbidden");
     }
 }
 

@@ -245,7 +245,7 @@ impl Start<'_> {
     async fn run(&self, platform: &mut Platform) -> anyhow::Result<Started> {
         let Self { args, data, url, progress } = *self;
         // First, since it fails at once where the port is taken.
-        let listener = bind(args.listen).await?;
+        let listener = bind("--listen", args.listen).await?;
         let https = args.edge.https(data).await?;
 
         let database_url = match &args.database_url {
@@ -278,7 +278,7 @@ impl Start<'_> {
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
             let router = sandbar_api::internal_router(figures);
-            running.serve(bind(address).await?, router, Limits::default());
+            running.serve(bind("--metrics-listen", address).await?, router, Limits::default());
         }
 
         agent::end_leftover(data).await?;
@@ -353,9 +353,10 @@ impl Start<'_> {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Listens where an option says.
+async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: if another program does, choose another --listen")
+        format!("cannot listen on {address}: if another program does, choose another {option}")
     })
 }
 
