@@ -18,6 +18,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use sandbar_control::people;
 use sandbar_types::ErrorCode;
+use sandbar_types::cookie::{Cookie, SESSION};
 use secrecy::ExposeSecret as _;
 
 use crate::AppState;
@@ -33,7 +34,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The token in the request's cookie, where our own page sent it; nothing without a cookie.
 pub(crate) fn token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a str>, ApiError> {
     let scheme = client::scheme(&parts.extensions, &parts.headers, &app.trusted_proxies);
-    let Some(token) = cookie(&parts.headers, cookie_name(scheme)) else {
+    let Some(token) = cookie(&parts.headers, cookie_name(SESSION, scheme)) else {
         return Ok(None);
     };
     let page = same_origin(parts)?;
@@ -128,7 +129,7 @@ impl FromRequestParts<AppState> for Forget {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Infallible> {
         let scheme = client::scheme(&parts.extensions, &parts.headers, &app.trusted_proxies);
         let mut headers = HeaderMap::new();
-        if cookie(&parts.headers, cookie_name(scheme)).is_some()
+        if cookie(&parts.headers, cookie_name(SESSION, scheme)).is_some()
             && let Ok(value) = HeaderValue::from_str(&format!("{}; Max-Age=0", attributes(scheme, "")))
         {
             headers.insert(header::SET_COOKIE, value);
@@ -137,11 +138,11 @@ impl FromRequestParts<AppState> for Forget {
     }
 }
 
-/// The prefix makes browsers take it over TLS alone, from this very host alone.
-const fn cookie_name(scheme: Scheme) -> &'static str {
+/// A cookie's name where the client speaks like this.
+pub(crate) const fn cookie_name(cookie: Cookie, scheme: Scheme) -> &'static str {
     match scheme {
-        Scheme::Https => "__Host-sandbar",
-        Scheme::Http => "sandbar",
+        Scheme::Https => cookie.over_tls,
+        Scheme::Http => cookie.plain,
     }
 }
 
@@ -158,7 +159,7 @@ fn attributes(scheme: Scheme, token: &str) -> String {
         Scheme::Https => "; Secure",
         Scheme::Http => "",
     };
-    format!("{}={token}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(scheme))
+    format!("{}={token}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(SESSION, scheme))
 }
 
 /// A cookie's value.
