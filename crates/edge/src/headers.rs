@@ -13,6 +13,7 @@ use sandbar_types::cookie;
 use crate::address::{SANDBOX_ID, SANDBOX_PORT};
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 pub(crate) const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");

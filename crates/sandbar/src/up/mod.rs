@@ -24,11 +24,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use sandbar_api::{Limits, Origin, RequestRate};
+use sandbar_api::{Limits, Origin, RequestRate, Throttle};
 use sandbar_control::Control;
 use sandbar_control::config::Scheduling;
 use sandbar_control::oauth::OAuthConfig;
@@ -129,7 +130,8 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_REQUESTS_PER_SECOND", value_name = "N", default_value_t = RequestRate::DEFAULT.per_second.get())]
     requests_per_second: u32,
 
-    /// Connections to the API at the same time; those above are told to come again
+    /// Connections at the same time, by each of the two listeners; those above are told to come again. Half as many requests and streams
+    /// may be under way to sandboxes
     #[arg(long, env = "SANDBAR_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
 
@@ -268,8 +270,18 @@ impl Start<'_> {
         api.allowed_origins.clone_from(&args.allowed_origins);
         api.request_rate = NonZeroU32::new(args.requests_per_second).map(RequestRate::per_second);
         let limits = Limits { connections: args.max_connections };
-        let router = sandbar_api::router(control.clone(), &api);
-        let router = sandbar_edge::router(control.clone(), &api.trusted_proxies, router);
+        let throttle = Throttle::new(&api);
+        let edge = sandbar_edge::Config {
+            trusted_proxies: api.trusted_proxies.clone(),
+            // The API is reached by the other half, whatever goes on in sandboxes.
+            streams: (args.max_connections / 2).max(1),
+            charge: {
+                let throttle = throttle.clone();
+                Arc::new(move |peer, headers| throttle.charge(peer, headers))
+            },
+        };
+        let router = sandbar_api::router(control.clone(), &api, throttle);
+        let router = sandbar_edge::router(control.clone(), edge, router);
         running.serve(listener, router.clone(), limits);
         let https = https.map(|https| {
             running.serve(https.listener, router, limits);
