@@ -13,11 +13,10 @@ use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::auth::X_API_KEY;
-use crate::client::Peer;
+use crate::client::{self, Scheme};
 use crate::page::X_NEXT_CURSOR;
 use crate::request::X_REQUEST_ID;
 
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long a browser need not ask again.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
@@ -72,20 +71,28 @@ pub(crate) fn may_open_socket(headers: &HeaderMap, authority: Option<&str>, allo
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(authority);
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    matches!((origin, host), (Some((_, page)), Some(host)) if page.eq_ignore_ascii_case(host))
+    matches!((origin, host), (Some((_, page)), Some(host)) if is_same(page, host))
 }
 
-/// Insists on TLS where the client came by it: a proxy that is trusted says so.
+/// Whether a page's origin is where its request went to. Browsers leave the usual ports out, proxies may not. The scheme is not
+/// compared: a proxy may have taken TLS off, and who can serve a page in our name without it can do worse.
+pub(crate) fn is_same(origin: &str, sent_to: &str) -> bool {
+    let without_port = |text: &str| {
+        let text = text.strip_suffix(":443").or_else(|| text.strip_suffix(":80")).unwrap_or(text);
+        text.to_ascii_lowercase()
+    };
+    without_port(origin) == without_port(sent_to)
+}
+
+/// Insists on TLS where the client came by it.
 pub(crate) async fn insist_on_tls(
     State(trusted_proxies): State<Arc<[IpNet]>>,
     request: Request,
     next: Next,
 ) -> Response<axum::body::Body> {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-    let trusted = peer.is_some_and(|peer| trusted_proxies.iter().any(|network| network.contains(&peer)));
-    let by_tls = request.headers().get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.as_bytes() == b"https");
+    let scheme = client::scheme(request.extensions(), request.headers(), &trusted_proxies);
     let mut response = next.run(request).await;
-    if trusted && by_tls {
+    if scheme == Scheme::Https {
         let value = HeaderValue::from_static("max-age=31536000");
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
@@ -94,7 +101,24 @@ pub(crate) async fn insist_on_tls(
 
 #[cfg(test)]
 mod tests {
+    use axum::http::uri;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn tls_is_insisted_on_where_our_own_listener_speaks_it() {
+        let trusted: Arc<[IpNet]> = Arc::new([]);
+        let router = axum::Router::new()
+            .route("/", axum::routing::get(async || ()))
+            .layer(axum::middleware::from_fn_with_state(trusted, insist_on_tls));
+        for (scheme, is_insisted) in [(uri::Scheme::HTTPS, true), (uri::Scheme::HTTP, false)] {
+            let mut request = Request::new(axum::body::Body::empty());
+            request.extensions_mut().insert(scheme);
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.headers().contains_key(header::STRICT_TRANSPORT_SECURITY), is_insisted);
+        }
+    }
 
     #[test]
     fn origins_are_written_as_browsers_send_them() {
@@ -103,6 +127,20 @@ mod tests {
         }
         for bad in ["*", "null", "sandbar.example.com", "https://", "https://a/", "https://A", "ws://a"] {
             assert_eq!(bad.parse::<Origin>(), Err(InvalidOrigin), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_ours_where_it_is_the_address_that_was_asked() {
+        for (origin, sent_to, same) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("sandbar.example.com", "sandbar.example.com:443", true),
+            ("Sandbar.example.com", "sandbar.example.com", true),
+            ("8080-sb.sandbar.example.com", "sandbar.example.com", false),
+            ("127.0.0.1:3000", "127.0.0.1:8080", false),
+            ("sandbar.example.com:8443", "sandbar.example.com", false),
+        ] {
+            assert_eq!(is_same(origin, sent_to), same, "{origin} {sent_to}");
         }
     }
 
@@ -121,6 +159,7 @@ mod tests {
         assert!(may(Some("https://api.example.com"), "api.example.com"));
         assert!(may(Some("http://127.0.0.1:8080"), "127.0.0.1:8080"));
         assert!(may(Some("https://app.example.com"), "api.example.com"));
+        assert!(may(Some("https://api.example.com"), "api.example.com:443"));
         for origin in
             ["https://evil.example", "null", "https://api.example.com.evil.example", "http://127.0.0.1"]
         {

@@ -3,11 +3,12 @@
 //! Behind a proxy every connection comes from the proxy, which says in `X-Forwarded-For` whom it speaks for. Anybody can write that
 //! header, so it counts only as far as each step was written by a proxy that is trusted.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, header, uri};
+use axum::http::{Extensions, HeaderMap, HeaderName, header, uri};
 use ipnet::IpNet;
 use sandbar_control::Client;
 
@@ -24,14 +25,22 @@ pub(crate) enum Scheme {
     Https,
 }
 
+impl FromRequestParts<AppState> for Scheme {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Infallible> {
+        Ok(scheme(&parts.extensions, &parts.headers, &app.trusted_proxies))
+    }
+}
+
 /// Of a proxy that took TLS off the word counts, where it is trusted.
-pub(crate) fn scheme(parts: &Parts, app: &AppState) -> Scheme {
-    if parts.extensions.get::<uri::Scheme>() == Some(&uri::Scheme::HTTPS) {
+pub(crate) fn scheme(extensions: &Extensions, headers: &HeaderMap, trusted: &[IpNet]) -> Scheme {
+    if extensions.get::<uri::Scheme>() == Some(&uri::Scheme::HTTPS) {
         return Scheme::Https;
     }
-    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-    let is_trusted = peer.is_some_and(|peer| app.trusted_proxies.iter().any(|proxy| proxy.contains(&peer)));
-    let told = parts.headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    let peer = extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    let is_trusted = peer.is_some_and(|peer| trusted.iter().any(|proxy| proxy.contains(&peer)));
+    let told = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
     match told {
         Some(told) if is_trusted && told.trim().eq_ignore_ascii_case("https") => Scheme::Https,
         _ => Scheme::Http,

@@ -15,12 +15,14 @@ use std::convert::Infallible;
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use sandbar_control::people;
 use sandbar_types::ErrorCode;
+use sandbar_types::cookie::{Cookie, SESSION};
 use secrecy::ExposeSecret as _;
 
 use crate::AppState;
+use crate::browser::is_same;
 use crate::client::{self, Scheme};
 use crate::error::ApiError;
 use crate::v1::auth::SignIn;
@@ -31,12 +33,15 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token in the request's cookie, where our own page sent it; nothing without a cookie.
 pub(crate) fn token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a str>, ApiError> {
-    let Some(token) = cookie(&parts.headers, cookie_name(client::scheme(parts, app))) else {
+    let scheme = client::scheme(&parts.extensions, &parts.headers, &app.trusted_proxies);
+    let Some(token) = cookie(&parts.headers, cookie_name(SESSION, scheme)) else {
         return Ok(None);
     };
     let page = same_origin(parts)?;
-    let is_upgrade = parts.headers.contains_key(header::UPGRADE);
-    let may_change = !parts.method.is_safe();
+    // On HTTP/2 a WebSocket is asked for by its method, which is routed to nothing else.
+    let is_connect = parts.method == Method::CONNECT;
+    let is_upgrade = is_connect || parts.headers.contains_key(header::UPGRADE);
+    let may_change = !is_connect && !parts.method.is_safe();
     match page {
         Proof::Silent if is_upgrade => Err(forged("a WebSocket of a browser needs the header Origin")),
         _ if may_change && !parts.headers.contains_key(&X_SANDBAR_PAGE) => {
@@ -70,16 +75,6 @@ fn same_origin(parts: &Parts) -> Result<Proof, ApiError> {
     }
 }
 
-/// Browsers leave the usual ports out, proxies may not. The scheme is not compared: a proxy may have taken TLS off, and who can
-/// serve a page in our name without it can do worse.
-fn is_same(origin: &str, sent_to: &str) -> bool {
-    let without_port = |text: &str| {
-        let text = text.strip_suffix(":443").or_else(|| text.strip_suffix(":80")).unwrap_or(text);
-        text.to_ascii_lowercase()
-    };
-    without_port(origin) == without_port(sent_to)
-}
-
 fn forged(why: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Forbidden, why)
 }
@@ -101,7 +96,7 @@ impl FromRequestParts<AppState> for Delivery {
             return Ok(Self::Body);
         }
         same_origin(parts)?;
-        Ok(Self::Cookie(client::scheme(parts, app)))
+        Ok(Self::Cookie(client::scheme(&parts.extensions, &parts.headers, &app.trusted_proxies)))
     }
 }
 
@@ -132,9 +127,9 @@ impl FromRequestParts<AppState> for Forget {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Infallible> {
-        let scheme = client::scheme(parts, app);
+        let scheme = client::scheme(&parts.extensions, &parts.headers, &app.trusted_proxies);
         let mut headers = HeaderMap::new();
-        if cookie(&parts.headers, cookie_name(scheme)).is_some()
+        if cookie(&parts.headers, cookie_name(SESSION, scheme)).is_some()
             && let Ok(value) = HeaderValue::from_str(&format!("{}; Max-Age=0", attributes(scheme, "")))
         {
             headers.insert(header::SET_COOKIE, value);
@@ -143,11 +138,11 @@ impl FromRequestParts<AppState> for Forget {
     }
 }
 
-/// The prefix makes browsers take it over TLS alone, from this very host alone.
-const fn cookie_name(scheme: Scheme) -> &'static str {
+/// A cookie's name where the client speaks like this.
+pub(crate) const fn cookie_name(cookie: Cookie, scheme: Scheme) -> &'static str {
     match scheme {
-        Scheme::Https => "__Host-sandbar",
-        Scheme::Http => "sandbar",
+        Scheme::Https => cookie.over_tls,
+        Scheme::Http => cookie.plain,
     }
 }
 
@@ -164,7 +159,7 @@ fn attributes(scheme: Scheme, token: &str) -> String {
         Scheme::Https => "; Secure",
         Scheme::Http => "",
     };
-    format!("{}={token}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(scheme))
+    format!("{}={token}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(SESSION, scheme))
 }
 
 /// A cookie's value.
@@ -177,20 +172,6 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_origin_is_ours_where_it_is_the_address_that_was_asked() {
-        for (origin, sent_to, same) in [
-            ("127.0.0.1:8080", "127.0.0.1:8080", true),
-            ("sandbar.example.com", "sandbar.example.com:443", true),
-            ("Sandbar.example.com", "sandbar.example.com", true),
-            ("8080-sb.sandbar.example.com", "sandbar.example.com", false),
-            ("127.0.0.1:3000", "127.0.0.1:8080", false),
-            ("sandbar.example.com:8443", "sandbar.example.com", false),
-        ] {
-            assert_eq!(is_same(origin, sent_to), same, "{origin} {sent_to}");
-        }
-    }
 
     #[test]
     fn a_cookie_over_tls_is_bound_to_the_host() {

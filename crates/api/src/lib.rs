@@ -41,12 +41,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::extract::JsonLimit;
-use crate::throttle::Throttle;
-
 pub use browser::Origin;
 pub use dashboard::Asset;
 pub use serve::{Limits, serve};
-pub use throttle::RequestRate;
+pub use throttle::{RequestRate, Throttle};
 pub use transport::Listener;
 pub use v1::audit_logs::AuditLogEntry;
 
@@ -87,11 +85,10 @@ impl Default for Config {
     }
 }
 
-/// The public API.
-pub fn router(control: Control, config: &Config) -> Router {
+/// The public API. The throttle is what else counts requests as well ([`Throttle::charge`]).
+pub fn router(control: Control, config: &Config, throttle: Throttle) -> Router {
     let (routes, document) = documented().split_for_parts();
     let trusted_proxies: Arc<[IpNet]> = config.trusted_proxies.clone().into();
-    let throttled = Throttle::new(config.request_rate, Arc::clone(&trusted_proxies));
     let router = routes
         .nest("/v1/capsules", v1::sandboxes::routes().into())
         .merge(openapi::routes(&document))
@@ -101,7 +98,7 @@ pub fn router(control: Control, config: &Config) -> Router {
         .method_not_allowed_fallback(request::no_method)
         .layer(Extension(JsonLimit(config.json_body_bytes)))
         .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(from_fn_with_state(throttled, throttle::throttle))
+        .layer(from_fn_with_state(throttle, throttle::throttle))
         .layer(from_fn(request::surround))
         .layer(from_fn_with_state(Arc::clone(&trusted_proxies), browser::insist_on_tls));
     let router = match browser::cross_origin(&config.allowed_origins) {

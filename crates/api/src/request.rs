@@ -58,9 +58,9 @@ pub(crate) async fn surround(mut request: Request, next: Next) -> Response<Body>
             error.log();
             let given = std::mem::take(response.headers_mut());
             response = error.render(id.0);
-            // What a layer within has said of the refusal (`Allow`) stays.
-            for (name, value) in &given {
-                if *name == header::ALLOW {
+            // What was said beside the refusal stays: the methods that there are, and a cookie that is taken back.
+            for name in [header::ALLOW, header::SET_COOKIE] {
+                if let Some(value) = given.get(&name) {
                     response.headers_mut().insert(name, value.clone());
                 }
             }

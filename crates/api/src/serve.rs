@@ -3,10 +3,10 @@
 //! | what | limit |
 //! |---|---|
 //! | connections | [`Limits`]; those above are answered 503 and closed (`turned_away.rs`) |
-//! | silence before the head of a request, and between two requests | [`HEADER_LIMIT`] |
+//! | silence before the first request, while the head of one is sent, and by HTTP/1 between two | [`HEADER_LIMIT`] |
 //! | a request's head | [`HEAD_BYTES`], [`HTTP1_HEADERS`] lines |
 //! | requests at once over one HTTP/2 connection | [`HTTP2_STREAMS`] |
-//! | a client of HTTP/2 that is gone without a word | two of [`HTTP2_KEEP_ALIVE`] |
+//! | a client of HTTP/2 that is gone without a word | two of [`HTTP2_KEEP_ALIVE`]; one that answers may be idle for as long as it likes |
 //!
 //! Bodies are bounded where they are read: in time in `request.rs` and `extract.rs`, in bytes in `extract.rs`.
 
@@ -30,7 +30,7 @@ use crate::first_bytes::FirstBytes;
 use crate::transport::Listener;
 use crate::turned_away::TurnedAway;
 
-/// How long a client may take to send the head of a request. Also how long an idle connection is kept.
+/// How long a client may take to send the head of a request. Also how long an idle one of HTTP/1 is kept.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// How often a silent HTTP/2 connection is asked whether it still lives, and how long it may take to answer.
 const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -1,24 +1,27 @@
 //! How many requests one caller may send: a bucket in this replica's memory that each request fills a little and time empties.
 //!
 //! - Who sends a credential is counted by it, valid or not, before anything is looked up; who sends none, by their address.
-//! - A credential that was not seen of late is paid for by its address, too: making ever new ones up gains nothing.
+//! - A credential is paid for by its address, too, until an answer shows that it is one, and again after one that shows that it is none:
+//!   making ever new ones up gains nothing.
+//! - What the edge has to look up for somebody whom it does not know is paid for by the address ([`Throttle::charge`]).
 //! - Memory is bounded. The buckets are in two generations; when the younger is full the older, of those who were not heard of for longest, is
 //!   forgotten, which costs no more than that they begin anew.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Response, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use ipnet::IpNet;
 use sandbar_types::ErrorCode;
 use sha2::{Digest as _, Sha256};
 
+use crate::Config;
 use crate::auth::{X_API_KEY, X_HOST_TOKEN, socket_token};
 use crate::client::{Peer, client_address};
 use crate::error::ApiError;
@@ -83,6 +86,8 @@ impl Who {
 struct Bucket {
     level: f64,
     at: Instant,
+    /// Of a credential: whether the last answer to it took it for one.
+    is_good: bool,
 }
 
 #[derive(Debug)]
@@ -101,15 +106,24 @@ impl Buckets {
     /// Counts a request. Refused: how long until one would be let in.
     fn admit(&mut self, credential: Option<Who>, address: Who, now: Instant) -> Result<(), Duration> {
         match credential {
-            Some(known) if self.young.contains_key(&known) || self.old.contains_key(&known) => {
-                self.fill(known, now)
-            }
+            Some(good) if self.bucket(&good).is_some_and(|bucket| bucket.is_good) => self.fill(good, now),
             Some(unknown) => {
                 self.fill(address, now)?;
                 self.fill(unknown, now)
             }
             None => self.fill(address, now),
         }
+    }
+
+    /// What the answer said of a credential.
+    fn judge(&mut self, credential: &Who, is_good: bool) {
+        if let Some(bucket) = self.bucket(credential) {
+            bucket.is_good = is_good;
+        }
+    }
+
+    fn bucket(&mut self, who: &Who) -> Option<&mut Bucket> {
+        self.young.get_mut(who).or_else(|| self.old.get_mut(who))
     }
 
     fn fill(&mut self, who: Who, now: Instant) -> Result<(), Duration> {
@@ -124,36 +138,48 @@ impl Buckets {
         if self.young.len() >= self.capacity && !self.young.contains_key(&who) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(who, Bucket { level, at: now });
+        let is_good = last.is_some_and(|last| last.is_good);
+        self.young.insert(who, Bucket { level, at: now, is_good });
         if over > 0.0 { Err(Duration::from_secs_f64(over / per_second)) } else { Ok(()) }
     }
 }
 
-/// See the module.
+/// See the module. All clones count together.
 #[derive(Debug, Clone)]
-pub(crate) struct Throttle {
+pub struct Throttle {
     /// None = nobody is refused.
     buckets: Option<Arc<Mutex<Buckets>>>,
     trusted_proxies: Arc<[IpNet]>,
 }
 
 impl Throttle {
-    pub(crate) fn new(rate: Option<RequestRate>, trusted_proxies: Arc<[IpNet]>) -> Self {
-        let buckets = rate.map(|rate| Arc::new(Mutex::new(Buckets::new(rate, GENERATION))));
-        Self { buckets, trusted_proxies }
+    /// With the rate that is configured.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let buckets = config.request_rate.map(|rate| Arc::new(Mutex::new(Buckets::new(rate, GENERATION))));
+        Self { buckets, trusted_proxies: config.trusted_proxies.clone().into() }
     }
 
-    fn admit(&self, request: &Request) -> Result<(), Duration> {
-        let Some(buckets) = &self.buckets else { return Ok(()) };
-        if FREE.contains(&request.uri().path()) {
-            return Ok(());
-        }
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        let address = peer.map(|peer| client_address(peer, request.headers(), &self.trusted_proxies));
-        let (credential, address) = (Who::credential(request.headers()), Who::address(address));
+    /// Counts a request by where it comes from, whatever credential it has: its peer and headers. Refused: how long until one would be
+    /// let in.
+    pub fn charge(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<(), Duration> {
+        self.admit(None, peer, headers)
+    }
+
+    fn admit(
+        &self,
+        credential: Option<Who>,
+        peer: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) -> Result<(), Duration> {
+        let Some(mut buckets) = self.buckets() else { return Ok(()) };
+        let address = peer.map(|peer| client_address(peer, headers, &self.trusted_proxies));
+        buckets.admit(credential, Who::address(address), Instant::now())
+    }
+
+    fn buckets(&self) -> Option<MutexGuard<'_, Buckets>> {
         // Nothing in there can be left half done.
-        let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.admit(credential, address, Instant::now())
+        self.buckets.as_ref().map(|buckets| buckets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -163,8 +189,19 @@ pub(crate) async fn throttle(
     request: Request,
     next: Next,
 ) -> Response<axum::body::Body> {
-    match throttle.admit(&request) {
-        Ok(()) => next.run(request).await,
+    if FREE.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let credential = Who::credential(request.headers());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match throttle.admit(credential, peer, request.headers()) {
+        Ok(()) => {
+            let response = next.run(request).await;
+            if let (Some(credential), Some(mut buckets)) = (credential, throttle.buckets()) {
+                buckets.judge(&credential, response.status() != StatusCode::UNAUTHORIZED);
+            }
+            response
+        }
         Err(wait) => {
             let message = "too many requests: see the header Retry-After";
             ApiError::new(ErrorCode::RateLimited, message).retry_after(wait).into_response()
@@ -193,7 +230,9 @@ mod tests {
     fn a_burst_is_let_in_then_as_many_as_time_empties_and_the_wait_is_what_it_takes() {
         let mut buckets = Buckets::new(RATE, 100);
         let start = Instant::now();
-        for _ in 0..4 {
+        buckets.admit(key(1), from(1), start).unwrap();
+        buckets.judge(&key(1).unwrap(), true);
+        for _ in 0..3 {
             buckets.admit(key(1), from(1), start).unwrap();
         }
         let wait = buckets.admit(key(1), from(1), start).unwrap_err();
@@ -211,11 +250,33 @@ mod tests {
     fn credentials_that_were_made_up_are_paid_for_by_their_address() {
         let mut buckets = Buckets::new(RATE, 100);
         let now = Instant::now();
-        let let_in = (0..50).filter(|n| buckets.admit(key(*n), from(1), now).is_ok()).count();
-        assert_eq!(let_in, 4);
+        buckets.admit(key(255), from(1), now).unwrap();
+        buckets.judge(&key(255).unwrap(), true);
+        let mut let_in = 0;
+        for n in 0..50 {
+            // Also where they are many times the same, and while the first of them waits for its answer.
+            for _ in 0..3 {
+                let_in += usize::from(buckets.admit(key(n), from(1), now).is_ok());
+            }
+            buckets.judge(&key(n).unwrap(), false);
+        }
+        assert_eq!(let_in, 3);
         assert!(buckets.admit(None, from(1), now).is_err());
-        // One that is known goes on all the same.
-        buckets.admit(key(0), from(1), now).unwrap();
+        // One that is good goes on all the same, as long as it is.
+        buckets.admit(key(255), from(1), now).unwrap();
+        buckets.judge(&key(255).unwrap(), false);
+        assert!(buckets.admit(key(255), from(1), now).is_err());
+    }
+
+    #[test]
+    fn a_refusal_empties_no_bucket() {
+        let mut buckets = Buckets::new(RATE, 100);
+        let now = Instant::now();
+        for n in 0..4 {
+            buckets.admit(key(1), from(n), now).unwrap();
+            buckets.judge(&key(1).unwrap(), n % 2 == 0);
+        }
+        assert!(buckets.admit(key(1), from(9), now).is_err());
     }
 
     #[test]
@@ -224,6 +285,7 @@ mod tests {
         let now = Instant::now();
         for _ in 0..4 {
             buckets.admit(key(255), from(255), now).unwrap();
+            buckets.judge(&key(255).unwrap(), true);
         }
         for n in 0..200 {
             buckets.admit(None, from(n), now).unwrap();

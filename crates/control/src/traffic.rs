@@ -91,6 +91,12 @@ impl Control {
         self.guest_key().traffic_token(id).expose_secret().as_bytes().ct_eq(presented).into()
     }
 
+    /// Whether this is what the sandbox's guest agent takes.
+    #[must_use]
+    pub fn is_access_token(&self, id: Id<id::Sandbox>, presented: &[u8]) -> bool {
+        self.guest_key().token(id).expose_secret().as_bytes().ct_eq(presented).into()
+    }
+
     /// Whether this is a key of the team.
     pub async fn is_key_of(&self, team: Id<Team>, presented: &str) -> Result<bool, AuthError> {
         match self.authenticate_api_key(presented).await {

@@ -8,10 +8,12 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sandbar_control::traffic::is_api_key;
+use sandbar_types::cookie;
 
 use crate::address::{SANDBOX_ID, SANDBOX_PORT};
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 pub(crate) const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -97,6 +99,30 @@ pub(crate) fn keep_credentials(headers: &mut HeaderMap) {
     }
     for name in [TRAFFIC_TOKEN, SANDBOX_ID, SANDBOX_PORT] {
         headers.remove(name);
+    }
+    keep_cookies(headers);
+}
+
+/// A browser sends them along where a sandbox is reached by our own name.
+fn keep_cookies(headers: &mut HeaderMap) {
+    let is_ours = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        cookie::is_ours(name.trim_ascii())
+    };
+    let pairs =
+        |value: &[u8]| -> Vec<Vec<u8>> { value.split(|byte| *byte == b';').map(<[u8]>::to_vec).collect() };
+    let sent: Vec<_> = headers.get_all(COOKIE).iter().map(|value| pairs(value.as_bytes())).collect();
+    if !sent.iter().flatten().any(|pair| is_ours(pair)) {
+        return;
+    }
+    headers.remove(COOKIE);
+    for mut line in sent {
+        line.retain(|pair| !is_ours(pair));
+        if let Ok(left) = HeaderValue::from_bytes(line.join(&b';').trim_ascii())
+            && !left.is_empty()
+        {
+            headers.append(COOKIE, left);
+        }
     }
 }
 
@@ -219,6 +245,25 @@ mod tests {
         let mut both = headers(&[("x-api-key", "sk-theirs"), ("x-api-key", &ours)]);
         keep_credentials(&mut both);
         assert!(both.is_empty());
+    }
+
+    #[test]
+    fn the_platforms_cookies_stay_and_the_servers_own_pass() {
+        for (sent, passed) in [
+            ("sandbar=t", None),
+            ("a=1; sandbar=t; b=2", Some("a=1; b=2")),
+            ("__Host-sandbar=t;a=1", Some("a=1")),
+            ("a=1;__Host-sandbar_oauth=s;sandbar_oauth=s", Some("a=1")),
+            ("sandbar_oauth_exchange=x; __Host-sandbar_oauth_exchange=x; sandbar =t", None),
+            ("sandbars=1;  my=sandbar; sandbar_=2", Some("sandbars=1;  my=sandbar; sandbar_=2")),
+        ] {
+            let mut all = headers(&[("cookie", sent)]);
+            keep_credentials(&mut all);
+            assert_eq!(all.get("cookie").map(|value| value.to_str().unwrap()), passed, "{sent}");
+        }
+        let mut lines = headers(&[("cookie", "sandbar=t"), ("cookie", "a=1")]);
+        keep_credentials(&mut lines);
+        assert_eq!(left(&lines), [("cookie", "a=1")]);
     }
 
     #[test]

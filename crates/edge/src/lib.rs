@@ -1,7 +1,7 @@
 //! The edge: any port of a sandbox by name, for whatever speaks HTTP.
 //!
 //! It stands before the API on the same listener ([`router`]) and takes what is addressed to a sandbox (`address`): asks the control
-//! plane where that is and whether the caller may reach it (`sandboxes`, `admission`), and carries the request to it (`proxy`,
+//! plane where that is and whether the caller may reach it (`sandboxes`, `admission`; who makes it ask too often is refused, `toll`), and carries the request to it (`proxy`,
 //! `upgrade`) over connections that go through the sandbox's host agent (`upstream`). What it refuses is in `refusal`, word by word what
 //! E2B's clients know. It decides nothing about sandboxes and knows no SQL; of the guest agent's port it knows which paths
 //! nobody outside may ask for (`agent_routes`).
@@ -18,15 +18,18 @@ mod proxy;
 mod refusal;
 mod sandboxes;
 pub mod tls;
+mod toll;
 mod upgrade;
 mod upstream;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use ipnet::IpNet;
 use sandbar_control::Control;
 use tower::{ServiceExt as _, service_fn};
@@ -42,15 +45,30 @@ pub(crate) struct Edge {
     sandboxes: Arc<Sandboxes>,
     upstreams: Upstreams,
     trusted_proxies: Arc<[IpNet]>,
+    charge: Charge,
+}
+
+/// Counts a request by where it comes from: its peer and headers. Refused: how long until one would be let in.
+pub type Charge = Arc<dyn Fn(Option<IpAddr>, &HeaderMap) -> Result<(), Duration> + Send + Sync>;
+
+/// What an operator can set about the edge.
+pub struct Config {
+    /// Whose word counts for where a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Most requests and upgraded connections at the same time, to all sandboxes together.
+    pub streams: usize,
+    /// What a request is charged for which the database has to be asked.
+    pub charge: Charge,
 }
 
 /// What is addressed to a sandbox goes there, and everything else to `api`. The listener tells who called
 /// (`axum::extract::ConnectInfo<SocketAddr>`) and, where it is not plain HTTP, how (`http::uri::Scheme`) in a request's extensions;
 /// of trusted proxies it is taken whom they speak for.
-pub fn router(control: Control, trusted_proxies: &[IpNet], api: Router) -> Router {
-    let sandboxes = Arc::new(Sandboxes::new(control.clone()));
+pub fn router(control: Control, config: Config, api: Router) -> Router {
+    let Config { trusted_proxies, streams, charge } = config;
+    let sandboxes = Arc::new(Sandboxes::new(control.clone(), streams));
     let upstreams = Upstreams::new(Arc::clone(&sandboxes));
-    let edge = Edge { control, sandboxes, upstreams, trusted_proxies: trusted_proxies.into() };
+    let edge = Edge { control, sandboxes, upstreams, trusted_proxies: trusted_proxies.into(), charge };
     Router::new().fallback_service(service_fn(move |request: Request<Body>| {
         let (edge, api) = (edge.clone(), api.clone());
         async move { Ok::<Response<Body>, Infallible>(edge.answer(request, api).await) }

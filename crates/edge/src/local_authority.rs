@@ -73,8 +73,16 @@ pub fn is_domain(text: &str) -> bool {
     text.len() <= 200 && text.split('.').all(is_label)
 }
 
-/// Makes what is missing in the folder, or of another domain, or about to end. What is complete stays.
+/// Makes what is missing in the folder, or of another domain, or about to end. What is complete stays. A start may be cut at any point:
+/// no certificate is there whose key is not.
 pub fn ensure(folder: &Path, domain: &str) -> Result<LocalCertificate, AuthorityError> {
+    make(folder, domain, &mut replace)
+}
+
+/// Writes a file: its path, contents and mode.
+type Write<'a> = &'a mut dyn FnMut(&Path, &[u8], u32) -> Result<(), AuthorityError>;
+
+fn make(folder: &Path, domain: &str, write: Write<'_>) -> Result<LocalCertificate, AuthorityError> {
     if !is_domain(domain) {
         return Err(AuthorityError::Domain(domain.to_owned()));
     }
@@ -87,19 +95,20 @@ pub fn ensure(folder: &Path, domain: &str) -> Result<LocalCertificate, Authority
     if !usable(&authority, &constraint) || !at("ca.key").exists() {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = authority_params(domain)?.self_signed(&key)?;
-        // The certificate last: without it the key is nothing, and both are made again.
-        replace(&at("ca.key"), key.serialize_pem().as_bytes(), 0o600)?;
-        replace(&authority, certificate.pem().as_bytes(), 0o644)?;
-        // Signed by the authority before.
-        remove(&server.chain)?;
+        // What the authority before has signed, and what was its own, go first, and the certificate comes last: without it the key is
+        // nothing, and both are made again.
+        remove(folder, &[&server.chain, &authority])?;
+        write(&at("ca.key"), key.serialize_pem().as_bytes(), 0o600)?;
+        write(&authority, certificate.pem().as_bytes(), 0o644)?;
     }
     let wildcard = format!("*.{domain}");
     if !usable(&server.chain, &[domain, &wildcard]) || !server.key.exists() {
         let issuer = Issuer::from_ca_cert_pem(&read(&authority)?, KeyPair::from_pem(&read(&at("ca.key"))?)?)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = server_params(&[domain, &wildcard])?.signed_by(&key, &issuer)?;
-        replace(&server.key, key.serialize_pem().as_bytes(), 0o600)?;
-        replace(&server.chain, certificate.pem().as_bytes(), 0o644)?;
+        remove(folder, &[&server.chain])?;
+        write(&server.key, key.serialize_pem().as_bytes(), 0o600)?;
+        write(&server.chain, certificate.pem().as_bytes(), 0o644)?;
     }
     Ok(LocalCertificate { authority, server })
 }
@@ -163,13 +172,16 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
     fs::read_to_string(path).map_err(|source| AuthorityError::File { path: path.to_owned(), source })
 }
 
-fn remove(path: &Path) -> Result<(), AuthorityError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(AuthorityError::File { path: path.to_owned(), source })
+/// Removes files of the folder, so that none of them comes back when the power goes.
+fn remove(folder: &Path, paths: &[&Path]) -> Result<(), AuthorityError> {
+    let failed = |path: &Path, source| AuthorityError::File { path: path.to_owned(), source };
+    for path in paths {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(path, source)),
+            _ => {}
         }
-        _ => Ok(()),
     }
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| failed(folder, source))
 }
 
 /// All of it or nothing, also when the power goes.
@@ -224,5 +236,44 @@ mod tests {
         ensure(folder.path(), "other.test").unwrap();
         assert!(contents().iter().zip(&second).all(|(now, before)| now != before));
         assert!(ensure(folder.path(), "*.test").is_err());
+    }
+
+    /// The public key of a certificate, and that of a key, in files.
+    fn public_keys(certificate: &Path, key: &Path) -> [Vec<u8>; 2] {
+        let der = CertificateDer::from_pem_file(certificate).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        let key = KeyPair::from_pem(&read(key).unwrap()).unwrap();
+        let raw = rcgen::PublicKeyData::der_bytes(&key).to_vec();
+        [certificate.public_key().subject_public_key.data.to_vec(), raw]
+    }
+
+    #[test]
+    fn a_start_that_is_cut_anywhere_leaves_nothing_that_the_next_one_cannot_use() {
+        for (keys_are_lost, domain) in [(true, "sbx.test"), (false, "other.test")] {
+            for cut in 0..4 {
+                let folder = tempfile::tempdir().unwrap();
+                let at = |name: &str| folder.path().join(name);
+                ensure(folder.path(), "sbx.test").unwrap();
+                if keys_are_lost {
+                    fs::remove_file(at("ca.key")).unwrap();
+                    fs::remove_file(at("server.key")).unwrap();
+                }
+                let mut written = 0;
+                let mut write = |path: &Path, contents: &[u8], mode| {
+                    if written == cut {
+                        let source = io::Error::other("the power went");
+                        return Err(AuthorityError::File { path: path.to_owned(), source });
+                    }
+                    written += 1;
+                    replace(path, contents, mode)
+                };
+                make(folder.path(), domain, &mut write).unwrap_err();
+                // Also one that wants again what there was before.
+                let made = ensure(folder.path(), "sbx.test").unwrap();
+                crate::tls::server_config(made.server).expect("the listener's pair");
+                let [certified, own] = public_keys(&at("ca.pem"), &at("ca.key"));
+                assert_eq!(certified, own, "{domain}, cut at {cut}");
+            }
+        }
     }
 }

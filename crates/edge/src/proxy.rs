@@ -3,7 +3,7 @@
 //! Bodies pass as they come, both ways, frame by frame: no limit on their size, none on their time, and no more memory than the windows
 //! of the connections. Interim answers (1xx) end here, and a body that is `Expect`ed is asked for when the server reads it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,11 +17,12 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use sandbar_control::traffic::Destination;
 use sandbar_types::guest::AGENT_PORT;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::address::{Address, host_of};
 use crate::headers::{self, Caller};
 use crate::refusal::Refusal;
+use crate::sandboxes::Place;
+use crate::toll::Toll;
 use crate::{Edge, upgrade, upstream};
 
 impl Edge {
@@ -42,15 +43,16 @@ impl Edge {
         address: &Address,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Refusal> {
-        let destination = self.sandboxes.find(address.id).await?;
-        self.admit(&destination, address.port, request.uri().path(), request.headers()).await?;
+        let toll = Toll { charge: &self.charge, peer: peer(&request), headers: request.headers() };
+        let destination = self.sandboxes.find(address.id, &toll).await?;
+        let wake = self.admit(&destination, address.port, request.uri().path(), &toll).await?;
         let place = self.sandboxes.enter(address.id)?;
-        self.sandboxes.ready(&destination).await?;
+        self.sandboxes.ready(&destination, wake).await?;
 
         let asked = asked_upgrade(&request, address.port)?;
         let client = asked.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let request = self.head_for_server(address, &destination, request, asked.as_ref())?;
-        let mut response = self.upstreams.send(request).await?;
+        let mut response = self.upstreams.send(request, wake).await?;
 
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         match (asked, client) {
@@ -75,8 +77,7 @@ impl Edge {
     ) -> Result<Request<Body>, Refusal> {
         let host = host_of(&request).map(str::to_owned);
         let scheme = request.extensions().get::<Scheme>().unwrap_or(&Scheme::HTTP).clone();
-        let peer =
-            request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
+        let peer = peer(&request);
         let is_trusted =
             peer.is_some_and(|peer| self.trusted_proxies.iter().any(|network| network.contains(&peer)));
 
@@ -107,6 +108,11 @@ impl Edge {
     }
 }
 
+/// The other end of the connection that a request came by.
+fn peer(request: &Request<Body>) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical())
+}
+
 /// What the client wants its connection to become. Nothing of that kind leads to the guest agent.
 fn asked_upgrade(request: &Request<Body>, port: u16) -> Result<Option<upgrade::Asked>, Refusal> {
     if request.method() == Method::CONNECT {
@@ -119,7 +125,7 @@ fn asked_upgrade(request: &Request<Body>, port: u16) -> Result<Option<upgrade::A
     Ok(asked.map(upgrade::Asked::by_header))
 }
 
-fn answer(response: Response<Incoming>, place: OwnedSemaphorePermit) -> Response<Body> {
+fn answer(response: Response<Incoming>, place: Place) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     headers::end_of_hop(&mut parts.headers);
     parts.version = Version::default();
@@ -131,7 +137,7 @@ fn answer(response: Response<Incoming>, place: OwnedSemaphorePermit) -> Response
 /// A body that keeps its stream's place until it ends.
 struct Held {
     body: Incoming,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl HttpBody for Held {

@@ -1,5 +1,7 @@
 //! Answers that are the edge's own. The first two are what E2B's clients read, to the letter; the others have the same form.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -31,6 +33,10 @@ pub(crate) enum Refusal {
     NotResumed,
     #[error("The sandbox has as many connections as it may have")]
     TooMany,
+    #[error("There are as many connections to sandboxes as there may be")]
+    Full,
+    #[error("Too many requests: see the header Retry-After")]
+    RateLimited(Duration),
     #[error("CONNECT is taken with a :protocol only")]
     PlainConnect,
     #[error("An internal error occurred")]
@@ -46,8 +52,8 @@ impl Refusal {
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::BadAddress => StatusCode::BAD_REQUEST,
             Self::Changing => StatusCode::CONFLICT,
-            Self::HostGone | Self::NotResumed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::HostGone | Self::NotResumed | Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooMany | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::PlainConnect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -67,6 +73,8 @@ impl Refusal {
             Self::HostGone => "host_gone",
             Self::NotResumed => "not_resumed",
             Self::TooMany => "too_many",
+            Self::Full => "full",
+            Self::RateLimited(_) => "rate_limited",
             Self::PlainConnect => "plain_connect",
             Self::Internal => "internal",
         }
@@ -86,6 +94,11 @@ impl Refusal {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         // The answer says nothing that a page may not read.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        if let Self::RateLimited(wait) = self {
+            // Whole seconds, rounded up: who waits as told is not refused again.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if matches!(self, Self::NotFound | Self::PortClosed) {
             // E2B's clients repeat what is 502 unless they are told that it is of no use.
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::refusal::Refusal;
+use crate::toll::Toll;
 
 /// For how long a sandbox that runs, and a key that was found to be its team's, are taken for that without asking.
 const REMEMBERED: Duration = Duration::from_secs(1);
@@ -34,7 +35,23 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// See the module.
 pub(crate) struct Sandboxes {
     control: Control,
+    /// The API's clients come by the same listener, and must find room.
+    streams: Arc<Semaphore>,
     known: Mutex<HashMap<Id<Sandbox>, Arc<Known>>>,
+}
+
+/// Whether a request may resume the sandbox that it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    Allowed,
+    /// To its sender a paused one is one that does not resume by itself.
+    Denied,
+}
+
+/// A place among the streams of all sandboxes, and among those of one.
+pub(crate) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: OwnedSemaphorePermit,
 }
 
 /// What is known of one sandbox.
@@ -52,8 +69,8 @@ struct State {
 }
 
 impl Sandboxes {
-    pub(crate) fn new(control: Control) -> Self {
-        Self { control, known: Mutex::default() }
+    pub(crate) fn new(control: Control, streams: usize) -> Self {
+        Self { control, streams: Arc::new(Semaphore::new(streams)), known: Mutex::default() }
     }
 
     fn known(&self, id: Id<Sandbox>) -> Arc<Known> {
@@ -67,21 +84,23 @@ impl Sandboxes {
         Arc::clone(known.entry(id).or_insert_with(fresh))
     }
 
-    /// A place among the sandbox's streams, for as long as it is held.
-    pub(crate) fn enter(&self, id: Id<Sandbox>) -> Result<OwnedSemaphorePermit, Refusal> {
-        let streams = Arc::clone(&self.known(id).streams);
-        streams.try_acquire_owned().map_err(|_| Refusal::TooMany)
+    /// A place among the streams, for as long as it is held.
+    pub(crate) fn enter(&self, id: Id<Sandbox>) -> Result<Place, Refusal> {
+        let of_one = Arc::clone(&self.known(id).streams).try_acquire_owned().map_err(|_| Refusal::TooMany)?;
+        let of_all = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| Refusal::Full)?;
+        Ok(Place { _of_all: of_all, _of_one: of_one })
     }
 
     /// The sandbox, if there ever was one.
-    pub(crate) async fn find(&self, id: Id<Sandbox>) -> Result<Arc<Destination>, Refusal> {
-        self.find_in(&mut *self.known(id).state.lock().await, id).await
-    }
-
-    async fn find_in(&self, state: &mut State, id: Id<Sandbox>) -> Result<Arc<Destination>, Refusal> {
-        match &state.destination {
-            Some((destination, seen)) if seen.elapsed() < REMEMBERED => Ok(Arc::clone(destination)),
-            _ => self.look(state, id).await,
+    pub(crate) async fn find(&self, id: Id<Sandbox>, toll: &Toll<'_>) -> Result<Arc<Destination>, Refusal> {
+        let known = self.known(id);
+        let mut state = known.state.lock().await;
+        match state.remembered() {
+            Some(destination) => Ok(destination),
+            None => {
+                toll.pay()?;
+                self.look(&mut state, id).await
+            }
         }
     }
 
@@ -99,7 +118,12 @@ impl Sandboxes {
     }
 
     /// Whether a key is one of the sandbox's team.
-    pub(crate) async fn takes_key(&self, destination: &Destination, key: &str) -> Result<bool, Refusal> {
+    pub(crate) async fn takes_key(
+        &self,
+        destination: &Destination,
+        key: &str,
+        toll: &Toll<'_>,
+    ) -> Result<bool, Refusal> {
         let known = self.known(destination.id);
         let mut state = known.state.lock().await;
         let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
@@ -107,6 +131,7 @@ impl Sandboxes {
         if state.keys.iter().any(|(known, _)| *known == hash) {
             return Ok(true);
         }
+        toll.pay()?;
         let taken = self.control.is_key_of(destination.team_id, key).await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be looked up");
             Refusal::Internal
@@ -118,8 +143,8 @@ impl Sandboxes {
     }
 
     /// Whether there is anything to connect to. A paused sandbox that resumes by itself does so here, once for all who wait.
-    pub(crate) async fn ready(&self, destination: &Destination) -> Result<(), Refusal> {
-        let resumes = destination.ingress.auto_resume;
+    pub(crate) async fn ready(&self, destination: &Destination, wake: Wake) -> Result<(), Refusal> {
+        let resumes = wake.resumes(destination);
         match destination.status {
             SandboxStatus::Paused if resumes => self.resume(destination.id).await,
             // The host waits until it has come to rest.
@@ -152,18 +177,21 @@ impl Sandboxes {
     }
 
     /// A new connection to a port. Whether the caller may have it was asked before.
-    pub(crate) async fn dial(&self, id: Id<Sandbox>, port: u16) -> Result<TunnelStream, Refusal> {
+    pub(crate) async fn dial(&self, id: Id<Sandbox>, port: u16, wake: Wake) -> Result<TunnelStream, Refusal> {
         let known = self.known(id);
         for look in 0..LOOKS {
-            let destination = match look {
-                0 => self.find_in(&mut *known.state.lock().await, id).await?,
-                _ => self.look(&mut *known.state.lock().await, id).await?,
+            let destination = {
+                let mut state = known.state.lock().await;
+                match state.remembered().filter(|_| look == 0) {
+                    Some(destination) => destination,
+                    None => self.look(&mut state, id).await?,
+                }
             };
-            self.ready(&destination).await?;
+            self.ready(&destination, wake).await?;
             match self.control.open_tunnel(&destination, port).await {
                 Ok(tunnel) => return Ok(tunnel),
                 Err(TunnelError::NotRunning(_)) if look == 0 => {}
-                Err(TunnelError::NotRunning(_)) if destination.ingress.auto_resume => {
+                Err(TunnelError::NotRunning(_)) if wake.resumes(&destination) => {
                     tokio::time::sleep(BETWEEN_LOOKS).await;
                 }
                 Err(TunnelError::NotRunning(_)) => return Err(Refusal::NotFound),
@@ -181,12 +209,25 @@ impl Sandboxes {
     }
 }
 
+impl State {
+    /// The sandbox, where it ran a moment ago.
+    fn remembered(&self) -> Option<Arc<Destination>> {
+        let fresh = self.destination.as_ref().filter(|(_, seen)| seen.elapsed() < REMEMBERED);
+        fresh.map(|(destination, _)| Arc::clone(destination))
+    }
+}
+
+impl Wake {
+    fn resumes(self, destination: &Destination) -> bool {
+        self == Self::Allowed && destination.ingress.auto_resume
+    }
+}
+
 impl Known {
     /// Whether nobody has a stream or waits, and nothing is remembered that saves a question.
     fn is_idle(&self) -> bool {
-        let fresh =
-            |state: &State| state.destination.as_ref().is_some_and(|(_, seen)| seen.elapsed() < REMEMBERED);
-        self.streams.available_permits() == STREAMS && self.state.try_lock().is_ok_and(|state| !fresh(&state))
+        let is_forgotten = || self.state.try_lock().is_ok_and(|state| state.remembered().is_none());
+        self.streams.available_permits() == STREAMS && is_forgotten()
     }
 }
 

@@ -12,7 +12,8 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::sync::OwnedSemaphorePermit;
+
+use crate::sandboxes::Place;
 
 /// What is on its way in one direction.
 const BUFFER: usize = 32 * 1024;
@@ -75,7 +76,7 @@ pub(crate) fn answer(asked: &Asked, server: response::Parts) -> Response<Body> {
 }
 
 /// Carries bytes both ways until both have ended, or either side is gone.
-pub(crate) async fn carry(client: OnUpgrade, server: OnUpgrade, place: OwnedSemaphorePermit) {
+pub(crate) async fn carry(client: OnUpgrade, server: OnUpgrade, place: Place) {
     let _place = place;
     // Whoever left before the answer leaves nothing to do.
     let (Ok(client), Ok(server)) = tokio::join!(client, server) else { return };

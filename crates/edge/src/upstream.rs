@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::address::Address;
 use crate::refusal::Refusal;
-use crate::sandboxes::Sandboxes;
+use crate::sandboxes::{Sandboxes, Wake};
 
 /// For how long a connection is kept that nobody uses. It counts as a use of the sandbox, whose time-out begins that much later.
 const KEPT: Duration = Duration::from_secs(4);
@@ -32,28 +32,48 @@ const KEPT_OF_A_PORT: usize = 64;
 /// What a server in a sandbox may send without being read, on HTTP/2.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// See the module.
+/// See the module. Whoever may not resume a sandbox has connections apart: what one request dials for, another may get.
 #[derive(Clone)]
 pub(crate) struct Upstreams {
+    waking: Connections,
+    leaving_be: Connections,
+}
+
+#[derive(Clone)]
+struct Connections {
     http1: Client<Dialer, Body>,
     http2: Client<Dialer, Body>,
 }
 
 impl Upstreams {
     pub(crate) fn new(sandboxes: Arc<Sandboxes>) -> Self {
-        let dialer = Dialer { sandboxes };
+        let waking = Connections::new(Dialer { sandboxes: Arc::clone(&sandboxes), wake: Wake::Allowed });
+        Self { waking, leaving_be: Connections::new(Dialer { sandboxes, wake: Wake::Denied }) }
+    }
+
+    /// Sends a request whose head is as the server is to see it.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Body>,
+        wake: Wake,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let connections = match wake {
+            Wake::Allowed => &self.waking,
+            Wake::Denied => &self.leaving_be,
+        };
+        let client = if is_grpc(request.headers()) { &connections.http2 } else { &connections.http1 };
+        client.request(request).await.map_err(|error| refusal(&error))
+    }
+}
+
+impl Connections {
+    fn new(dialer: Dialer) -> Self {
         let mut http1 = Client::builder(TokioExecutor::new());
         http1.pool_timer(TokioTimer::new()).pool_idle_timeout(KEPT).pool_max_idle_per_host(KEPT_OF_A_PORT);
         let mut http2 = Client::builder(TokioExecutor::new());
         http2.pool_timer(TokioTimer::new()).pool_idle_timeout(KEPT).http2_only(true);
         http2.http2_initial_stream_window_size(STREAM_WINDOW);
         Self { http1: http1.build(dialer.clone()), http2: http2.build(dialer) }
-    }
-
-    /// Sends a request whose head is as the server is to see it.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Refusal> {
-        let client = if is_grpc(request.headers()) { &self.http2 } else { &self.http1 };
-        client.request(request).await.map_err(|error| refusal(&error))
     }
 }
 
@@ -87,6 +107,7 @@ fn refusal(error: &Error) -> Refusal {
 #[derive(Clone)]
 struct Dialer {
     sandboxes: Arc<Sandboxes>,
+    wake: Wake,
 }
 
 impl tower::Service<Uri> for Dialer {
@@ -99,10 +120,10 @@ impl tower::Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let sandboxes = Arc::clone(&self.sandboxes);
+        let (sandboxes, wake) = (Arc::clone(&self.sandboxes), self.wake);
         Box::pin(async move {
             let (id, port) = uri.authority().and_then(target).ok_or(Refusal::Internal)?;
-            Ok(TokioIo::new(sandboxes.dial(Id::from_uuid(id), port).await?))
+            Ok(TokioIo::new(sandboxes.dial(Id::from_uuid(id), port, wake).await?))
         })
     }
 }

@@ -173,7 +173,7 @@ impl Call {
                 let _gone = self.sender.send(Err(gone.into())).await;
                 true
             }
-            never = self.forward_input(requests, door) => match never {},
+            () = self.forward_input(requests, door) => false,
         };
         if !ended && self.target.on_close == OnClose::Kill {
             self.kill().await;
@@ -228,13 +228,9 @@ impl Call {
         }
     }
 
-    /// Forwards input for as long as the call lasts; never completes by itself, so that the end of the caller's requests
-    /// does not end the command.
-    async fn forward_input(
-        &self,
-        mut requests: InboundStream<ExecStreamRequest>,
-        mut door: DoorWatch,
-    ) -> std::convert::Infallible {
+    /// Forwards input. Whoever ends the requests of a process that outlives the call has left it, and hears by the call's end that all
+    /// of them were passed on; the end of other requests says nothing, and this lasts as long as the call.
+    async fn forward_input(&self, mut requests: InboundStream<ExecStreamRequest>, mut door: DoorWatch) {
         while let Some(Ok(request)) = requests.next().await {
             // A guest that is being copied takes nothing, and will in a moment.
             door.open().await;
@@ -280,7 +276,9 @@ impl Call {
                 | None => {}
             }
         }
-        std::future::pending().await
+        if self.target.on_close == OnClose::Kill {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn send(&self, response: Response) -> Result<(), ()> {

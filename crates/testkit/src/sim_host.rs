@@ -289,6 +289,11 @@ impl SimHost {
         self.agent.processes.reach(count).await;
     }
 
+    /// Waits until all commands in its guests together were sent these bytes, and no others.
+    pub async fn processes_were_sent(&self, bytes: &[u8]) {
+        self.agent.processes.were_sent(bytes).await;
+    }
+
     fn serving(&self) -> MutexGuard<'_, Serving> {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no SQL, no HTTP: values and pure functions only, so that both the control plane and the host can depend on it.
 
+pub mod cookie;
 pub mod error_code;
 pub mod guest;
 pub mod id;

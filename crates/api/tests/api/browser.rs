@@ -1,10 +1,16 @@
 //! The session of a browser: a cookie in place of the token, and what it takes to count.
 
+use futures::{SinkExt as _, StreamExt as _};
+use hyper::client::conn::http2;
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
-use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::Error;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, connect_async};
 
 use crate::client::{Answer, Client, send};
 use crate::people::PASSWORD;
@@ -60,6 +66,14 @@ async fn a_page_acts_by_its_cookie_from_sign_in_to_sign_out() {
     assert!(attributes.ends_with("Max-Age=0"), "{attributes}");
     for cookie in [cookie, other] {
         send(from_page(&platform.api, Method::GET, "/v1/me", &cookie)).await.refused(401, "unauthorized");
+        // Nothing is left to end, but the cookie to be rid of; another page cannot have that done either.
+        let answer = send(from_page(&platform.api, Method::POST, "/v1/auth/logout", &cookie)).await;
+        assert_eq!(set_cookie(&answer).0, "sandbar=");
+        answer.refused(401, "unauthorized");
+        let forged = from_page(&platform.api, Method::POST, "/v1/auth/logout", &cookie);
+        let answer = send(forged.header("Origin", "https://evil.example")).await;
+        assert!(!answer.headers.contains_key("set-cookie"));
+        answer.refused(403, "forbidden");
     }
 }
 
@@ -126,6 +140,51 @@ async fn a_page_opens_a_websocket_by_its_cookie_and_no_other_page_does() {
     assert_eq!(open(Some(format!("http://{}", platform.api.address()))).await, 101);
     assert_eq!(open(Some("http://evil.example".to_owned())).await, 403);
     assert_eq!(open(None).await, 403);
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_one_by_the_same_credentials() {
+    let platform = Platform::start().await;
+    let ann = platform.sign_up("ann").await;
+    let cookie = signed_in(&platform, &ann.email).await;
+    let (sandbox, address) = (ann.api.sandbox().await, platform.api.address());
+    let (own, bearer) = (format!("http://{address}"), format!("sandbar.v1, bearer.{}", ann.api.token()));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    // After an answer the client knows that the server takes the method.
+    let known = http::Request::get(format!("http://{address}/healthz")).body(String::new()).unwrap();
+    sender.send_request(known).await.unwrap();
+    for (route, first) in [("exec/stream", json!({"cmd": "sleep"})), ("pty", json!({"tag": "mine"}))] {
+        let mut open = async |headers: &[(&str, &str)]| {
+            let request = http::Request::connect(format!("http://{address}/v1/sandboxes/{sandbox}/{route}"));
+            let request = request.header("sec-websocket-version", "13");
+            let request =
+                headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let request = request.extension(Protocol::from_static("websocket")).body(String::new()).unwrap();
+            sender.send_request(request).await.unwrap()
+        };
+        for (headers, status) in [
+            (&[("cookie", &*cookie)][..], 403),
+            (&[("cookie", &*cookie), ("origin", "https://evil.example")], 403),
+            (&[("sec-websocket-protocol", &*bearer), ("origin", "https://evil.example")], 403),
+            (&[("sec-websocket-protocol", "sandbar.v1"), ("origin", &*own)], 401),
+        ] {
+            assert_eq!(open(headers).await.status(), status, "{route} {headers:?}");
+        }
+        for credential in [("cookie", &*cookie), ("sec-websocket-protocol", &*bearer)] {
+            let answer = open(&[credential, ("origin", &*own)]).await;
+            assert_eq!(answer.status(), 200, "{route} {credential:?}");
+            let upgraded = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+            let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+            let mut first = first.clone();
+            first["type"] = json!("start");
+            socket.send(Message::text(first.to_string())).await.unwrap();
+            let heard = socket.next().await.unwrap().unwrap().into_text().unwrap();
+            assert!(heard.contains("1000"), "{heard}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -230,7 +230,7 @@ impl Platform {
 async fn serve(control: Control, config: &sandbar_api::Config, stop: CancellationToken) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let router = sandbar_api::router(control, config);
+    let router = sandbar_api::router(control, config, sandbar_api::Throttle::new(config));
     tokio::spawn(sandbar_api::serve(listener, router, Limits::default(), stop, Duration::ZERO));
     Client::new(address)
 }

@@ -152,9 +152,14 @@ async fn who_sends_too_much_is_told_to_wait_and_nobody_else_pays_for_it() {
     }
     let mut made_up = Vec::new();
     for n in 0..100 {
-        made_up.push(anyone.with_key(&format!("e2b_{n:040x}")).get("/v1/sandboxes").await.status);
+        let made_up_key = anyone.with_key(&format!("e2b_{n:040x}"));
+        for _ in 0..3 {
+            made_up.push(made_up_key.get("/v1/sandboxes").await.status);
+        }
     }
-    assert_eq!(made_up.last(), Some(&429), "{made_up:?}");
+    // Time lets in one a second.
+    let let_in = made_up.iter().filter(|status| **status != 429).count();
+    assert!(let_in < 100, "{made_up:?}");
 }
 
 #[tokio::test]

@@ -138,11 +138,6 @@ impl OAuthConfig {
     pub(super) fn page(&self) -> String {
         format!("{}{PAGE}", self.public_url)
     }
-
-    /// Whether browsers may send the cookies over TLS only.
-    pub(super) fn is_secure(&self) -> bool {
-        self.public_url.starts_with("https://")
-    }
 }
 
 impl TryFrom<FileProvider> for Provider {
@@ -229,7 +224,6 @@ mod tests {
         let config = OAuthConfig::parse(&text).unwrap();
         let [github, company] = config.providers.as_slice() else { panic!("{config:?}") };
         assert_eq!(config.redirect_uri(github), "https://sandbar.example.com/v1/auth/oauth/github/callback");
-        assert!(config.is_secure());
         assert_eq!((company.label.as_str(), company.client_secret.expose_secret()), ("Company", "s3cret"));
         assert!(!format!("{config:?}").contains("s3cret"), "secrets are not shown");
     }

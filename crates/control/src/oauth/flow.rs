@@ -42,8 +42,6 @@ pub struct Begun {
     pub state: String,
     /// For how long.
     pub state_life: Duration,
-    /// Whether it may send its cookies over TLS only.
-    pub is_secure: bool,
 }
 
 /// The way back.
@@ -55,8 +53,6 @@ pub struct Finished {
     pub binding: Option<SecretString>,
     /// For how long.
     pub binding_life: Duration,
-    /// Whether it may send its cookies over TLS only.
-    pub is_secure: bool,
     /// Why it failed, where it did, for the log.
     pub failed: Option<OAuthError>,
 }
@@ -135,7 +131,7 @@ impl Control {
             }
         };
         let state = self.state_key().seal(&state).ok_or(OAuthError::State)?;
-        Ok(Begun { location, state, state_life: STATE_LIFE, is_secure: config.is_secure() })
+        Ok(Begun { location, state, state_life: STATE_LIFE })
     }
 
     /// Somebody came back. Whatever came of it, they are sent to the page.
@@ -159,7 +155,7 @@ impl Control {
             Err(error) => (with_query("", &[("error", error.word()), ("provider", name)]), None, Some(error)),
         };
         let location = format!("{}#{}", config.page(), fragment.trim_start_matches('?'));
-        Ok(Finished { location, binding, binding_life: CODE_LIFE, is_secure: config.is_secure(), failed })
+        Ok(Finished { location, binding, binding_life: CODE_LIFE, failed })
     }
 
     async fn come_back(

@@ -80,7 +80,8 @@ pub struct ExecStream {
     pub output: ExecOutput,
 }
 
-/// The way in. Dropping it closes standard input; it does not end the command.
+/// The way in. Dropping it does not end the command; of one that runs on without its stream, the output ends once all input has
+/// arrived.
 pub struct ExecInput {
     sender: ExecStreamSender,
     sandbox: Sandbox,

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use sandbar_control::sandboxes::Resume;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, Times};
 use sandbar_types::{Ingress, SandboxStatus};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use crate::world::{World, refusal, serve};
@@ -70,6 +71,46 @@ async fn traffic_resumes_a_sandbox_once_for_all_who_wait() {
     .await
     .unwrap();
     assert_eq!(told, [("system".to_owned(), "traffic".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_stranger_who_asks_for_the_agent_wakes_nobody() {
+    let world = World::new().await;
+    // A kept connection would be cut by a real host, not by this one.
+    let agent = get(async || ([("connection", "close")], "the agent"));
+    world.host.listen(49983, serve(Router::new().fallback(agent)).await);
+    let sandbox = world.sandbox(Ingress { auto_resume: true, ..Ingress::default() }).await;
+    let asked = || world.request("GET", &sandbox, 49983, "/health");
+    // While it runs, the agent says itself whom it takes.
+    assert_eq!(asked().send().await.unwrap().text().await.unwrap(), "the agent");
+    let resumed = || world.host.calls(Rpc::ResumeSandbox);
+    let access = world.control.sandbox_access(&sandbox);
+    let not_found =
+        json!({"sandboxId": sandbox.id.e2b(), "message": "The sandbox was not found", "code": 502});
+    for (turn, (name, value)) in [
+        ("x-access-token", access.access_token.expose_secret()),
+        ("e2b-traffic-access-token", access.traffic_token.expose_secret()),
+        ("x-api-key", world.key.expose_secret()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.pause(&sandbox).await;
+        // It is remembered as one that runs, and then not; who pretends to know it is none the better for it.
+        let strangers_key = format!("e2b_{}", "0".repeat(40));
+        for _ in 0..2 {
+            assert_eq!(refusal(asked()).await, (502, not_found.clone()), "{name}");
+            for (name, wrong) in
+                [("x-access-token", "x"), ("e2b-traffic-access-token", "x"), ("x-api-key", &*strangers_key)]
+            {
+                assert_eq!(refusal(asked().header(name, wrong)).await, (502, not_found.clone()), "{name}");
+            }
+        }
+        assert_eq!(resumed(), turn, "{name}");
+        let answer = asked().header(name, value).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "the agent", "{name}");
+        assert_eq!(resumed(), turn + 1, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod access;
 mod life;
+mod limits;
 mod passing;
 mod tls;
 mod upgrades;

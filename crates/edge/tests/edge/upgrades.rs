@@ -11,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::world::{World, serve};
+use crate::world::{World, edge, serve};
 
 async fn echo() -> std::net::SocketAddr {
     let echo = any(async |upgrade: WebSocketUpgrade| {
@@ -75,7 +75,7 @@ async fn a_websocket_over_http2_is_one_to_a_server_of_http1() {
 
 /// The same edge on a listener that takes extended CONNECT, as the platform's does.
 async fn extended(world: &World) -> std::net::SocketAddr {
-    let router = sandbar_edge::router(world.control.clone(), &[], Router::new());
+    let router = sandbar_edge::router(world.control.clone(), edge(), Router::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {

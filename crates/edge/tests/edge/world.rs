@@ -1,6 +1,7 @@
 //! A control plane with one host, one team and an edge on a port of its own; servers to reach through it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -37,11 +38,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::trusting(&[]).await
+        Self::with(edge()).await
     }
 
     /// With proxies whose word counts.
     pub(crate) async fn trusting(proxies: &[ipnet::IpNet]) -> Self {
+        Self::with(sandbar_edge::Config { trusted_proxies: proxies.to_vec(), ..edge() }).await
+    }
+
+    pub(crate) async fn with(edge: sandbar_edge::Config) -> Self {
         let database = TestDatabase::new().await;
         let store = Store::connect(&database.url()).await.unwrap();
         let config = Config {
@@ -58,7 +63,7 @@ impl World {
         let host = let_in(&control).await;
 
         let api = Router::new().fallback(get(async || API));
-        let at = serve(sandbar_edge::router(control.clone(), proxies, api)).await;
+        let at = serve(sandbar_edge::router(control.clone(), edge, api)).await;
         Self { control, ctx, key: secrets.api_key, host, at, database }
     }
 
@@ -108,6 +113,11 @@ impl World {
         let now = self.control.sandbox_get(&self.ctx, sandbox.id).await.unwrap();
         self.control.sandbox_pause(&self.ctx, &now).await.unwrap();
     }
+}
+
+/// An edge that charges nothing.
+pub(crate) fn edge() -> sandbar_edge::Config {
+    sandbar_edge::Config { trusted_proxies: Vec::new(), streams: 10_000, charge: Arc::new(|_, _| Ok(())) }
 }
 
 /// A client that keeps its connections to itself.

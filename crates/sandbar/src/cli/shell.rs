@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -13,10 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::sandbox::print_json;
 use super::{exit, table};
-use crate::client::{Client, TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};
+use crate::client::{Client, ClientError, TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};
 
 /// Ctrl-], as telnet has it.
 const LEAVE: u8 = 0x1d;
+/// How long the server may take to say farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Open a terminal in a sandbox, or come back to one
 ///
@@ -144,6 +147,7 @@ impl Session {
                     let keys = bytes.split(|byte| *byte == LEAVE).next().unwrap_or_default();
                     self.input.input(keys).await?;
                     if bytes.is_empty() || keys.len() < bytes.len() {
+                        self.leave().await;
                         return Ok(Ended::Left);
                     }
                 }
@@ -153,6 +157,17 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What was typed just before must arrive, too: the server has taken it when it says farewell.
+    async fn leave(&mut self) {
+        let farewell = async {
+            self.input.close().await?;
+            while self.output.next().await?.is_some() {}
+            Ok::<_, ClientError>(())
+        };
+        // One that does not is left all the same.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 }
 

@@ -132,6 +132,11 @@ impl TerminalInput {
         self.send(&ClientMessage::Resize { cols, rows }).await
     }
 
+    /// Says that nothing more comes. All that was typed has arrived when the output ends.
+    pub(crate) async fn close(&mut self) -> Result<(), ClientError> {
+        self.sink.close().await.map_err(|source| broken(&self.url, source))
+    }
+
     async fn send(&mut self, message: &impl Serialize) -> Result<(), ClientError> {
         let text = serde_json::to_string(message).expect("strings and numbers can be written as JSON");
         self.sink.send(Message::Text(text.into())).await.map_err(|source| broken(&self.url, source))

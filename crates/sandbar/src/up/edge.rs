@@ -86,7 +86,7 @@ impl EdgeArgs {
             _ => return Ok(None),
         };
         let config = tls::server_config(files).context("HTTPS cannot be served")?;
-        let tcp = super::bind(self.https_listen).await?;
+        let tcp = super::bind("--https-listen", self.https_listen).await?;
         let domain = self.domain()?;
         let host = domain.clone().unwrap_or_else(|| super::reachable(self.https_listen).to_string());
         let known_as = Known { url: format!("https://{host}"), domain, authority };

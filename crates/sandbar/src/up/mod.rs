@@ -24,11 +24,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use sandbar_api::{Limits, Origin, RequestRate};
+use sandbar_api::{Limits, Origin, RequestRate, Throttle};
 use sandbar_control::Control;
 use sandbar_control::config::Scheduling;
 use sandbar_control::oauth::OAuthConfig;
@@ -129,7 +130,8 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_REQUESTS_PER_SECOND", value_name = "N", default_value_t = RequestRate::DEFAULT.per_second.get())]
     requests_per_second: u32,
 
-    /// Connections to the API at the same time; those above are told to come again
+    /// Connections at the same time, by each of the two listeners; those above are told to come again. Half as many requests and streams
+    /// may be under way to sandboxes
     #[arg(long, env = "SANDBAR_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
 
@@ -245,7 +247,7 @@ impl Start<'_> {
     async fn run(&self, platform: &mut Platform) -> anyhow::Result<Started> {
         let Self { args, data, url, progress } = *self;
         // First, since it fails at once where the port is taken.
-        let listener = bind(args.listen).await?;
+        let listener = bind("--listen", args.listen).await?;
         let https = args.edge.https(data).await?;
 
         let database_url = match &args.database_url {
@@ -268,8 +270,18 @@ impl Start<'_> {
         api.allowed_origins.clone_from(&args.allowed_origins);
         api.request_rate = NonZeroU32::new(args.requests_per_second).map(RequestRate::per_second);
         let limits = Limits { connections: args.max_connections };
-        let router = sandbar_api::router(control.clone(), &api);
-        let router = sandbar_edge::router(control.clone(), &api.trusted_proxies, router);
+        let throttle = Throttle::new(&api);
+        let edge = sandbar_edge::Config {
+            trusted_proxies: api.trusted_proxies.clone(),
+            // The API is reached by the other half, whatever goes on in sandboxes.
+            streams: (args.max_connections / 2).max(1),
+            charge: {
+                let throttle = throttle.clone();
+                Arc::new(move |peer, headers| throttle.charge(peer, headers))
+            },
+        };
+        let router = sandbar_api::router(control.clone(), &api, throttle);
+        let router = sandbar_edge::router(control.clone(), edge, router);
         running.serve(listener, router.clone(), limits);
         let https = https.map(|https| {
             running.serve(https.listener, router, limits);
@@ -278,7 +290,7 @@ impl Start<'_> {
         if let Some(address) = args.metrics_listen {
             let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
             let router = sandbar_api::internal_router(figures);
-            running.serve(bind(address).await?, router, Limits::default());
+            running.serve(bind("--metrics-listen", address).await?, router, Limits::default());
         }
 
         agent::end_leftover(data).await?;
@@ -353,9 +365,10 @@ impl Start<'_> {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Listens where an option says.
+async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: if another program does, choose another --listen")
+        format!("cannot listen on {address}: if another program does, choose another {option}")
     })
 }
 

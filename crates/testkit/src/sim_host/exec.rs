@@ -72,11 +72,10 @@ pub(super) async fn terminal(
                 return;
             }
             Some(_) => continue,
-            None => {
-                out.closed().await;
-                return running.detach();
-            }
+            // Whoever ends the requests has left.
+            None => return running.detach(),
         };
+        running.typed(&data);
         let length = data.len() as u64;
         let shown = TerminalOutput { data, offset, ..Default::default() };
         offset += length;
@@ -126,6 +125,7 @@ pub(super) async fn stream(
             match input {
                 Some(Ok(message)) => match message.to_owned_message().request {
                     Some(Input::Stdin(data)) => {
+                        running.typed(&data);
                         if let Program::Cat = program {
                             let _ = say(Output::Stdout(data)).await;
                         }
@@ -135,14 +135,9 @@ pub(super) async fn stream(
                     Some(Input::CloseStdin(_) | Input::Start(_) | Input::Connect(_) | Input::Resize(_))
                     | None => {}
                 },
-                // The input's end is not the stream's: the command goes on for as long as somebody listens.
-                Some(Err(_)) | None => {
-                    out.closed().await;
-                    if start.detach {
-                        running.detach();
-                    }
-                    return;
-                }
+                // Whoever ends the requests of a command that outlives them has left; the end of others is not the stream's.
+                Some(Err(_)) | None if start.detach => return running.detach(),
+                Some(Err(_)) | None => return out.closed().await,
             }
         },
     };

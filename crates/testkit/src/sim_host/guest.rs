@@ -75,27 +75,44 @@ fn context(command: &rpc::Command) -> String {
     lines
 }
 
-/// How many commands run.
+/// How many commands run, and what they were sent.
 #[derive(Default)]
-pub(super) struct Processes(watch::Sender<usize>);
+pub(super) struct Processes {
+    count: watch::Sender<usize>,
+    input: watch::Sender<Vec<u8>>,
+}
 
 impl Processes {
     /// A command that runs until the guard is dropped.
     pub(super) fn start(&self) -> Running {
-        self.0.send_modify(|count| *count += 1);
-        Running(self.0.clone())
+        self.count.send_modify(|count| *count += 1);
+        Running { count: self.count.clone(), input: self.input.clone() }
     }
 
     pub(super) async fn reach(&self, count: usize) {
         // The sender lives as long as `self`.
-        let _ = self.0.subscribe().wait_for(|now| *now == count).await;
+        let _ = self.count.subscribe().wait_for(|now| *now == count).await;
+    }
+
+    /// Waits until all of them together were sent these bytes, and no others.
+    pub(super) async fn were_sent(&self, bytes: &[u8]) {
+        // As above.
+        let _ = self.input.subscribe().wait_for(|now| now == bytes).await;
     }
 }
 
 /// A command that runs.
-pub(super) struct Running(watch::Sender<usize>);
+pub(super) struct Running {
+    count: watch::Sender<usize>,
+    input: watch::Sender<Vec<u8>>,
+}
 
 impl Running {
+    /// Input has come.
+    pub(super) fn typed(&self, bytes: &[u8]) {
+        self.input.send_modify(|all| all.extend_from_slice(bytes));
+    }
+
     /// The command goes on without anybody to watch it.
     pub(super) fn detach(self) {
         std::mem::forget(self);
@@ -104,6 +121,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.count.send_modify(|count| *count -= 1);
     }
 }

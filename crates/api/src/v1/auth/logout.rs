@@ -1,7 +1,8 @@
-//! `POST /v1/auth/logout`.
+//! `POST /v1/auth/logout`. A page whose sign-in has ended before is rid of its cookie, too.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use sandbar_types::ErrorCode;
 
 use crate::AppState;
 use crate::auth::PersonCaller;
@@ -20,9 +21,17 @@ use crate::schema::PeopleRefusals;
 )]
 pub(crate) async fn log_out(
     State(app): State<AppState>,
-    PersonCaller(ctx): PersonCaller,
+    caller: Result<PersonCaller, ApiError>,
     forget: Forget,
-) -> Result<(StatusCode, HeaderMap), ApiError> {
-    app.control.log_out(&ctx).await?;
-    Ok((StatusCode::NO_CONTENT, forget.into_headers()))
+) -> Result<(StatusCode, HeaderMap), (HeaderMap, ApiError)> {
+    let ended = async {
+        let PersonCaller(ctx) = caller?;
+        app.control.log_out(&ctx).await.map_err(ApiError::from)
+    };
+    match ended.await {
+        Ok(()) => Ok((StatusCode::NO_CONTENT, forget.into_headers())),
+        Err(error) if error.code() == ErrorCode::Unauthorized => Err((forget.into_headers(), error)),
+        // Another page made the browser ask for it, or it did not succeed.
+        Err(error) => Err((HeaderMap::new(), error)),
+    }
 }

@@ -1,4 +1,5 @@
-//! `/v1/auth/oauth`: signing in at another provider. What a browser keeps between the steps is in cookies that only these routes get.
+//! `/v1/auth/oauth`: signing in at another provider. What a browser keeps between the steps is in cookies: over TLS in such as only this
+//! very host can have set, since a page of a sandbox below its name could else slip its own under it.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use sandbar_control::oauth::{Begun, CallbackQuery, Finished, Intent};
+use sandbar_types::cookie::{Cookie, OAUTH_BINDING, OAUTH_STATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,16 +18,13 @@ use utoipa_axum::routes;
 use super::SignIn;
 use crate::AppState;
 use crate::auth::AnonymousCaller;
-use crate::client::From;
-use crate::cookie::{Delivery, cookie};
+use crate::client::{From, Scheme};
+use crate::cookie::{Delivery, cookie, cookie_name};
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathName, QueryPairs};
 use crate::schema::{OAuthRefusals, PeopleRefusals};
 
-/// Between the way out and the way back.
-const STATE_COOKIE: &str = "sandbar_oauth";
-/// Between the way back and the exchange.
-const BINDING_COOKIE: &str = "sandbar_oauth_exchange";
+/// Where a browser sends them over plain HTTP. Those over TLS must be for the whole host.
 const COOKIE_PATH: &str = "/v1/auth/oauth";
 
 /// The routes, relative to where they are mounted.
@@ -103,12 +102,13 @@ pub(crate) async fn list_oauth_providers(State(app): State<AppState>) -> Json<Ve
 pub(crate) async fn begin_oauth(
     State(app): State<AppState>,
     From(client): From,
+    scheme: Scheme,
     PathName(provider): PathName,
     query: QueryPairs,
 ) -> Result<(StatusCode, HeaderMap), ApiError> {
     let IntentWord(intent) = query.parse("intent")?.unwrap_or(IntentWord(Intent::SignIn));
     let begun = app.control.oauth_begin(&provider, intent, &client).await?;
-    let mut headers = state_cookie(&begun)?;
+    let mut headers = state_cookie(&begun, scheme)?;
     headers.insert(header::LOCATION, text(&begun.location)?);
     Ok((StatusCode::FOUND, headers))
 }
@@ -135,23 +135,24 @@ pub(crate) async fn finish_oauth(
     State(app): State<AppState>,
     AnonymousCaller(ctx): AnonymousCaller,
     From(client): From,
+    scheme: Scheme,
     PathName(provider): PathName,
     headers: HeaderMap,
     query: QueryPairs,
 ) -> Result<(StatusCode, HeaderMap), ApiError> {
     let given = |name| query.one(name).map(|value| value.map(str::to_owned));
     let query = CallbackQuery { code: given("code")?, state: given("state")?, error: given("error")? };
-    let cookie = cookie(&headers, STATE_COOKIE);
+    let cookie = cookie(&headers, cookie_name(OAUTH_STATE, scheme));
     let finished = app.control.oauth_finish(&ctx, &provider, cookie, &query, &client).await?;
-    let Finished { location, binding, binding_life, is_secure, failed } = finished;
+    let Finished { location, binding, binding_life, failed } = finished;
     if let Some(error) = failed {
         tracing::info!(provider, error = &error as &dyn std::error::Error, "a sign-in at a provider failed");
     }
     let mut headers = HeaderMap::new();
     headers.insert(header::LOCATION, text(&location)?);
-    headers.append(header::SET_COOKIE, set_cookie(STATE_COOKIE, "", Duration::ZERO, is_secure)?);
+    headers.append(header::SET_COOKIE, set_cookie(OAUTH_STATE, scheme, "", Duration::ZERO)?);
     if let Some(binding) = binding {
-        let binding = set_cookie(BINDING_COOKIE, binding.expose_secret(), binding_life, is_secure)?;
+        let binding = set_cookie(OAUTH_BINDING, scheme, binding.expose_secret(), binding_life)?;
         headers.append(header::SET_COOKIE, binding);
     }
     Ok((StatusCode::FOUND, headers))
@@ -170,24 +171,28 @@ pub(crate) async fn finish_oauth(
 pub(crate) async fn exchange_oauth_code(
     State(app): State<AppState>,
     From(client): From,
+    scheme: Scheme,
     delivery: Delivery,
     headers: HeaderMap,
     JsonBody(body): JsonBody<OAuthCode>,
 ) -> Result<(HeaderMap, Json<SignIn>), ApiError> {
-    let binding = cookie(&headers, BINDING_COOKIE).map(SecretString::from);
+    let binding = cookie(&headers, cookie_name(OAUTH_BINDING, scheme)).map(SecretString::from);
     delivery.answer(app.control.oauth_exchange(&body.code, binding.as_ref(), &client).await?)
 }
 
 /// The cookie that a browser keeps until it is back.
-pub(crate) fn state_cookie(begun: &Begun) -> Result<HeaderMap, ApiError> {
-    let cookie = set_cookie(STATE_COOKIE, &begun.state, begun.state_life, begun.is_secure)?;
+pub(crate) fn state_cookie(begun: &Begun, scheme: Scheme) -> Result<HeaderMap, ApiError> {
+    let cookie = set_cookie(OAUTH_STATE, scheme, &begun.state, begun.state_life)?;
     Ok(HeaderMap::from_iter([(header::SET_COOKIE, cookie)]))
 }
 
-fn set_cookie(name: &str, value: &str, life: Duration, is_secure: bool) -> Result<HeaderValue, ApiError> {
-    let secure = if is_secure { "; Secure" } else { "" };
-    let seconds = life.as_secs();
-    text(&format!("{name}={value}; Path={COOKIE_PATH}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"))
+fn set_cookie(cookie: Cookie, scheme: Scheme, value: &str, life: Duration) -> Result<HeaderValue, ApiError> {
+    let (path, secure) = match scheme {
+        Scheme::Https => ("/", "; Secure"),
+        Scheme::Http => (COOKIE_PATH, ""),
+    };
+    let (name, seconds) = (cookie_name(cookie, scheme), life.as_secs());
+    text(&format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"))
 }
 
 fn text(value: &str) -> Result<HeaderValue, ApiError> {

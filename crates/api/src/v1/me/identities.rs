@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::AppState;
 use crate::auth::PersonCaller;
+use crate::client::Scheme;
 use crate::error::ApiError;
 use crate::extract::PathName;
 use crate::schema::{OAuthRefusals, PeopleRefusals, Timestamp};
@@ -68,10 +69,11 @@ pub(crate) async fn list_identities(
 pub(crate) async fn link_identity(
     State(app): State<AppState>,
     PersonCaller(ctx): PersonCaller,
+    scheme: Scheme,
     PathName(provider): PathName,
 ) -> Result<(HeaderMap, Json<LinkBegun>), ApiError> {
     let begun = app.control.oauth_begin_link(&ctx, &provider).await?;
-    Ok((state_cookie(&begun)?, Json(LinkBegun { location: begun.location })))
+    Ok((state_cookie(&begun, scheme)?, Json(LinkBegun { location: begun.location })))
 }
 
 /// Ends the sign-in by an identity, unless it is the only way in.

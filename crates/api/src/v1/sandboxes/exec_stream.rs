@@ -20,7 +20,7 @@ use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use sandbar_control::sandboxes::{
-    Command, ExecEvent, ExecInput, ExecOutput, ExecStreamOptions, OnClose, Sandbox, Stdin,
+    Command, ExecEvent, ExecInput, ExecOutput, ExecStream, ExecStreamOptions, OnClose, Sandbox, Stdin,
 };
 use sandbar_control::{Control, OpContext};
 use sandbar_types::{ErrorCode, id};
@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::exec::Encoding;
+use super::farewell::{self, Gone};
 use super::liveness::Liveness;
 use super::socket::{self, MESSAGE_BYTES};
 use super::utf8_stream::{Piece, Utf8Stream};
@@ -140,12 +141,47 @@ pub(crate) async fn exec_stream_in_sandbox(
 }
 
 async fn session(control: Control, ctx: OpContext, sandbox: Sandbox, socket: WebSocket) {
-    let (mut sink, mut source) = socket.split();
-    let ending = match start(&control, &ctx, &sandbox, &mut source).await {
-        Ok(Some((input, output))) => pump(input, output, &mut sink, source).await,
-        Ok(None) => None,
-        Err(error) => Some(error),
+    let (sink, mut source) = socket.split();
+    match start(&control, &ctx, &sandbox, &mut source).await {
+        Ok(Some((stream, on_close))) => carry(stream, on_close, sink, source).await,
+        Ok(None) => end(sink, None).await,
+        Err(error) => end(sink, Some(error)).await,
+    }
+}
+
+/// Carries both directions until one ends. Dropping the command's output is what kills it, unless it is detached: then all that the
+/// client sent goes in first.
+async fn carry(
+    ExecStream { input, mut output, .. }: ExecStream,
+    on_close: OnClose,
+    mut sink: SplitSink<WebSocket, Message>,
+    source: SplitStream<WebSocket>,
+) {
+    let liveness = Liveness::default();
+    let mut feeding = std::pin::pin!(pump_input(input, source, &liveness));
+    let ending = tokio::select! {
+        ending = pump_output(&mut output, &mut sink, &liveness) => match ending {
+            Ok(ending) => return end(sink, ending).await,
+            Err(Gone) => return match on_close {
+                OnClose::Kill => {}
+                OnClose::Detach => farewell::pass_on(feeding, &mut output).await,
+            },
+        },
+        ending = &mut feeding => ending,
     };
+    match on_close {
+        OnClose::Kill => {
+            drop(output);
+            end(sink, ending).await;
+        }
+        OnClose::Detach => {
+            tokio::join!(end(sink, ending), farewell::arrive(&mut output));
+        }
+    }
+}
+
+/// The last words.
+async fn end(mut sink: SplitSink<WebSocket, Message>, ending: Option<ApiError>) {
     if let Some(error) = ending {
         error.log();
         let message = ExecStreamServerMessage::Error { data: error.message().to_owned(), code: error.code() };
@@ -161,53 +197,38 @@ async fn start(
     ctx: &OpContext,
     sandbox: &Sandbox,
     source: &mut SplitStream<WebSocket>,
-) -> Result<Option<(ExecInput, ExecOutput)>, ApiError> {
+) -> Result<Option<(ExecStream, OnClose)>, ApiError> {
     let Some(first) = socket::first(source).await? else { return Ok(None) };
     let ExecStreamClientMessage::Start(start) = first else {
         return Err(ApiError::invalid("the first message must be of type start"));
     };
     let ExecStreamStart { cmd, args, env, cwd, user, timeout_sec, detach, stdin } = start;
+    let on_close = if detach { OnClose::Detach } else { OnClose::Kill };
     let options = ExecStreamOptions {
         timeout: timeout_sec
             .filter(|seconds| *seconds > 0)
             .map(|seconds| Duration::from_secs(seconds.into())),
-        on_close: if detach { OnClose::Detach } else { OnClose::Kill },
+        on_close,
         stdin: if stdin.unwrap_or(true) { Stdin::Open } else { Stdin::Closed },
     };
     let command = Command { cmd, args, env, cwd, user };
     let stream = control.sandbox_exec_stream(ctx, sandbox, &command, options).await?;
-    Ok(Some((stream.input, stream.output)))
-}
-
-/// Carries both directions until one ends. Dropping the command's stream is what kills it.
-async fn pump(
-    input: ExecInput,
-    output: ExecOutput,
-    sink: &mut SplitSink<WebSocket, Message>,
-    source: SplitStream<WebSocket>,
-) -> Option<ApiError> {
-    let liveness = Liveness::default();
-    tokio::select! {
-        ending = pump_output(output, sink, &liveness) => ending,
-        ending = pump_input(input, source, &liveness) => ending,
-    }
+    Ok(Some((stream, on_close)))
 }
 
 /// Command to client. Ends with the command, or when the client cannot be written to.
 async fn pump_output(
-    mut output: ExecOutput,
+    output: &mut ExecOutput,
     sink: &mut SplitSink<WebSocket, Message>,
     liveness: &Liveness,
-) -> Option<ApiError> {
+) -> Result<Option<ApiError>, Gone> {
     let (mut stdout, mut stderr) = (Utf8Stream::default(), Utf8Stream::default());
     let mut ping = socket::pings();
     loop {
         let event = tokio::select! {
             event = output.next() => event,
             _ = ping.tick() => {
-                if sink.send(Message::Ping(liveness.ping())).await.is_err() {
-                    return None;
-                }
+                sink.send(Message::Ping(liveness.ping())).await.map_err(|_| Gone)?;
                 continue;
             }
         };
@@ -228,23 +249,21 @@ async fn pump_output(
             }
             Ok(None) => {
                 let what = "the command's stream ended without telling how the command did";
-                return Some(ApiError::new(ErrorCode::AgentError, what));
+                return Ok(Some(ApiError::new(ErrorCode::AgentError, what)));
             }
             Err(error) => {
                 for message in rest(&mut stdout, &mut stderr) {
                     let _ = sink.send(socket::text(&message)).await;
                 }
-                return Some(error.into());
+                return Ok(Some(error.into()));
             }
         };
         for message in messages {
             liveness.sent();
-            if sink.send(socket::text(&message)).await.is_err() {
-                return None;
-            }
+            sink.send(socket::text(&message)).await.map_err(|_| Gone)?;
         }
         if ended {
-            return None;
+            return Ok(None);
         }
     }
 }
@@ -262,7 +281,7 @@ fn rest(stdout: &mut Utf8Stream, stderr: &mut Utf8Stream) -> Vec<ExecStreamServe
     stdout.finish().map(on_stdout).into_iter().chain(stderr.finish().map(on_stderr)).collect()
 }
 
-/// Client to command. Ends when the client leaves, falls silent, or says what makes no sense.
+/// Client to command. Ends when the client leaves, falls silent, or says what makes no sense; the command's input ends with it.
 async fn pump_input(
     mut input: ExecInput,
     mut source: SplitStream<WebSocket>,

@@ -4,6 +4,7 @@ pub(crate) mod create;
 mod delete;
 mod exec;
 mod exec_stream;
+mod farewell;
 mod files;
 mod fork;
 mod get;
@@ -44,7 +45,11 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(list::list_sandboxes, create::create_sandbox))
         .routes(routes!(get::get_sandbox, delete::delete_sandbox))
         .routes(routes!(exec::exec_in_sandbox))
-        .routes(routes!(exec_stream::exec_stream_in_sandbox))
+        // WebSockets are asked for by GET on HTTP/1.1, and by extended CONNECT on HTTP/2.
+        .routes(
+            routes!(exec_stream::exec_stream_in_sandbox)
+                .map(|get| get.connect(exec_stream::exec_stream_in_sandbox)),
+        )
         // Streamed to the guest as it comes: no limit.
         .routes(routes!(files::write_sandbox_file).layer(DefaultBodyLimit::disable()))
         .routes(routes!(files::stream_write_sandbox_file).layer(DefaultBodyLimit::disable()))
@@ -53,7 +58,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tree::list_sandbox_folder))
         .routes(routes!(tree::make_sandbox_folder))
         .routes(routes!(tree::remove_sandbox_file))
-        .routes(routes!(pty::sandbox_pty))
+        .routes(routes!(pty::sandbox_pty).map(|get| get.connect(pty::sandbox_pty)))
         .routes(routes!(processes::list_sandbox_processes))
         .routes(routes!(processes::kill_sandbox_process))
         .routes(routes!(ping::ping_sandbox))

@@ -1,17 +1,17 @@
 //! `GET /v1/sandboxes/{id}/processes` and `DELETE /v1/sandboxes/{id}/processes/{process}`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::sandboxes::{self, ProcessRef};
-use sandbar_types::{ErrorCode, id};
+use sandbar_types::id;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::PathId;
+use crate::extract::{PathId, PathIdAndName};
 use crate::schema::ActRefusals;
 
 /// What runs in a sandbox.
@@ -67,9 +67,8 @@ pub(crate) async fn list_sandbox_processes(
 pub(crate) async fn kill_sandbox_process(
     State(app): State<AppState>,
     Caller(ctx): Caller,
-    Path((id, process)): Path<(String, String)>,
+    PathIdAndName(id, process): PathIdAndName<id::Sandbox>,
 ) -> Result<StatusCode, ApiError> {
-    let id = id.parse().map_err(|_| ApiError::new(ErrorCode::NotFound, "there is no such sandbox"))?;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     app.control.sandbox_kill_process(&ctx, &sandbox, &ProcessRef::from(process)).await?;
     Ok(StatusCode::NO_CONTENT)

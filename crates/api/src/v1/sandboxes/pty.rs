@@ -7,7 +7,8 @@
 //!         {type: error, data, code}
 //! ```
 //!
-//! `exit` or `error` is the last message; the server then closes. The client's closing leaves the terminal as it is. `offset` says how many
+//! `exit` or `error` is the last message; the server then closes. The client's closing leaves the terminal as it is,
+//! and what it had sent before still arrives. `offset` says how many
 //! bytes the terminal had shown before `data`: whoever comes back with `from` at the end of what they have misses nothing, for as long
 //! as the guest keeps it; what it no longer has is counted in `dropped`.
 
@@ -29,6 +30,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::exec::Encoding;
+use super::farewell::{self, Gone};
 use super::liveness::Liveness;
 use super::socket::{self, MESSAGE_BYTES};
 use super::utf8_stream::{Piece, Utf8Stream};
@@ -161,18 +163,36 @@ pub(crate) async fn sandbox_pty(
 }
 
 async fn session(control: Control, ctx: OpContext, sandbox: Sandbox, socket: WebSocket) {
-    let (mut sink, mut source) = socket.split();
-    let ending = match start(&control, &ctx, &sandbox, &mut source).await {
-        Ok(Some((ExecStream { input, output, .. }, tag))) => {
-            let liveness = Liveness::default();
-            tokio::select! {
-                ending = pump_output(output, tag, &mut sink, &liveness) => ending,
-                ending = pump_input(input, source, &liveness) => ending,
-            }
+    let (sink, mut source) = socket.split();
+    match start(&control, &ctx, &sandbox, &mut source).await {
+        Ok(Some((stream, tag))) => carry(stream, tag, sink, source).await,
+        Ok(None) => end(sink, None).await,
+        Err(error) => end(sink, Some(error)).await,
+    }
+}
+
+/// Carries both directions until one ends. The terminal is left as it is, with all that the client typed.
+async fn carry(
+    ExecStream { input, mut output, .. }: ExecStream,
+    tag: Option<String>,
+    mut sink: SplitSink<WebSocket, Message>,
+    source: SplitStream<WebSocket>,
+) {
+    let liveness = Liveness::default();
+    let mut typing = std::pin::pin!(pump_input(input, source, &liveness));
+    tokio::select! {
+        ending = pump_output(&mut output, tag, &mut sink, &liveness) => match ending {
+            Ok(ending) => end(sink, ending).await,
+            Err(Gone) => farewell::pass_on(typing, &mut output).await,
+        },
+        ending = &mut typing => {
+            tokio::join!(end(sink, ending), farewell::arrive(&mut output));
         }
-        Ok(None) => None,
-        Err(error) => Some(error),
-    };
+    }
+}
+
+/// The last words.
+async fn end(mut sink: SplitSink<WebSocket, Message>, ending: Option<ApiError>) {
     if let Some(error) = ending {
         error.log();
         let message = PtyServerMessage::Error { data: error.message().to_owned(), code: error.code() };
@@ -213,20 +233,18 @@ async fn start(
 
 /// Terminal to client. Ends with the process, or when the client cannot be written to.
 async fn pump_output(
-    mut output: ExecOutput,
+    output: &mut ExecOutput,
     mut tag: Option<String>,
     sink: &mut SplitSink<WebSocket, Message>,
     liveness: &Liveness,
-) -> Option<ApiError> {
+) -> Result<Option<ApiError>, Gone> {
     let mut shown = Shown::default();
     let mut ping = socket::pings();
     loop {
         let event = tokio::select! {
             event = output.next() => event,
             _ = ping.tick() => {
-                if sink.send(Message::Ping(liveness.ping())).await.is_err() {
-                    return None;
-                }
+                sink.send(Message::Ping(liveness.ping())).await.map_err(|_| Gone)?;
                 continue;
             }
         };
@@ -252,17 +270,15 @@ async fn pump_output(
         };
         for message in messages {
             liveness.sent();
-            if sink.send(socket::text(&message)).await.is_err() {
-                return None;
-            }
+            sink.send(socket::text(&message)).await.map_err(|_| Gone)?;
         }
         if let Some(ending) = ending {
-            return ending;
+            return Ok(ending);
         }
     }
 }
 
-/// Client to terminal. Ends when the client leaves, falls silent, or says what makes no sense.
+/// Client to terminal. Ends when the client leaves, falls silent, or says what makes no sense; the terminal's input ends with it.
 async fn pump_input(
     mut input: ExecInput,
     mut source: SplitStream<WebSocket>,

@@ -253,6 +253,30 @@ async fn a_way_back_counts_only_in_the_browser_that_went_out_and_once() {
 }
 
 #[tokio::test]
+async fn over_tls_only_cookies_count_that_no_page_below_our_name_can_have_set() {
+    let world = World::new(Algorithm::Es256).await;
+    world.issuer.sign_in(Some(account(7, "olga@example.org")));
+    let ask = |method, path: &str| world.anyone().request(method, path).header("X-Forwarded-Proto", "https");
+    let begun = send(ask(Method::GET, "/v1/auth/oauth/company?intent=signup")).await;
+    let set = begun.headers[SET_COOKIE].to_str().unwrap();
+    assert!(set.contains("; Path=/; ") && set.ends_with("; Secure"), "{set}");
+    let state = cookie(&begun, "__Host-sandbar_oauth").unwrap();
+    let path = world.at_provider(&location(&begun)).await;
+    let planted = state.strip_prefix("__Host-").unwrap();
+    let refused = send(ask(Method::GET, &path).header(COOKIE, planted)).await;
+    assert_eq!(location(&refused).strip_prefix(PAGE), Some("error=state&provider=company"));
+    let back = send(ask(Method::GET, &path).header(COOKIE, state)).await;
+    let code = location(&back).strip_prefix(PAGE).unwrap().strip_prefix("code=").unwrap().to_owned();
+    let binding = cookie(&back, "__Host-sandbar_oauth_exchange").unwrap();
+    let exchange = |cookie: &str| {
+        let request = ask(Method::POST, "/v1/auth/oauth/exchange").header(COOKIE, cookie);
+        send(request.json(&json!({"code": code})))
+    };
+    exchange(binding.strip_prefix("__Host-").unwrap()).await.refused(401, "unauthorized");
+    exchange(&binding).await.expect(200);
+}
+
+#[tokio::test]
 async fn an_issuer_that_breaks_the_protocol_lets_nobody_in() {
     for algorithm in [Algorithm::Rs256, Algorithm::Es256] {
         let world = World::new(algorithm).await;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
@@ -132,6 +134,26 @@ async fn closing_kills_the_command_and_detached_ones_live_on() {
     platform.host.processes_are(2).await;
     drop(socket);
     platform.host.processes_are(1).await;
+}
+
+#[tokio::test]
+async fn a_detached_command_gets_what_it_was_sent_just_before_the_client_left() {
+    let platform = Platform::start().await;
+    let id = platform.api.sandbox().await;
+    let mut all = Vec::new();
+    for _ in 0..10 {
+        let mut socket = open(&platform, &id).await;
+        socket.say(json!({"type": "start", "cmd": "cat", "detach": true})).await;
+        assert_eq!(socket.hear().await, started());
+        for _ in 0..20 {
+            socket.say(json!({"type": "stdin", "data": "sent "})).await;
+            all.extend_from_slice(b"sent ");
+        }
+        socket.say_raw(Message::Close(None)).await;
+        drop(socket);
+        let arrived = platform.host.processes_were_sent(&all);
+        tokio::time::timeout(Duration::from_secs(60), arrived).await.unwrap();
+    }
 }
 
 #[tokio::test]

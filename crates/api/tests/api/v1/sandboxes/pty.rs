@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, Times};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Socket;
 use crate::platform::Platform;
@@ -42,6 +45,29 @@ async fn who_comes_back_says_from_where_on() {
         assert_eq!(socket.hear().await["pid"], 1000);
         socket.say(json!({"type": "input", "data": "x"})).await;
         assert_eq!(socket.hear().await["offset"], 512);
+    }
+}
+
+#[tokio::test]
+async fn what_is_typed_just_before_the_client_leaves_arrives() {
+    let platform = Platform::start().await;
+    let id = platform.api.sandbox().await;
+    let mut all = Vec::new();
+    // Orderly, and by a connection that just breaks.
+    for orderly in [true, false].repeat(10) {
+        let mut socket = open(&platform, &id, json!({"type": "connect", "tag": "shell"})).await;
+        assert_eq!(socket.hear().await["type"], "start");
+        for _ in 0..20 {
+            socket.say(json!({"type": "input", "data": "typed "})).await;
+            all.extend_from_slice(b"typed ");
+        }
+        if orderly {
+            socket.say_raw(Message::Close(None)).await;
+        }
+        drop(socket);
+        let arrived = platform.host.processes_were_sent(&all);
+        let arrived = tokio::time::timeout(Duration::from_secs(60), arrived).await;
+        assert!(arrived.is_ok(), "orderly: {orderly}");
     }
 }
 
