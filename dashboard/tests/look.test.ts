@@ -65,7 +65,6 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('admin-teams', '/dashboard/admin/teams', heading('Teams'));
 	await look('admin-users', '/dashboard/admin/users', heading('Users'));
 	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));
-	await person.destroyAll();
 });
 
 test('the first load is small', async ({ page, request }) => {
