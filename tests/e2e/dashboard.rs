@@ -24,6 +24,8 @@ async fn pages_do_what_they_offer(platform: &Platform) -> Result<()> {
     let (node, pages) = (node().await?, Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboard"));
     let playwright = pages.join("node_modules/.bin/playwright");
     ensure!(playwright.exists(), "the dashboard's packages are missing: run `cargo xtask dashboard`");
+    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+    ensure!(Path::new(&browser).exists(), "there is no {browser}: set CHROMIUM to a Chromium or Chrome");
     let tests = Command::new(node.join("node"))
         .arg(playwright)
         .arg("test")
