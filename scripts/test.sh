@@ -3,6 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [[ $(id -u) -ne 0 ]]; then
+    echo "make test: run it as root: the tests start microVMs, make networks and mount disks" >&2
+    exit 1
+fi
+
 phase() {
     local name=$1 start=$SECONDS
     shift

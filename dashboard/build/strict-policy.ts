@@ -1,5 +1,6 @@
 // The content policy allows nothing inline. SvelteKit's document has a script, which starts the application: it becomes a file. And the
-// element by which SvelteKit tells screen readers of a new page has a style: it gets a class of ours that does the same.
+// element by which SvelteKit tells screen readers of a new page has a style: it gets a class of ours that does the same. The terminal writes
+// styles into its elements, which become stylesheets and properties.
 
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
@@ -8,10 +9,12 @@ import { join } from 'node:path';
 import type { Plugin } from 'vite';
 
 const ANNOUNCER = /(id="svelte-announcer"[^>]*?) style="[^"]*"/;
+const STYLE_ELEMENT = /=this\._document\.createElement\("style"\)|=\w+\.mainDocument\.createElement\("style"\)/g;
+const STYLE_ATTRIBUTE = /(\w+)\.setAttribute\("style",`\$\{\1\.getAttribute\("style"\)\|\|""\}\$\{(\w+)\};`\)/g;
 const INLINE = /<script>([\s\S]*?)<\/script>/g;
 
 export function strictPolicy(): Plugin[] {
-	return [announcer(), externalScripts()];
+	return [announcer(), terminal(), externalScripts()];
 }
 
 function announcer(): Plugin {
@@ -22,6 +25,25 @@ function announcer(): Plugin {
 			if (!id.endsWith('/generated/root.svelte')) return;
 			if (!ANNOUNCER.test(code)) this.error('SvelteKit announces pages by another element than it did');
 			return { code: code.replace(ANNOUNCER, '$1 class="unseen"'), map: null };
+		}
+	};
+}
+
+function terminal(): Plugin {
+	return {
+		name: 'terminal-by-stylesheet',
+		enforce: 'pre',
+		transform(code, id) {
+			if (!id.includes('/@xterm/xterm/lib/xterm.mjs')) return;
+			const [elements, attributes] = [STYLE_ELEMENT, STYLE_ATTRIBUTE].map((one) => code.match(one)?.length);
+			if (elements !== 3 || attributes !== 1) this.error('the terminal styles itself otherwise than it did');
+			const strict = code.replace(STYLE_ELEMENT, '=strictStyle()').replace(STYLE_ATTRIBUTE, '$1.style.cssText+=$2');
+			if (/createElement\("style"\)|Attribute\("style"/.test(strict))
+				this.error('the terminal has more styles than it had');
+			return {
+				code: `import { styleElement as strictStyle } from '$lib/terminal/style-element';\n${strict}`,
+				map: null
+			};
 		}
 	};
 }

@@ -10,7 +10,7 @@ const SIZES = [
 ];
 
 test('every page is sound and looked at, in both themes, wide and narrow', async ({ page, request }) => {
-	test.setTimeout(300_000);
+	test.setTimeout(600_000);
 	const person = await firstPerson(request);
 	const ids = [await person.capsule({ agent: 'reviewer', task: '42' }), await person.capsule({ agent: 'builder' })];
 	await person.call('PUT', `/v1/sandboxes/${ids[0]}/network`, { deny_out: ['198.51.100.0/24'] });
@@ -54,6 +54,35 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 		await expect(page.getByRole('region', { name: 'Network' })).toContainText('198.51.100.7');
 		await expect(page.getByRole('region', { name: 'Events' })).toContainText('created');
 	});
+	await person.call('POST', `/v1/sandboxes/${ids[0]}/exec`, {
+		cmd: 'bash',
+		args: ['-c', 'cd; mkdir -p src notes; echo "# Plan" > plan.md; seq 9000 > results.csv; ln -s plan.md latest']
+	});
+	const serving = [
+		'-c',
+		'setsid python3 -m http.server 8000 > /dev/null 2>&1 & until curl -so /dev/null 127.0.0.1:8000; do sleep 0.1; done'
+	];
+	await person.call('POST', `/v1/sandboxes/${ids[0]}/exec`, { cmd: 'bash', args: serving });
+	const inside = `/dashboard/capsules/${ids[0]}?tab=`;
+	await look('terminal', `${inside}terminal`, async () => {
+		await expect(page.getByRole('status', { name: 'Connection' })).toHaveText('Connected');
+		await page.keyboard.type('clear; ls -lh --color; printf "\\e[3%dmcolour \\e[0m" 1 2 3 4 5 6; echo do"ne"\n');
+		await expect(page.locator('.xterm-rows')).toContainText('done');
+	});
+	await look('files', `${inside}files`, () => expect(page.getByRole('row', { name: 'plan.md' }).first()).toBeVisible());
+	await look('edit', `${inside}files`, async () => {
+		await page.getByRole('button', { name: 'plan.md', exact: true }).click();
+		await expect(page.getByRole('textbox', { name: 'Contents of plan.md' })).toBeVisible();
+	});
+	await look('processes', `${inside}processes`, () =>
+		expect(page.getByRole('row', { name: '/bin/bash' })).toBeVisible()
+	);
+	await look('ports', `${inside}ports`, () =>
+		expect(page.getByRole('table', { name: 'What listens' })).toContainText('8000')
+	);
+	await look('asleep', `/dashboard/capsules/${ids[1]}?tab=files`, () =>
+		expect(page.getByText('The capsule is paused')).toBeVisible()
+	);
 	await look('snapshots', '/dashboard/snapshots', () =>
 		expect(page.getByText('base', { exact: true }).first()).toBeVisible()
 	);
@@ -65,7 +94,6 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('admin-teams', '/dashboard/admin/teams', heading('Teams'));
 	await look('admin-users', '/dashboard/admin/users', heading('Users'));
 	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));
-	await person.destroyAll();
 });
 
 test('the first load is small', async ({ page, request }) => {

@@ -26,14 +26,34 @@ export class Person {
 
 	/** A capsule that goes with the test. */
 	async capsule(metadata: Record<string, string> = {}, more: object = {}): Promise<string> {
-		return (await this.call('POST', '/v1/sandboxes', { metadata, ...more })).id;
+		const { id } = await this.call('POST', '/v1/sandboxes', { metadata, ...more });
+		afterwards(() => this.delete(`/v1/sandboxes/${id}`));
+		return id;
 	}
 
-	async destroyAll() {
-		for (const row of await this.call('GET', '/v1/sandboxes?limit=200'))
-			await this.call('DELETE', `/v1/sandboxes/${row.id}`);
+	/** What pages make for this task goes with the test too: capsules, and a snapshot of this name. */
+	leavesNothingOf(task: string, snapshot: string) {
+		afterwards(async () => {
+			for (const row of await this.call('GET', '/v1/sandboxes?limit=200'))
+				if (row.metadata.task === task) await this.delete(`/v1/sandboxes/${row.id}`);
+			await this.delete(`/v1/snapshots/${snapshot}`);
+		});
+	}
+
+	/** Gone already is as good. */
+	private async delete(path: string) {
+		const headers = { authorization: `Bearer ${this.token}` };
+		const answer = await this.request.delete(path, { headers, timeout: 120_000 });
+		// A capsule that has ended is told of for a while.
+		if (answer.status() === 409 && path.startsWith('/v1/sandboxes/'))
+			return expect((await this.call('GET', path)).status, await answer.text()).toMatch(/^(stopped|error)$/);
+		expect([200, 202, 204, 404], `DELETE ${path}: ${await answer.text()}`).toContain(answer.status());
 	}
 }
+
+/** What is still to be done when a test is over, however it ended. */
+const left: (() => Promise<void>)[] = [];
+const afterwards = (act: () => Promise<void>) => void left.push(act);
 
 export async function signUp(request: APIRequestContext, name: string): Promise<Person> {
 	const email = `${name.toLowerCase()}-${Date.now().toString(36)}@example.org`;
@@ -69,7 +89,15 @@ interface Watch {
 }
 
 /** A page that fails its test for any error in its console, and any request to elsewhere. */
-export const test = base.extend<{ watch: Watch }>({
+export const test = base.extend<{ watch: Watch; tidy: void }>({
+	tidy: [
+		// The requests of people are made with it, so it has to be there still.
+		async ({ request: _ }, use) => {
+			await use();
+			for (let act = left.pop(); act; act = left.pop()) await act();
+		},
+		{ auto: true, timeout: 180_000 }
+	],
 	watch: [
 		async ({ page, baseURL }, use) => {
 			const allowed: RegExp[] = [];

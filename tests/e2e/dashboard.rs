@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::{Test, tests};
 
 /// Of all tests of pages together; each has a limit of its own.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1500);
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![pages_do_what_they_offer]
@@ -24,6 +24,8 @@ async fn pages_do_what_they_offer(platform: &Platform) -> Result<()> {
     let (node, pages) = (node().await?, Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboard"));
     let playwright = pages.join("node_modules/.bin/playwright");
     ensure!(playwright.exists(), "the dashboard's packages are missing: run `cargo xtask dashboard`");
+    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+    ensure!(Path::new(&browser).exists(), "there is no {browser}: set CHROMIUM to a Chromium or Chrome");
     let tests = Command::new(node.join("node"))
         .arg(playwright)
         .arg("test")

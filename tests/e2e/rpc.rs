@@ -57,7 +57,15 @@ impl LoneAgent {
         let log = std::fs::File::create(platform.data_dir().join("log/lone-agent.log"))?;
         let mut command = Command::new(platform.binary());
         command
-            .args(["host-agent", "--control-url", "http://127.0.0.1:1", "--warm-pool", "off"])
+            .args([
+                "host-agent",
+                "--control-url",
+                "http://127.0.0.1:1",
+                "--warm-pool",
+                "off",
+                "--vmm",
+                "qemu",
+            ])
             .args(["--listen", &format!("127.0.0.1:{port}"), "--network", &platform.network(), "--data-dir"])
             .arg(&host_dir)
             .env_remove("SANDBAR_REGISTER_TOKEN")

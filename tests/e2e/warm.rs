@@ -15,6 +15,11 @@ use crate::{Test, tests};
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// The agent looks at the host's memory every few seconds.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
+/// What is left above the floor of memory for the test's own machines; the test takes it away again.
+const ROOM_MB: u64 = 3000;
+const HOG_PIECE: usize = 64 << 20;
+/// The most that it takes.
+const HOG_PIECES: usize = 80;
 /// What the agent says of each.
 const READY: &str = "a spare machine is ready";
 
@@ -201,15 +206,23 @@ async fn spares_end_with_their_template_their_agent_and_the_hosts_memory(platfor
 
     // Memory that others need: what spares take of it is given back, and no new ones are made.
     let available = available_mb()?;
-    with_pool(platform, "1", Some(available.saturating_sub(3000))).await?;
+    ensure!(available > ROOM_MB + 1000, "{available} MiB of memory are free: too few for this test");
+    let floor = available - ROOM_MB;
+    with_pool(platform, "1", Some(floor)).await?;
     let (sandbox, spares) = after_that_ready(platform, 1, platform.sandbox()).await?;
-    let hog = vec![1_u8; 5000 << 20];
-    wait::until_true("the spare is given back", GONE_LIMIT, async || Ok(footprint.spares()?.is_empty()))
-        .await?;
+    let mut hog: Vec<Vec<u8>> = Vec::new();
+    wait::until_true("the spare is given back", GONE_LIMIT, async || {
+        // No more than it takes, also where others free some meanwhile.
+        while available_mb()? >= floor && hog.len() < HOG_PIECES {
+            hog.push(vec![1; HOG_PIECE]);
+        }
+        Ok(footprint.spares()?.is_empty())
+    })
+    .await?;
     ensure!(spares.iter().all(|spare| !spare.lives()));
     let scarce = platform.sandbox().await?;
     assert_eq!(scarce.sh("echo cold").await?, "cold");
-    ensure!(hog.iter().step_by(4096).all(|byte| *byte == 1));
+    ensure!(hog.iter().flatten().step_by(4096).all(|byte| *byte == 1));
     drop(hog);
     scarce.destroy().await?;
     sandbox.destroy().await?;

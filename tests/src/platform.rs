@@ -143,7 +143,8 @@ impl Platform {
         let listen = format!("127.0.0.1:{}", self.port);
         let network = self.network();
         let https = self.https_address().to_string();
-        let own = ["up", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
+        let own =
+            ["up", "--vmm", "qemu", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
         let edge = ["--domain", DOMAIN, "--https-listen", &https];
         let own = own.into_iter().chain(edge);
         Cli::new(&self.binary, own.chain(more.iter().copied()))

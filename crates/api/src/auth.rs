@@ -32,8 +32,8 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         let actor = if parts.headers.contains_key(&X_API_KEY) {
             app.control.authenticate_api_key(&credential(parts, &X_API_KEY)?).await?
-        } else if let Some(token) = person_token(parts, app)? {
-            app.control.authenticate_user(token).await?
+        } else if let Some(person) = person(parts, app).await? {
+            person
         } else {
             let needed = "this needs the header X-API-Key, or Authorization: Bearer";
             return Err(ApiError::new(ErrorCode::Unauthorized, needed));
@@ -89,11 +89,10 @@ impl FromRequestParts<AppState> for PersonCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let token = person_token(parts, app)?.ok_or_else(|| {
+        let actor = person(parts, app).await?.ok_or_else(|| {
             let needed = "this is for people who signed in: it needs the header Authorization: Bearer";
             ApiError::new(ErrorCode::Unauthorized, needed)
         })?;
-        let actor = app.control.authenticate_user(token).await?;
         context(parts, app, actor).await.map(Self)
     }
 }
@@ -122,12 +121,15 @@ impl FromRequestParts<AppState> for AnonymousCaller {
     }
 }
 
-/// The token of a sign-in: as programs send it, else as a browser does.
-fn person_token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a str>, ApiError> {
-    match bearer(parts) {
-        Some(token) => Ok(Some(token)),
-        None => cookie::token(parts, app),
+/// Whose sign-in it is: by its token as programs send it, else as a browser does.
+async fn person(parts: &Parts, app: &AppState) -> Result<Option<Actor>, ApiError> {
+    if let Some(token) = bearer(parts) {
+        return Ok(Some(app.control.authenticate_user(token).await?));
     }
+    let Some(token) = cookie::token(parts, app)? else { return Ok(None) };
+    let actor = app.control.authenticate_user(token).await?;
+    cookie::shows_its_team(parts, &actor)?;
+    Ok(Some(actor))
 }
 
 /// The token after `Authorization: Bearer`.

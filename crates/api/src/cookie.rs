@@ -7,7 +7,10 @@
 //! - a request that may change something has the header `X-Sandbar-Page`: no form can send it, and another origin's script only after
 //!   a preflight, which is never answered.
 //!
-//! The same header on a sign-in asks for the cookie in place of the token. A credential in a header of its own needs none of this, and
+//! Tabs share a cookie, so one of them may have chosen another team than a second one shows. What a page sends with `X-Sandbar-Team` is
+//! refused where the token acts for another team than that.
+//!
+//! The header `X-Sandbar-Page` on a sign-in asks for the cookie in place of the token. A credential in a header of its own needs none of this, and
 //! counts before the cookie.
 
 use std::convert::Infallible;
@@ -16,7 +19,7 @@ use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use sandbar_control::people;
+use sandbar_control::{Actor, people};
 use sandbar_types::ErrorCode;
 use sandbar_types::cookie::{Cookie, SESSION};
 use secrecy::ExposeSecret as _;
@@ -29,6 +32,8 @@ use crate::v1::auth::SignIn;
 
 /// What our page says of itself.
 const X_SANDBAR_PAGE: HeaderName = HeaderName::from_static("x-sandbar-page");
+/// The team that it shows.
+const X_SANDBAR_TEAM: HeaderName = HeaderName::from_static("x-sandbar-team");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token in the request's cookie, where our own page sent it; nothing without a cookie.
@@ -48,6 +53,18 @@ pub(crate) fn token<'a>(parts: &'a Parts, app: &AppState) -> Result<Option<&'a s
             Err(forged("a browser's session needs the header X-Sandbar-Page for this"))
         }
         Proof::Origin | Proof::Silent => Ok(Some(token)),
+    }
+}
+
+/// Refuses what a page asks for while it shows another team than the one that its cookie acts for.
+pub(crate) fn shows_its_team(parts: &Parts, actor: &Actor) -> Result<(), ApiError> {
+    let Some(shown) = parts.headers.get(&X_SANDBAR_TEAM) else { return Ok(()) };
+    match actor {
+        Actor::User { team: Some(team), .. } if shown.as_bytes() == team.to_string().as_bytes() => Ok(()),
+        _ => {
+            let why = "the page shows another team than this browser acts for by now";
+            Err(ApiError::new(ErrorCode::Conflict, why))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 """What the SDK asks of the control plane. Nothing here reaches into a sandbox, so that a simulated host is enough."""
 
+import asyncio
 import uuid
 from datetime import timedelta
 
@@ -148,8 +149,9 @@ async def test_networks(platform):
 async def test_figures(platform):
     sandbox = await platform.create()
     # Taken every half second.
-    while not (metrics := await sandbox.get_metrics()):
-        pass
+    async with asyncio.timeout(60):
+        while not (metrics := await sandbox.get_metrics()):
+            await asyncio.sleep(0.2)
     last = metrics[-1]
     assert last.cpu_count >= 1 and 0 < last.mem_used <= last.mem_total and 0 < last.disk_total
     assert await sandbox.get_metrics(start=last.timestamp + timedelta(hours=1)) == []

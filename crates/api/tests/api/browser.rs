@@ -78,6 +78,26 @@ async fn a_page_acts_by_its_cookie_from_sign_in_to_sign_out() {
 }
 
 #[tokio::test]
+async fn a_page_that_shows_another_team_than_its_cookie_acts_for_changes_nothing() {
+    let platform = Platform::start().await;
+    let (ann, bob) = (platform.sign_up("ann").await, platform.sign_up("bob").await);
+    bob.adds(&ann).await;
+    let cookie = signed_in(&platform, &ann.email).await;
+    let create = |shown: &str| {
+        let request = from_page(&platform.api, Method::POST, "/v1/sandboxes", &cookie).json(&json!({}));
+        send(request.header("X-Sandbar-Team", shown))
+    };
+    assert_eq!(create(&ann.team).await.expect(201)["team_id"], *ann.team);
+    for shown in [&*bob.team, "team-x", ""] {
+        create(shown).await.refused(409, "conflict");
+    }
+    assert_eq!(ann.api.get("/v1/sandboxes").await.expect(200).as_array().unwrap().len(), 1);
+    // Who sends a token says by it whom they act for.
+    let list = ann.api.request(Method::GET, "/v1/sandboxes").header("X-Sandbar-Team", &*bob.team);
+    send(list).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_cookie_that_another_page_had_sent_counts_for_nothing() {
     let platform = Platform::start().await;
     let ann = platform.sign_up("ann").await;

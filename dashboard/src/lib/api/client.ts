@@ -31,18 +31,39 @@ export class Failure extends Error {
 	}
 }
 
-type Listener = () => void;
-let whenSignedOut: Listener = () => {};
+interface Listener {
+	/** The session is over. */
+	signedOut(): void;
+	/** The session may not be what this page shows any more. */
+	changed(): void;
+}
+let listener: Listener = { signedOut() {}, changed() {} };
 
-/** Who is told that the session is over. */
-export function onSignedOut(listener: Listener) {
-	whenSignedOut = listener;
+/** Who is told what answers say of the session. */
+export function listen(to: Listener) {
+	listener = to;
 }
 
+let team: string | null = null;
+
+/** Which team the page shows. The cookie is every tab's: where it acts for another team by now, the platform refuses what is asked for. */
+export function shows(id: string | null) {
+	team = id;
+}
+
+const PAGE = { 'X-Sandbar-Page': '1' };
+
+/** What says of a request that it is this page's, and for whom: for requests that the typed client cannot make. */
+export const ownHeaders = (): Record<string, string> => (team === null ? PAGE : { ...PAGE, 'X-Sandbar-Team': team });
+
+const SIGN_IN: readonly string[] = ['/v1/auth/login', '/v1/auth/signup', '/v1/auth/oauth/exchange'];
+/** By these a page learns and chooses for whom it acts, whatever it shows. */
+const WHOEVER: readonly string[] = ['/v1/me', '/v1/teams', '/v1/auth/switch-team', '/v1/auth/logout', ...SIGN_IN];
+
 const session: Middleware = {
-	onResponse({ response, schemaPath }) {
-		// A wrong password is no end of a session.
-		if (response.status === 401 && !schemaPath.startsWith('/v1/auth/')) whenSignedOut();
+	onRequest({ request, schemaPath }) {
+		const isWhoever = WHOEVER.includes(schemaPath) && (request.method === 'GET' || schemaPath.startsWith('/v1/auth/'));
+		if (team !== null && !isWhoever) request.headers.set('X-Sandbar-Team', team);
 	}
 };
 
@@ -62,7 +83,7 @@ async function onceMore(request: Request): Promise<Response> {
 
 export const api = createClient<paths>({
 	baseUrl: globalThis.location?.origin ?? 'http://localhost',
-	headers: { 'X-Sandbar-Page': '1' },
+	headers: PAGE,
 	credentials: 'same-origin',
 	fetch: onceMore
 });
@@ -92,8 +113,16 @@ export async function askWhole<T>(request: Promise<Answer<T>>): Promise<{ data: 
 	return { data: answer.data as T, response: answer.response };
 }
 
+/** Why it was refused, of an answer to a request that the typed client cannot make. */
+export async function refusal(response: Response): Promise<Failure> {
+	return failure(await response.json().catch(() => undefined), response);
+}
+
 function failure(body: unknown, response: Response): Failure {
 	const said = (body as Partial<Schemas['Error']> | undefined)?.error;
+	// A wrong password is no end of a session.
+	if (response.status === 401 && !SIGN_IN.some((path) => response.url.endsWith(path))) listener.signedOut();
+	if (said?.code === 'conflict') listener.changed();
 	const id = said?.request_id ?? response.headers.get('x-request-id') ?? undefined;
 	const message = said ? sentence(said.message) : `The platform answered ${response.status}.`;
 	return new Failure(said?.code ?? 'unknown', message, response.status, id);

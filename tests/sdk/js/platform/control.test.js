@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { AuthenticationError, NotFoundError, Sandbox, SandboxError } from 'e2b'
 
@@ -97,7 +98,11 @@ test('networks', async () => {
 test('figures', async () => {
   const sandbox = await platform.create()
   let metrics = []
-  while (metrics.length === 0) metrics = await sandbox.getMetrics()
+  const deadline = Date.now() + 60_000
+  while ((metrics = await sandbox.getMetrics()).length === 0) {
+    assert.ok(Date.now() < deadline, 'there are no figures')
+    await sleep(200)
+  }
   assert.ok(metrics[0].memUsed > 0 && metrics[0].memUsed <= metrics[0].memTotal)
 })
 
