@@ -50,8 +50,7 @@ words! {
 
 impl BuildStatus {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Pending, Self::Running, Self::Success, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Success, Self::Failed, Self::Cancelled];
 
     /// Whether nothing comes after it.
     #[must_use]

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::actor::Actor;
 use crate::error::chain;
-use crate::guest::Identity;
+use crate::guest::{Defaults, Identity};
 use crate::push::{self, Push};
 
 /// Listens for the pushes of one sandbox's guest. Dropped, it ends, and with it its hold on the sandbox's network.
@@ -76,7 +76,12 @@ impl Actor {
             return;
         }
         let token = record.access_token.as_str();
-        let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+        let identity = Identity {
+            access_token: token,
+            hostname: &record.hostname,
+            env: None,
+            defaults: Defaults::default(),
+        };
         let limit = self.resources.deadlines.guest_init;
         match tokio::time::timeout(limit, running.guest.init(&identity, Some(token))).await {
             Ok(Ok(())) => tracing::info!(sandbox = %self.id, "its guest was told again who it is"),

@@ -132,7 +132,9 @@ impl FromStr for Recipe {
                     recipe.from = Some(base);
                 }
                 Instruction::From(_) => return Err(at(RecipeFault::LateFrom)),
-                Instruction::Step(_) if recipe.steps.len() == MAX_STEPS => return Err(at(RecipeFault::TooLong)),
+                Instruction::Step(_) if recipe.steps.len() == MAX_STEPS => {
+                    return Err(at(RecipeFault::TooLong));
+                }
                 Instruction::Step(step) => recipe.steps.push(step),
                 Instruction::PassedOver => {}
             }
@@ -214,10 +216,7 @@ fn from(rest: &str) -> Result<Base, RecipeFault> {
         return Err(RecipeFault::From);
     }
     if let Some(name) = rest.strip_prefix("template:") {
-        return name
-            .parse()
-            .map(Base::Template)
-            .map_err(|_| RecipeFault::BaseName { name: name.to_owned() });
+        return name.parse().map(Base::Template).map_err(|_| RecipeFault::BaseName { name: name.to_owned() });
     }
     // A template's name has neither slash nor colon; whether there is one of the name is not known here.
     Ok(rest.parse().map_or_else(|_| Base::Image(rest.to_owned()), Base::Template))

@@ -67,9 +67,7 @@ impl State {
     /// Takes a step: what it changes counts from now on.
     pub fn take(&mut self, step: &Step) -> Action {
         match step {
-            Step::Run { command, timeout } => {
-                Action::Run { command: command.clone(), timeout: *timeout }
-            }
+            Step::Run { command, timeout } => Action::Run { command: command.clone(), timeout: *timeout },
             Step::Start { command } => Action::Start { command: command.clone() },
             Step::Env { variables } => {
                 for (name, value) in variables {
