@@ -120,6 +120,15 @@ install_python() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || install python3.11 python3.11-venv
 }
 
+# Its tests start servers of their own: the package's is not wanted.
+install_redis() {
+    command -v redis-server >/dev/null 2>&1 && return
+    install redis-server
+    if command -v systemctl >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now redis-server
+    fi
+}
+
 # Debian's; Ubuntu's package of that name is a reference to a store of another kind, and the tests then use what CHROMIUM names.
 install_chromium() {
     case $release in
@@ -169,6 +178,7 @@ for group in "$@"; do
             ;;
         test)
             install ca-certificates cpio git openssl
+            install_redis
             install_python
             install_chromium
             ;;

@@ -14,6 +14,7 @@ use axum::response::IntoResponse;
 use sandbar_control::api_keys::ApiKeyError;
 use sandbar_control::audit_trail::AuditError;
 use sandbar_control::auth::AuthError;
+use sandbar_control::builds::BuildError;
 use sandbar_control::hosts::HostError;
 use sandbar_control::oauth::OAuthError;
 use sandbar_control::people::PeopleError;
@@ -160,7 +161,7 @@ macro_rules! from_typed {
 }
 
 from_typed!(AuthError, SandboxError, SnapshotError, TemplateError);
-from_typed!(ApiKeyError, AuditError, TeamError);
+from_typed!(ApiKeyError, AuditError, BuildError, TeamError);
 
 impl From<HostError> for ApiError {
     fn from(error: HostError) -> Self {

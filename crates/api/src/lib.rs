@@ -131,6 +131,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .nest("/v1/sandboxes", v1::sandboxes::routes())
         .nest("/v1/snapshots", v1::snapshots::routes())
+        .nest("/v1/builds", v1::builds::routes())
         .nest("/v1/hosts", v1::hosts::routes())
         .nest("/v1/auth", v1::auth::routes())
         .nest("/v1/me", v1::me::routes())

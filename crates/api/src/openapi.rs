@@ -47,6 +47,7 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "sandboxes", description = "MicroVMs and the commands that run in them"),
         (name = "files", description = "Files in a sandbox"),
         (name = "snapshots", description = "What sandboxes start from"),
+        (name = "builds", description = "Making templates of recipes"),
         (name = "hosts", description = "The machines that run sandboxes, and what their agents ask"),
         (name = "auth", description = "Signing up, in and out"),
         (name = "me", description = "The person who asks"),

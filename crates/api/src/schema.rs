@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
-use sandbar_types::{Arch, ErrorCode, MetricsRange, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, TemplateKind, VmmKind};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
@@ -66,6 +66,11 @@ pub(crate) fn template_kind() -> RefOr<Schema> {
     words([TemplateKind::Base, TemplateKind::Snapshot].map(TemplateKind::as_str))
 }
 
+/// Where a build stands.
+pub(crate) fn build_status() -> RefOr<Schema> {
+    words(BuildStatus::ALL.map(BuildStatus::as_str))
+}
+
 /// A host's processors.
 pub(crate) fn arch() -> RefOr<Schema> {
     words([Arch::X86_64, Arch::Aarch64].map(Arch::as_str))
@@ -122,6 +127,11 @@ refusal_sets! {
     SnapshotRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, AlreadyExists, NameReserved, TooLarge,
         RateLimited, InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
+    /// Asking for a build, and ending one.
+    BuildRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, NameReserved, TooLarge, RateLimited,
+        InternalError,
     ];
     /// Looking at what is in the database.
     ReadRefusals = [InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, RateLimited, InternalError];

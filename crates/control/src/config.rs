@@ -6,6 +6,7 @@ use sandbar_store::hosts::Limits;
 pub use sandbar_store::sign_in::Allowance;
 use sandbar_types::PerResource;
 
+pub use crate::builds::BuildConfig;
 use crate::oauth::OAuthConfig;
 pub use crate::scheduler::{Scheduling, UnknownPolicy};
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub disk_promise_percent: u32,
     /// How hosts are chosen for new sandboxes.
     pub scheduling: Scheduling,
+    /// How templates are built.
+    pub builds: BuildConfig,
     /// How the reconciler and the monitor behave.
     pub monitor: MonitorConfig,
     /// How long a sign-in lasts.
@@ -112,6 +115,7 @@ impl Default for Config {
             vcpus_promise_percent: 3200,
             disk_promise_percent: 1000,
             scheduling: Scheduling::default(),
+            builds: BuildConfig::default(),
             monitor: MonitorConfig::default(),
             session_life: Duration::from_secs(6 * 3600),
             sign_ins_by_account: Allowance { burst: 10, refill: Duration::from_secs(30) },

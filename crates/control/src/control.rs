@@ -12,6 +12,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
+use crate::builds::{self, BuildQueue, News, QueueError};
 use crate::host_client::{Circuit, HostClient, HostClients};
 use crate::hosts::HostTokens;
 use crate::last_use::LastUse;
@@ -48,6 +49,8 @@ struct Inner {
     host_clients: HostClients,
     network_turns: Semaphore,
     wanted: Wanted,
+    news: Arc<News>,
+    build_queue: Arc<dyn BuildQueue>,
     turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
@@ -62,6 +65,9 @@ pub enum StartError {
     /// Certificates cannot be made.
     #[error("the certificate authority cannot be used")]
     Pki(#[from] PkiError),
+    /// The queue of builds cannot be used.
+    #[error("the queue of builds cannot be used")]
+    Queue(#[from] QueueError),
 }
 
 /// The work was cut off by the end of this process; what it began is finished or undone by the reconciler.
@@ -85,6 +91,8 @@ impl Control {
         let user_tokens = UserTokens::load(master_key, &store).await?;
         let state_key = StateKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
+        let news = Arc::new(News::default());
+        let build_queue = builds::open_queue(&store, Arc::clone(&news), &config.builds)?;
         let inner = Inner {
             store,
             config,
@@ -98,6 +106,8 @@ impl Control {
             host_clients,
             network_turns: Semaphore::new(NETWORK_TURNS),
             wanted: Wanted::default(),
+            news,
+            build_queue,
             turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
@@ -211,6 +221,14 @@ impl Control {
     /// Waits for a turn to replace a network policy. The semaphore is never closed.
     pub(crate) async fn network_turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
         self.inner.network_turns.acquire().await
+    }
+
+    pub(crate) fn news(&self) -> &News {
+        &self.inner.news
+    }
+
+    pub(crate) fn build_queue(&self) -> &dyn BuildQueue {
+        &*self.inner.build_queue
     }
 
     pub(crate) fn wanted(&self) -> &Wanted {

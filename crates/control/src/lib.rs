@@ -14,6 +14,7 @@ mod audit;
 pub mod audit_trail;
 pub mod auth;
 pub mod bootstrap;
+pub mod builds;
 pub mod config;
 pub mod context;
 mod control;

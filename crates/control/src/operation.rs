@@ -27,6 +27,8 @@ pub(crate) enum Action {
     Create,
     /// A template is deleted.
     Delete,
+    /// A template is made of a recipe.
+    Build,
 }
 
 impl Action {
@@ -38,6 +40,7 @@ impl Action {
             Self::Snapshot => "snapshot",
             Self::Create => "create",
             Self::Delete => "delete",
+            Self::Build => "build",
         }
     }
 }
@@ -89,6 +92,17 @@ impl Operation {
         self.event(team, ("snapshot", name.to_string()), outcome, json!({}))
     }
 
+    /// It came to its end on a template.
+    pub(crate) fn template_event(
+        &self,
+        team: Id<Team>,
+        name: &TemplateName,
+        outcome: Outcome,
+        metadata: Value,
+    ) -> Event<'_> {
+        self.event(team, ("template", name.to_string()), outcome, metadata)
+    }
+
     fn event(
         &self,
         team: Id<Team>,
@@ -128,9 +142,15 @@ mod tests {
 
     #[test]
     fn its_word_in_the_row_is_its_word_in_the_trail() {
-        for action in
-            [Action::Pause, Action::Resume, Action::Fork, Action::Snapshot, Action::Create, Action::Delete]
-        {
+        for action in [
+            Action::Pause,
+            Action::Resume,
+            Action::Fork,
+            Action::Snapshot,
+            Action::Create,
+            Action::Delete,
+            Action::Build,
+        ] {
             assert_eq!(serde_json::to_value(action).unwrap(), json!(action.as_str()));
         }
     }

@@ -158,6 +158,7 @@ impl From<TemplateRow> for Template {
             size_bytes,
             arch,
             vmm,
+            defaults: _,
             created_at,
         } = row;
         Self { id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at }

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use sandbar_proto::filesystem::FilesystemClient;
 use sandbar_proto::host::Command;
 use sandbar_proto::process::{ProcessClient, ProcessConfig};
-use sandbar_types::guest::{AGENT_PORT, DEFAULT_USER};
+use sandbar_types::guest::AGENT_PORT;
 
 use crate::error::{Error, chain};
 
@@ -43,6 +43,14 @@ pub(crate) struct Identity<'a> {
     pub(crate) hostname: &'a str,
     /// None: as the guest's memory has it.
     pub(crate) env: Option<Vec<(&'a str, &'a str)>>,
+    pub(crate) defaults: Defaults<'a>,
+}
+
+/// What commands have that do not say. None: as the guest's memory has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Defaults<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) workdir: Option<&'a str>,
 }
 
 /// A client of one guest's agent.
@@ -103,8 +111,13 @@ impl GuestClient {
             "hostname": identity.hostname,
             "entropy": BASE64.encode(entropy),
             "timestampUnixNanos": now_unix_nanos(),
-            "defaultUser": DEFAULT_USER,
         });
+        let Defaults { user, workdir } = identity.defaults;
+        for (field, value) in [("defaultUser", user), ("defaultWorkdir", workdir)] {
+            if let Some(value) = value {
+                body[field] = value.into();
+            }
+        }
         if let Some(env) = &identity.env {
             let pairs = env.iter().map(|(k, v)| ((*k).to_owned(), serde_json::Value::from(*v)));
             body["envVars"] = serde_json::Value::Object(pairs.collect());

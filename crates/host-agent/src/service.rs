@@ -94,6 +94,8 @@ impl HostService for Service {
             template_id: parse(&request.template_id)?,
             access_token: request.access_token,
             env: Some(request.env.into_iter().collect()),
+            user: Some(request.default_user).filter(|user| !user.is_empty()),
+            workdir: Some(request.default_workdir).filter(|workdir| !workdir.is_empty()),
             deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use sandbar_hostnet::Slot;
 use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
+use sandbar_types::guest::DEFAULT_USER;
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
 use sandbar_vmm::{BootSource, Compatibility, DiskRate, Machine, MachineSpec, SnapshotFiles};
 
 use crate::error::Error;
 use crate::exec;
-use crate::guest::{GuestClient, Identity};
+use crate::guest::{Defaults, GuestClient, Identity};
 use crate::push;
 use crate::resources::{Resources, blocking};
 use sandbar_proto::host::{Command, ExecRequest};
@@ -213,7 +214,8 @@ async fn snapshot(
     getrandom::fill(&mut secret).map_err(Error::internal("read random bytes"))?;
     let token = hex::encode(secret);
     let guest = GuestClient::new(slot.host_ip, token.clone());
-    let identity = Identity { access_token: &token, hostname: "sandbar", env: None };
+    let defaults = Defaults { user: Some(DEFAULT_USER), workdir: None };
+    let identity = Identity { access_token: &token, hostname: "sandbar", env: None, defaults };
     tokio::time::timeout(resources.deadlines.guest_init, guest.init(&identity, None))
         .await
         .map_err(|_| Error::Timeout("the guest did not take its identity in time".into()))??;

@@ -87,6 +87,8 @@ pub(crate) fn child(
         access_token: child.access_token,
         // A child that is given none goes on with its source's.
         env: if env.is_empty() { None } else { Some(env) },
+        user: None,
+        workdir: None,
         deadline,
         hostname: child.hostname,
         network: network.clone(),

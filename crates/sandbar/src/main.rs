@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SnapshotArgs};
+use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SnapshotArgs, TemplateArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -53,6 +53,7 @@ enum Command {
     #[command(visible_alias = "sb")]
     Sandbox(SandboxArgs),
     Snapshot(SnapshotArgs),
+    Template(TemplateArgs),
     Cp(CpArgs),
     Host(HostArgs),
     HostAgent(Box<HostAgentArgs>),
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
             Command::Run(args) => args.run().await,
             Command::Sandbox(args) => args.run().await,
             Command::Snapshot(args) => args.run().await,
+            Command::Template(args) => args.run().await,
             Command::Cp(args) => args.run().await,
             Command::Host(args) => args.run().await,
         }

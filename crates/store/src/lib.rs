@@ -10,10 +10,12 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod builds;
 mod convert;
 mod database;
 pub mod hosts;
 pub mod idempotency;
+pub mod listen;
 pub mod locks;
 pub mod platform;
 pub mod quotas;

@@ -16,6 +16,8 @@ pub enum Lock {
     Monitor,
     /// Forgetting what is too old to be kept.
     Retention,
+    /// Looking for what dead build workers left.
+    Builds,
     /// Replacing one sandbox's network policy.
     Network(Id<Sandbox>),
 }
@@ -27,7 +29,9 @@ impl Lock {
         const KIND_RECONCILE: i32 = 0x5b02;
         const KIND_RETENTION: i32 = 0x5b03;
         const KIND_NETWORK: i32 = 0x5b04;
+        const KIND_BUILDS: i32 = 0x5b05;
         match self {
+            Self::Builds => (KIND_BUILDS, 0),
             Self::Monitor => (KIND_MONITOR, 0),
             Self::Retention => (KIND_RETENTION, 0),
             Self::Reconcile(host) => (KIND_RECONCILE, folded(host.uuid())),

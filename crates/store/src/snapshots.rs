@@ -45,6 +45,8 @@ pub struct NewSnapshotRow<'a> {
     pub host_id: Id<Host>,
     /// What it is made of.
     pub source_id: Id<Sandbox>,
+    /// What its sandboxes' commands have; none = what those of the sandbox's own template have.
+    pub defaults: Option<&'a Value>,
     /// An object, in the audit trail's words.
     pub operation: &'a Value,
 }
@@ -84,8 +86,10 @@ impl Tx {
     pub async fn snapshot_reserve(&mut self, new: &NewSnapshotRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO templates (id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, draft,
-                                    operation, source_id)
-             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11)",
+                                    operation, source_id, defaults)
+             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11,
+                     coalesce($12, (SELECT t.defaults FROM sandboxes s JOIN templates t ON t.id = s.template_id
+                                    WHERE s.id = $11), '{}'))",
             new.id.uuid(),
             new.team_id.uuid(),
             new.name.as_str(),
@@ -97,6 +101,7 @@ impl Tx {
             new.naming == Naming::Replace,
             new.operation,
             new.source_id.uuid(),
+            new.defaults,
         )
         .execute(self.connection())
         .await?;
@@ -167,7 +172,7 @@ impl Tx {
             "UPDATE templates SET vcpus = $2, memory_mb = $3, disk_mb = $4, size_bytes = $5, compatibility = $6,
                     draft = FALSE, ready_at = now(), updated_at = now()
              WHERE id = $1
-             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at",
+             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at",
             id.uuid(),
             integer(complete.vcpus),
             integer(complete.memory_mb),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
+use sandbar_types::recipe::Defaults;
 use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
+use serde::Deserialize as _;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::convert::{bigint, integer, unsigned, word};
@@ -24,6 +27,7 @@ pub struct TemplateRow {
     pub size_bytes: u64,
     pub arch: Arch,
     pub vmm: VmmKind,
+    pub defaults: Defaults,
     pub created_at: DateTime<Utc>,
 }
 
@@ -72,6 +76,7 @@ pub(crate) struct Raw {
     pub(crate) size_bytes: i64,
     pub(crate) arch: String,
     pub(crate) vmm: String,
+    pub(crate) defaults: Value,
     pub(crate) created_at: DateTime<Utc>,
 }
 
@@ -90,6 +95,10 @@ impl TryFrom<Raw> for TemplateRow {
             size_bytes: unsigned("templates.size_bytes", raw.size_bytes)?,
             arch: word("templates.arch", &raw.arch)?,
             vmm: word("templates.vmm", &raw.vmm)?,
+            defaults: Defaults::deserialize(&raw.defaults).map_err(|_| StoreError::Unknown {
+                column: "templates.defaults",
+                value: raw.defaults.to_string(),
+            })?,
             created_at: raw.created_at,
         })
     }
@@ -104,7 +113,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
              ORDER BY (team_id = $1) DESC LIMIT 1",
@@ -126,7 +135,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
              FROM templates
              WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
             id.uuid(),
@@ -150,7 +159,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
              FROM templates
              WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
@@ -206,7 +215,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($3::text IS NULL OR kind = $3)

@@ -5,9 +5,11 @@
 
 mod database;
 pub mod issuer;
+mod redis;
 pub mod sim_host;
 
 pub use database::TestDatabase;
+pub use redis::RedisServer;
 
 /// The variable in which `with-postgres` hands a server's URL to the tests.
 pub const POSTGRES_VARIABLE: &str = "SANDBAR_TEST_POSTGRES";

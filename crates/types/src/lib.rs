@@ -13,6 +13,7 @@ pub mod name;
 pub mod network;
 pub mod platform;
 pub mod quota;
+pub mod recipe;
 pub mod sandbox_status;
 pub mod words;
 
@@ -22,7 +23,7 @@ pub use ingress::Ingress;
 pub use life::{MetricsRange, OnTimeout, TimeoutFrom};
 pub use name::TemplateName;
 pub use network::NetworkPolicy;
-pub use platform::{Arch, TemplateKind, VmmKind};
+pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};
 pub use sandbox_status::SandboxStatus;
 pub use words::UnknownWord;

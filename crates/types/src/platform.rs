@@ -32,6 +32,33 @@ words! {
     }
 }
 
+words! {
+    /// Where a build of a template stands.
+    BuildStatus {
+        /// It waits for a worker.
+        Pending = "pending",
+        /// A worker has it, or had it and died.
+        Running = "running",
+        /// There is a template.
+        Success = "success",
+        /// There is none.
+        Failed = "failed",
+        /// Somebody wanted none any more.
+        Cancelled = "cancelled",
+    }
+}
+
+impl BuildStatus {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Success, Self::Failed, Self::Cancelled];
+
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Success | Self::Failed | Self::Cancelled)
+    }
+}
+
 impl Arch {
     /// The architecture that this program was built for.
     #[must_use]

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod api_keys;
 pub(crate) mod audit_logs;
 pub(crate) mod auth;
+pub(crate) mod builds;
 pub(crate) mod hosts;
 pub(crate) mod me;
 pub(crate) mod sandboxes;

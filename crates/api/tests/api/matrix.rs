@@ -8,7 +8,7 @@ use reqwest::multipart::Form;
 use sandbar_control::Config;
 use sandbar_store::hosts::NewHostRow;
 use sandbar_store::teams::Role;
-use sandbar_types::Id;
+use sandbar_types::{Id, PerResource};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -105,6 +105,11 @@ fn row(operation: &str) -> Option<Answers> {
         // Asked for without the upgrade to a WebSocket.
         "exec_stream_in_sandbox" | "sandbox_pty" => team_only(400),
 
+        "create_build" => Answers { member: 403, ..own_team(201) },
+        "list_builds" => own_team(200),
+        "get_build" | "follow_build" => team_only(200),
+        "cancel_build" => Answers { member: 403, ..team_only(200) },
+
         "get_profile" | "change_profile" | "list_sessions" | "list_identities" => people(200),
         "switch_team" => Answers { stranger: 403, platform: 403, ..people(200) },
         "log_out" => people(204),
@@ -135,7 +140,14 @@ fn row(operation: &str) -> Option<Answers> {
         | "admin_set_byoc"
         | "admin_get_quotas"
         | "admin_set_quotas"
-        | "admin_set_admin" => platform_only(200),
+        | "admin_set_admin"
+        | "admin_list_builds"
+        | "admin_get_build"
+        | "admin_follow_build"
+        | "admin_cancel_build"
+        | "admin_list_templates" => platform_only(200),
+        "admin_create_build" => platform_only(201),
+        "admin_delete_template" => platform_only(204),
         _ => return None,
     })
 }
@@ -177,7 +189,9 @@ impl Call {
 
 impl World {
     async fn new() -> Self {
-        let platform = Platform::start().await;
+        // Nobody works on the builds that are asked for here.
+        let default_quotas = PerResource { builds: 10_000, ..config().default_quotas };
+        let platform = Platform::start_with(Config { default_quotas, ..config() }).await;
         let first = platform.first_person().await;
         let owner = platform.sign_up("owner").await;
         let stranger = platform.sign_up("stranger").await;
@@ -234,6 +248,25 @@ impl World {
         assert!(tx.host_tag_add(id, "a", 1).await.unwrap());
         tx.commit().await.unwrap();
         id.to_string()
+    }
+
+    /// A build of the team's that waits.
+    async fn fresh_build(&self) -> String {
+        let api = self.platform.api.with_key(&self.key);
+        let build = api.post("/v1/builds", json!({"name": "built", "recipe": ["echo"]})).await.expect(201);
+        build["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A template of the platform's of which no host has files.
+    async fn fresh_platform_template(&self) -> String {
+        let id = Id::<sandbar_types::id::Template>::new().uuid();
+        let name = format!("t{}", id.simple());
+        let made = "INSERT INTO templates (id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, ready_at)
+                    SELECT $1, team_id, $2, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, now()
+                    FROM templates WHERE name = 'base'";
+        let pool = self.platform.database.pool();
+        sqlx::query(made).bind(id).bind(&name).execute(pool).await.unwrap();
+        name
     }
 
     /// Somebody who just signed up.
@@ -310,6 +343,22 @@ impl World {
                 let made = api.post("/v1/snapshots", json!({"sandbox_id": self.sandbox})).await.expect(201);
                 let name = made["name"].as_str().unwrap().to_owned();
                 Call { path: vec![("name", name)], ..Call::default() }
+            }
+            "create_build" | "admin_create_build" => {
+                Call::default().with(json!({"name": "built", "recipe": ["echo"]}))
+            }
+            "get_build" | "admin_get_build" | "cancel_build" | "admin_cancel_build" => {
+                Call::on(self.fresh_build().await)
+            }
+            "follow_build" | "admin_follow_build" => {
+                let id = self.fresh_build().await;
+                // It is followed to its end.
+                let api = self.platform.api.with_key(&self.key);
+                api.post(&format!("/v1/builds/{id}/cancel"), json!({})).await.expect(200);
+                Call::on(id)
+            }
+            "admin_delete_template" => {
+                Call { path: vec![("name", self.fresh_platform_template().await)], ..Call::default() }
             }
             "change_profile" => Call::default().with(json!({"name": "Another"})),
             "switch_team" => Call::default().with(json!({"team_id": self.owner.team})),

@@ -21,6 +21,7 @@ use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
+use sandbar_types::recipe::Defaults;
 use sandbar_types::{Id, Ingress, PerResource, SandboxStatus, TemplateKind};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
@@ -65,12 +66,36 @@ impl Control {
         }
         let request = Request {
             team,
+            placed_for: team,
             template,
             checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
             ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
+        };
+        let (control, ctx) = (self.clone(), ctx.clone());
+        self.finish(async move { control.create_in_steps(&ctx, request).await }).await
+    }
+
+    /// Makes the sandbox in which a team's build runs: the platform's, so that no team sees it, on a host that may run the team's. It has
+    /// nothing of the template's environment: steps are given theirs. The work goes on when the caller goes away.
+    pub(crate) async fn build_sandbox_create(
+        &self,
+        ctx: &OpContext,
+        placed_for: Id<Team>,
+        template: TemplateRow,
+        new: &NewSandbox,
+    ) -> Result<Sandbox, SandboxError> {
+        let request = Request {
+            team: Id::PLATFORM,
+            placed_for,
+            template: TemplateRow { defaults: Defaults::default(), ..template },
+            checked: validate::new_sandbox(new)?,
+            metadata: new.metadata.clone(),
+            env: new.env.clone(),
+            ingress: new.ingress.clone(),
+            key: None,
         };
         let (control, ctx) = (self.clone(), ctx.clone());
         self.finish(async move { control.create_in_steps(&ctx, request).await }).await
@@ -134,13 +159,13 @@ impl Control {
         request: &Request,
         tried: &[Id<Host>],
     ) -> Result<Placed, SandboxError> {
-        let Request { team, template, .. } = request;
+        let Request { placed_for, template, .. } = request;
         let need = Need { demand: demand_of(template), arch: template.arch, vmm: template.vmm };
         let scheduling = self.config().scheduling;
         let (limits, turn) = (self.config().limits(), self.next_turn());
         let mut sample = scheduling.sample();
         let placed = loop {
-            let mut candidates = self.store().host_candidates(*team, template.id, sample).await?;
+            let mut candidates = self.store().host_candidates(*placed_for, template.id, sample).await?;
             // Nothing new goes to a host that does not answer, though its silence is not yet long enough for the monitor.
             candidates
                 .retain(|host| !tried.contains(&host.host_id) && self.host_clients().answers(host.host_id));
@@ -173,7 +198,7 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, template, checked, metadata, env: _, ingress, key } = request;
+        let Request { team, placed_for: _, template, checked, metadata, env: _, ingress, key } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // Before the row is made, which would be counted.
@@ -207,7 +232,10 @@ impl Control {
                 KeyUse::Failed => tx.idempotency_retake(*team, key, hash, id).await?,
             }
         }
-        room.take(&PerResource::of_sandbox(template.vcpus, template.memory_mb))?;
+        // The platform's own are those of its build workers, and no more than those are.
+        if *team != Id::PLATFORM {
+            room.take(&PerResource::of_sandbox(template.vcpus, template.memory_mb))?;
+        }
         match tx.host_room(host, demand_of(template), self.config().limits(), Purpose::New).await? {
             Room::Enough => {}
             Room::Full => return Ok(Err(NoHostReason::Full)),
@@ -235,16 +263,21 @@ impl Control {
         row: &SandboxRow,
         request: &Request,
     ) -> Result<RunningOn, HostError> {
+        let defaults = &request.template.defaults;
+        // What the caller says comes before what the template's recipe said.
+        let env: BTreeMap<_, _> = defaults.env.iter().chain(&request.env).collect();
         let call = CreateSandboxRequest {
             id: row.id.to_string(),
             template_id: row.template_id.to_string(),
             access_token: self.guest_key().token(row.id).expose_secret().to_owned(),
-            env: request.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            env: env.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             timeout_sec: row.timeout_sec,
             hostname: row.id.to_string(),
             on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
             timeout_from: timeout_from_word(Some(row.timeout_from)).into(),
             network: network_word(&row.network).into(),
+            default_user: defaults.user.clone().unwrap_or_default(),
+            default_workdir: defaults.workdir.clone().unwrap_or_default(),
             ..Default::default()
         };
         let answer = client.create_sandbox(call, self.config().create_deadline).await?;
@@ -330,7 +363,10 @@ impl Control {
 
 /// A request that was checked, with all that the steps need.
 struct Request {
+    /// Whose it is.
     team: Id<Team>,
+    /// Whose hosts and files it may use.
+    placed_for: Id<Team>,
     template: TemplateRow,
     checked: Checked,
     metadata: BTreeMap<String, String>,

@@ -241,7 +241,7 @@ impl ExecOutput {
 }
 
 impl Command {
-    pub(super) fn validate(&self) -> Result<(), InvalidSandbox> {
+    pub(crate) fn validate(&self) -> Result<(), InvalidSandbox> {
         super::validate::command(self)
     }
 

@@ -166,6 +166,7 @@ impl Control {
                 vmm,
                 host_id,
                 source_id: source.id,
+                defaults: None,
                 operation: &operation.to_value(),
             })
             .await;

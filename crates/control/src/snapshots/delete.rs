@@ -27,6 +27,18 @@ impl Control {
         self.finish(async move { control.delete_in_steps(&ctx, &row).await }).await
     }
 
+    /// The same, of one of the platform's.
+    pub(crate) async fn platform_template_delete(
+        &self,
+        ctx: &OpContext,
+        name: &TemplateName,
+    ) -> Result<(), SnapshotError> {
+        let row = self.store().template_by_name(Id::PLATFORM, name).await?;
+        let row = row.ok_or_else(|| SnapshotError::NotFound { name: name.clone() })?;
+        let (control, ctx) = (self.clone(), ctx.clone());
+        self.finish(async move { control.delete_in_steps(&ctx, &row).await }).await
+    }
+
     /// Reads all files of a snapshot on one of its hosts and holds them against what they were when it was made: how many bytes
     /// that were.
     pub async fn snapshot_verify(&self, ctx: &OpContext, name: &TemplateName) -> Result<u64, SnapshotError> {

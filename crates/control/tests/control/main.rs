@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
 
 mod bootstrap;
+mod builds;
 mod create;
 mod fleet;
 mod fleet_simulation;

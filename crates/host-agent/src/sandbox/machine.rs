@@ -16,7 +16,7 @@ use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles, process}
 use super::CreateRequest;
 use super::activity::now_unix_ms;
 use crate::error::{Error, chain};
-use crate::guest::{GuestClient, Identity};
+use crate::guest::{Defaults, GuestClient, Identity};
 use crate::journal::{Birth, Phase, Record};
 use crate::resources::{Resources, blocking};
 
@@ -203,7 +203,12 @@ impl Holdings {
         self.restrict_fresh(resources, &record.network).await?;
         let process = self.start(resources, &record.machine, &slot, &files, &image.state).await?;
         let token = record.access_token.as_str();
-        let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+        let identity = Identity {
+            access_token: token,
+            hostname: &record.hostname,
+            env: None,
+            defaults: Defaults::default(),
+        };
         let guest = identify(resources, &slot, &identity, Some(token)).await?;
         let deadline = record.deadline.since(now_unix_ms());
         let record = record.advance(Phase::Running { process }).with_deadline(deadline);
@@ -251,6 +256,7 @@ async fn introduce(
         access_token: &request.access_token,
         hostname: &request.hostname,
         env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
+        defaults: Defaults { user: request.user.as_deref(), workdir: request.workdir.as_deref() },
     };
     let guest = identify(resources, &slot, &identity, token.as_deref()).await?;
     let now = now_unix_ms();

@@ -119,6 +119,10 @@ pub(crate) struct CreateRequest {
     pub(crate) access_token: String,
     /// Environment of all its commands; none: as in the machine that it is copied from.
     pub(crate) env: Option<Vec<(String, String)>>,
+    /// Who its commands run as where they do not say; none: as in the machine that it is copied from.
+    pub(crate) user: Option<String>,
+    /// Where; the same.
+    pub(crate) workdir: Option<String>,
     /// When it ends by itself.
     pub(crate) deadline: Deadline,
     /// Its guest's hostname.

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::actor::Actor;
 use crate::error::{Error, chain};
-use crate::guest::Identity;
+use crate::guest::{Defaults, Identity};
 use crate::push::{self, Push};
 
 /// Between two pushes that are heard: a guest may push without end, and each has its host ask the guest something.
@@ -92,7 +92,12 @@ impl Actor {
                 return Ok(());
             }
             let token = record.access_token.as_str();
-            let identity = Identity { access_token: token, hostname: &record.hostname, env: None };
+            let identity = Identity {
+                access_token: token,
+                hostname: &record.hostname,
+                env: None,
+                defaults: Defaults::default(),
+            };
             running.guest.init(&identity, Some(token)).await?;
             tracing::info!(sandbox = %self.id, "its guest was told again who it is");
             Ok::<_, Error>(())

@@ -9,7 +9,7 @@ use sandbar_vmm::{Machine, MachineSpec, SnapshotFiles};
 
 use crate::error::{Error, chain};
 use crate::exec;
-use crate::guest::{GuestClient, Identity};
+use crate::guest::{Defaults, GuestClient, Identity};
 use crate::resources::{Resources, blocking};
 
 /// Who a spare's guest is until it is somebody's sandbox.
@@ -65,7 +65,12 @@ impl Spare {
 
     async fn warm_up(&self, resources: &Resources, current_token: Option<&str>) -> Result<(), Error> {
         let guest = GuestClient::new(self.slot.host_ip, self.token.clone());
-        let identity = Identity { access_token: &self.token, hostname: HOSTNAME, env: None };
+        let identity = Identity {
+            access_token: &self.token,
+            hostname: HOSTNAME,
+            env: None,
+            defaults: Defaults::default(),
+        };
         tokio::time::timeout(resources.deadlines.guest_init, guest.init(&identity, current_token))
             .await
             .map_err(|_| Error::Timeout("the spare's guest did not answer in time".into()))??;

@@ -12,6 +12,7 @@ mod sandbox;
 mod shell;
 mod snapshot;
 mod table;
+mod template;
 
 pub(crate) use cp::CpArgs;
 pub(crate) use endpoint::EndpointArgs;
@@ -19,6 +20,7 @@ pub(crate) use host::HostArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::SandboxArgs;
 pub(crate) use snapshot::SnapshotArgs;
+pub(crate) use template::TemplateArgs;
 
 /// How `run`, `exec` end where it is not the command's own code that counts. As `timeout` and container tools have it.
 pub(crate) mod exit {

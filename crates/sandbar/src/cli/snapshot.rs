@@ -56,7 +56,7 @@ struct CreateArgs {
 
 /// List snapshots, newest first: the team's and the platform's
 #[derive(Debug, Args)]
-struct ListArgs {
+pub(super) struct ListArgs {
     /// Only `base` (a disk alone) or only `snapshot` (with memory)
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<TemplateKind>,
@@ -68,7 +68,7 @@ struct ListArgs {
 
 /// Delete snapshots; sandboxes that were made from them go on
 #[derive(Debug, Args)]
-struct DeleteArgs {
+pub(super) struct DeleteArgs {
     /// The snapshots
     #[arg(value_name = "NAME", required = true)]
     names: Vec<TemplateName>,
@@ -105,7 +105,7 @@ async fn create(client: &Client, args: &CreateArgs) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(client: &Client, args: &ListArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn list(client: &Client, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let snapshots = client.snapshots(args.kind).await?;
     if args.json {
         print_json(&snapshots)?;
@@ -116,7 +116,7 @@ async fn list(client: &Client, args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Goes on after a failure: the others are to be deleted all the same.
-async fn delete(client: &Client, args: &DeleteArgs) -> ExitCode {
+pub(super) async fn delete(client: &Client, args: &DeleteArgs) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in &args.names {
         match client.delete_snapshot(name).await {

@@ -2,6 +2,7 @@
 //!
 //! It knows the contract, not the server's types: the same program speaks to a control plane of another version.
 
+mod builds;
 mod error;
 mod exec;
 mod files;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 
+pub(crate) use builds::{Build, BuildEvent, NewBuild, StepLog};
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use hosts::{Host, NewHost, Running};

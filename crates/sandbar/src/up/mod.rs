@@ -31,7 +31,7 @@ use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_api::{Limits, Origin, RequestRate, Throttle};
 use sandbar_control::Control;
-use sandbar_control::config::Scheduling;
+use sandbar_control::config::{BuildConfig, Scheduling};
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use sandbar_types::Resource;
@@ -145,6 +145,14 @@ pub(crate) struct UpArgs {
         value_parser = default_quota
     )]
     default_quotas: Vec<(Resource, u64)>,
+
+    /// Builds of templates that run at the same time
+    #[arg(long, env = "SANDBAR_BUILD_WORKERS", value_name = "N", default_value_t = 2)]
+    build_workers: usize,
+
+    /// Redis to queue builds in, for control planes that share one; it has a database of Redis's to itself [default: the database]
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
 
     /// Return once the platform is ready, and leave it running in the background
     #[arg(long, short)]
@@ -359,6 +367,11 @@ impl Start<'_> {
             scheduling: self.args.scheduling,
             oauth,
             domain: self.args.edge.domain()?,
+            builds: BuildConfig {
+                workers: self.args.build_workers,
+                redis_url: self.args.redis_url.clone(),
+                ..BuildConfig::default()
+            },
             ..sandbar_control::Config::default()
         };
         Ok(Control::start(store, &master_key, config).await?)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
 
 mod audit;
+mod builds;
 mod hosts;
 mod people;
 mod quotas;

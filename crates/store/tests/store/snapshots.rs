@@ -29,6 +29,7 @@ impl World {
             vmm: VmmKind::Qemu,
             host_id: self.host,
             source_id: Id::new(),
+            defaults: None,
             operation: &operation("create"),
         })
         .await?;

@@ -3,6 +3,7 @@
 mod quotas;
 mod sandboxes;
 mod teams;
+mod templates;
 mod users;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -19,4 +20,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(users::admin_list_users))
         .routes(routes!(users::admin_set_admin))
         .routes(routes!(sandboxes::admin_list_sandboxes))
+        .routes(routes!(templates::admin_list_templates))
+        .routes(routes!(templates::admin_delete_template))
+        .nest("/builds", crate::v1::builds::admin_routes())
 }

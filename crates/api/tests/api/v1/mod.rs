@@ -2,6 +2,7 @@ mod admin;
 mod api_keys;
 mod audit_logs;
 mod auth;
+mod builds;
 mod fleet;
 mod hosts;
 mod me;

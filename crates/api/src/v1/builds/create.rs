@@ -1,0 +1,90 @@
+//! Asking for a build.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use sandbar_control::builds::{BuildScope, NewBuild};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::Build;
+use crate::AppState;
+use crate::auth::{Caller, PersonCaller};
+use crate::error::ApiError;
+use crate::extract::JsonBody;
+use crate::schema::BuildRefusals;
+
+/// What to build.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct CreateBuild {
+    /// The template's name. One of the team's that has it is replaced once this one is complete.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", example = "python-tools")]
+    name: String,
+    /// The template that it starts from, where the recipe has no `FROM`; `base` by default.
+    base_template: Option<String>,
+    /// Its lines: `RUN [--timeout=5m] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
+    /// comments, lines that go on after a backslash. `FROM`, if there is one, comes first.
+    #[schema(example = json!(["RUN pip install numpy", "ENV MODE=fast"]))]
+    recipe: Vec<String>,
+    /// A shell line that succeeds once the sandbox is as it is to be kept; it is tried until it does.
+    healthcheck: Option<String>,
+    /// For how long, in seconds; 120 by default.
+    #[schema(minimum = 1, maximum = 3600)]
+    healthcheck_sec: Option<u32>,
+    /// A template has its base's size: that, or nothing.
+    #[schema(minimum = 1, maximum = 32)]
+    vcpus: Option<u32>,
+    /// The same.
+    #[schema(minimum = 128, maximum = 131_072)]
+    memory_mb: Option<u32>,
+}
+
+impl From<CreateBuild> for NewBuild {
+    fn from(body: CreateBuild) -> Self {
+        let CreateBuild { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb } =
+            body;
+        Self { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb }
+    }
+}
+
+/// Builds a template of the team: its keys may, and its admins. The build waits for a worker when this returns.
+///
+/// A worker makes a sandbox of the base, runs the recipe's steps in it one after the other, and keeps it, with its memory and the
+/// processes that it started, as the template. Steps run as root in `/` unless the base or the recipe says otherwise. Environment,
+/// working folder and user that the recipe leaves are those of commands in the template's sandboxes.
+#[utoipa::path(
+    post,
+    path = "",
+    operation_id = "create_build",
+    tag = "builds",
+    request_body = CreateBuild,
+    responses((status = 201, description = "It waits for a worker", body = Build), BuildRefusals),
+    security(("api_key" = [])),
+)]
+pub(crate) async fn create_build(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    JsonBody(body): JsonBody<CreateBuild>,
+) -> Result<(StatusCode, Json<Build>), ApiError> {
+    let build = app.control.build_create(&ctx, BuildScope::Team, &body.into()).await?;
+    Ok((StatusCode::CREATED, Json(build.into())))
+}
+
+/// Builds a template of the platform, which is everybody's.
+#[utoipa::path(
+    post,
+    path = "",
+    operation_id = "admin_create_build",
+    tag = "admin",
+    request_body = CreateBuild,
+    responses((status = 201, description = "It waits for a worker", body = Build), BuildRefusals),
+    security(("bearer" = [])),
+)]
+pub(crate) async fn admin_create_build(
+    State(app): State<AppState>,
+    PersonCaller(ctx): PersonCaller,
+    JsonBody(body): JsonBody<CreateBuild>,
+) -> Result<(StatusCode, Json<Build>), ApiError> {
+    let build = app.control.build_create(&ctx, BuildScope::Platform, &body.into()).await?;
+    Ok((StatusCode::CREATED, Json(build.into())))
+}

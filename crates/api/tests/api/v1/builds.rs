@@ -1,0 +1,125 @@
+use std::time::Duration;
+
+use sandbar_control::Config;
+use sandbar_control::config::BuildConfig;
+use sandbar_testkit::sim_host::Rpc;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::platform::{Platform, config};
+
+/// Longer than a build takes on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn platform() -> Platform {
+    let builds = BuildConfig { sweep: Duration::from_millis(100), ..BuildConfig::default() };
+    Platform::start_with(Config { builds, ..config() }).await
+}
+
+/// The events of a build, to its end: name and data.
+async fn follow(api: &Client, path: &str) -> Vec<(String, Value)> {
+    let answer = tokio::time::timeout(PATIENCE, api.get(path)).await.expect("the build ends");
+    assert_eq!((answer.status, answer.headers["content-type"].to_str().unwrap()), (200, "text/event-stream"));
+    let text = String::from_utf8(answer.bytes).unwrap();
+    let events = text.split("\n\n").filter_map(|event| {
+        let (name, data) = event.strip_prefix("event: ")?.split_once("\ndata: ")?;
+        Some((name.to_owned(), serde_json::from_str(data).unwrap()))
+    });
+    events.collect()
+}
+
+#[tokio::test]
+async fn a_build_is_asked_for_followed_listed_and_its_template_used() {
+    let platform = platform().await;
+    let api = &platform.api;
+    let body = json!({
+        "name": "tools", "recipe": ["FROM base", "RUN echo one", "warn two"], "healthcheck": "echo", "healthcheck_sec": 5,
+    });
+    let begun = api.post("/v1/builds", body).await.expect(201);
+    assert_eq!((&begun["status"], &begun["total_steps"]), (&json!("pending"), &json!(4)));
+    let path = format!("/v1/builds/{}", begun["id"].as_str().unwrap());
+    let _workers = platform.successor().await;
+
+    let events = follow(api, &format!("{path}/logs/stream")).await;
+    let (name, last) = events.last().unwrap();
+    assert_eq!((name.as_str(), &last["status"], &last["error"]), ("build", &json!("success"), &Value::Null));
+    let text = |step: u32, stream: &str| -> String {
+        let of_step = events.iter().filter(|(name, data)| name == "log" && data["step"] == step);
+        of_step.map(|(_, data)| data[stream].as_str().unwrap()).collect()
+    };
+    assert_eq!((text(1, "stdout"), text(2, "stderr")), ("one\n".to_owned(), "two\n".to_owned()));
+
+    let build = api.get(&path).await.expect(200);
+    let logs = build["logs"].as_array().unwrap();
+    let told: Vec<_> = logs.iter().map(|log| (log["cmd"].as_str().unwrap(), &log["exit_code"])).collect();
+    let (zero, none) = (json!(0), Value::Null);
+    let expected = [
+        ("RUN echo one", &zero),
+        ("RUN warn two", &zero),
+        ("HEALTHCHECK echo", &zero),
+        ("KEEP tools", &none),
+    ];
+    assert_eq!(told, expected);
+    assert!(build["finished_at"].is_string() && logs[0]["duration_ms"].is_u64());
+    let list = api.get("/v1/builds").await.expect(200);
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["id"]), (1, &begun["id"]));
+    api.post(&format!("{path}/cancel"), json!({})).await.refused(409, "invalid_state");
+    api.post("/v1/sandboxes", json!({"template": "tools"})).await.expect(201);
+    // The sandbox in which it was built was nobody's to see.
+    assert_eq!(api.get("/v1/sandboxes?status=stopped").await.expect(200), json!([]));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_recipe_is_told_with_its_line() {
+    let platform = platform().await;
+    let refused = async |recipe: Value| {
+        let body = json!({"name": "tools", "recipe": recipe});
+        platform.api.post("/v1/builds", body).await.refused(400, "invalid_request")
+    };
+    assert!(
+        refused(json!(["RUN a", "", "COPY a b"])).await.starts_with("recipe: line 3: COPY is not possible")
+    );
+    assert!(refused(json!(["FROM debian:12", "a"])).await.contains("registry"));
+    assert!(refused(json!(["FROM nothing", "a"])).await.contains("there is no template nothing"));
+    assert!(refused(json!([])).await.contains("no steps"));
+    platform.api.post("/v1/builds", json!({"name": "tools"})).await.refused(400, "invalid_request");
+    platform.api.get("/v1/builds/bld-x").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_build_of_the_platforms_makes_a_template_for_everybody() {
+    let platform = platform().await;
+    let admin = platform.first_person().await.api;
+    let _workers = platform.successor().await;
+    let body = json!({"name": "shared", "recipe": ["echo"]});
+    let begun = admin.post("/v1/admin/builds", body).await.expect(201);
+    let path = format!("/v1/admin/builds/{}", begun["id"].as_str().unwrap());
+    let events = follow(&admin, &format!("{path}/logs/stream")).await;
+    assert_eq!(events.last().unwrap().1["status"], "success");
+    // The team's own routes do not know it.
+    admin.get(&path.replace("/admin", "")).await.refused(404, "not_found");
+    let stranger = platform.stranger().await;
+    stranger.post("/v1/sandboxes", json!({"template": "shared"})).await.expect(201);
+    let taken = json!({"name": "shared", "recipe": ["echo"]});
+    stranger.post("/v1/builds", taken).await.refused(409, "name_reserved");
+    let list = admin.get("/v1/admin/templates").await.expect(200);
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["name"]), (2, &json!("shared")));
+    admin.delete("/v1/admin/templates/shared").await.expect(204);
+    admin.delete("/v1/admin/templates/shared").await.refused(404, "not_found");
+    admin.delete("/v1/admin/templates/base").await.refused(403, "forbidden");
+}
+
+#[tokio::test]
+async fn a_cancelled_build_is_followed_to_its_end() {
+    let platform = platform().await;
+    let _workers = platform.successor().await;
+    let body = json!({"name": "slow", "recipe": ["sleep"]});
+    let begun = platform.api.post("/v1/builds", body).await.expect(201);
+    let path = format!("/v1/builds/{}", begun["id"].as_str().unwrap());
+    platform.host.arrived(Rpc::ExecStream, 1).await;
+    let stream = format!("{path}/logs/stream");
+    let cancelled = async { platform.api.post(&format!("{path}/cancel"), json!({})).await.expect(200) };
+    let (events, _) = tokio::join!(follow(&platform.api, &stream), cancelled);
+    assert_eq!(events.last().unwrap().1["status"], "cancelled");
+    platform.host.sandboxes_are(0).await;
+}

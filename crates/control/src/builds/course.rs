@@ -1,0 +1,388 @@
+//! One attempt at a build: a sandbox of the base, the steps in it, the healthcheck, the template.
+//!
+//! May be dropped at any await: the sandbox bears the claim's name, and whoever drops this destroys what bears it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sandbar_store::StoreError;
+use sandbar_store::audit::Outcome as Told;
+use sandbar_store::builds::{BuildRow, Claim, Ended};
+use sandbar_store::snapshots::{Naming, NewSnapshotRow};
+use sandbar_store::templates::{CompleteTemplate, TemplateRow};
+use sandbar_types::id::{Host, Template};
+use sandbar_types::recipe::{Action, Recipe, State};
+use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, TemplateKind};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::output::{StepLog, Stream};
+use super::told;
+use crate::operation::Operation;
+use crate::sandboxes::{
+    CallSite, Command, ExecEvent, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError, Stdin,
+};
+use crate::{Control, OpContext};
+
+/// A sandbox that nobody uses for this long ends by itself, whatever became of the platform.
+const IDLE_LIMIT_SEC: u32 = 1800;
+/// How long one run of the healthcheck may take.
+const HEALTH_RUN_SEC: u32 = 30;
+/// How long the platform's own commands in the sandbox may take.
+const OWN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How much longer than its limit a step may take until it is given up.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// There is a template, and the rows say so.
+    Success,
+    /// Another attempt would come to the same.
+    Failed(String),
+    /// Another attempt may come to something else.
+    Again(String),
+    /// Nobody wants it any more.
+    Cancelled,
+    /// Another has the build.
+    Lost,
+    /// This control plane goes down.
+    Stopped,
+}
+
+/// Why an attempt broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
+    #[error("the step took too long")]
+    Late,
+    #[error("the claim is lost")]
+    Lost,
+    #[error("the database failed")]
+    Store(#[from] StoreError),
+}
+
+impl From<Broken> for Outcome {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Failed(reason) => Self::Failed(reason),
+            Broken::Quota(error) => Self::Failed(error.to_string()),
+            Broken::Late => Self::Failed(broken.to_string()),
+            Broken::Lost => Self::Lost,
+            Broken::Store(StoreError::TeamGone) => Self::Cancelled,
+            Broken::Store(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a build broke off");
+                Self::Again("an internal error occurred".to_owned())
+            }
+            Broken::Sandbox(error) => {
+                tracing::info!(error = &error as &dyn std::error::Error, "a build's sandbox broke");
+                match error.code() {
+                    ErrorCode::InvalidState
+                    | ErrorCode::HostUnavailable
+                    | ErrorCode::AgentError
+                    | ErrorCode::NoHostsAvailable
+                    | ErrorCode::InternalError
+                    | ErrorCode::NotFound => Self::Again(told(&error)),
+                    _ => Self::Failed(told(&error)),
+                }
+            }
+        }
+    }
+}
+
+/// An attempt under way.
+struct Course<'a> {
+    control: &'a Control,
+    ctx: &'a OpContext,
+    claim: Claim,
+    build: &'a BuildRow,
+    sandbox: Sandbox,
+    state: State,
+    step: u32,
+}
+
+impl Control {
+    /// One attempt, to its end.
+    pub(super) async fn build_attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Outcome {
+        match self.attempt(ctx, claim, build).await {
+            Ok(()) => Outcome::Success,
+            Err(broken) => broken.into(),
+        }
+    }
+
+    async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
+        let recipe =
+            read(&build.recipe).ok_or_else(|| Broken::Failed("the recipe cannot be read".to_owned()))?;
+        let base = self.store().template_by_name(build.team_id, &build.base_template).await?;
+        let base = base.ok_or_else(|| {
+            Broken::Failed(format!("there is no template {} any more", build.base_template))
+        })?;
+        let metadata = [("build", build.id.uuid().to_string()), ("worker", claim.worker.to_string())];
+        let new = NewSandbox {
+            template: Some(base.name.to_string()),
+            timeout_sec: Some(IDLE_LIMIT_SEC),
+            on_timeout: Some(OnTimeout::Kill),
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..NewSandbox::default()
+        };
+        let sandbox = self.build_sandbox_create(ctx, build.team_id, base.clone(), &new).await?;
+        let state = State::new(base.defaults.clone());
+        let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
+        for step in &recipe.steps {
+            let action = course.state.take(step);
+            course.step(&step.to_string(), &action).await?;
+        }
+        if let Some(healthcheck) = &build.healthcheck {
+            course.healthcheck(healthcheck).await?;
+        }
+        course.keep(&base).await
+    }
+}
+
+/// The recipe out of a row.
+pub(super) fn read(lines: &Value) -> Option<Recipe> {
+    let lines: Vec<&str> = lines.as_array()?.iter().map(Value::as_str).collect::<Option<_>>()?;
+    lines.join("\n").parse().ok()
+}
+
+impl<'a> Course<'a> {
+    /// Goes on to the next step, and begins its log.
+    async fn next(&mut self, cmd: &str) -> Result<StepLog<'a>, Broken> {
+        self.step += 1;
+        let control: &'a Control = self.control;
+        let store = control.store();
+        if !store.build_progress(self.claim, self.step, self.sandbox.id).await? {
+            return Err(Broken::Lost);
+        }
+        Ok(StepLog::begin(store, self.claim, self.step, cmd).await?)
+    }
+
+    /// A shell line as the steps before have left it.
+    fn shell(&self, line: &str) -> Command {
+        Command {
+            cmd: "/bin/sh".to_owned(),
+            args: vec!["-c".to_owned(), line.to_owned()],
+            env: self.state.env().clone(),
+            cwd: Some(self.state.workdir().to_owned()),
+            user: Some(self.state.user().to_owned()),
+        }
+    }
+
+    async fn step(&mut self, cmd: &str, action: &Action) -> Result<(), Broken> {
+        let number = self.step + 1;
+        let limit = self.control.config().builds.step_limit;
+        let (command, limit) = match action {
+            Action::None => {
+                self.next(cmd).await?.end(Some(0)).await?;
+                return Ok(());
+            }
+            Action::Start { command } => return self.start(cmd, &self.shell(command)).await,
+            Action::Run { command, timeout } => (self.shell(command), timeout.unwrap_or(limit)),
+            Action::MakeFolder { path } => (make_folder(path), OWN_LIMIT),
+        };
+        let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
+        let mut log = self.next(cmd).await?;
+        let ran = run(control, ctx, &sandbox, &command, limit, &mut log);
+        // The host ends it in time; one that does not must not keep a worker.
+        let ran = tokio::time::timeout(limit + MARGIN, ran).await.unwrap_or(Err(Broken::Late));
+        let exit_code = ran.as_ref().ok().copied();
+        log.end(exit_code).await?;
+        match ran {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(Broken::Failed(format!("step {number} ({cmd}) failed: exit code {code}"))),
+            Err(Broken::Late | Broken::Sandbox(SandboxError::Timeout { .. })) => {
+                let seconds = limit.as_secs();
+                Err(Broken::Failed(format!("step {number} ({cmd}) took longer than {seconds} s")))
+            }
+            Err(Broken::Sandbox(error))
+                if matches!(error.code(), ErrorCode::InvalidRequest | ErrorCode::NotFound) =>
+            {
+                Err(Broken::Failed(format!("step {number} ({cmd}) cannot be run: {error}")))
+            }
+            Err(broken) => Err(broken),
+        }
+    }
+
+    /// Starts a process, and leaves it running.
+    async fn start(&mut self, cmd: &str, command: &Command) -> Result<(), Broken> {
+        let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
+        let log = self.next(cmd).await?;
+        let options = ExecStreamOptions { timeout: None, on_close: OnClose::Detach, stdin: Stdin::Closed };
+        let mut stream = control.sandbox_exec_stream(ctx, &sandbox, command, options).await?;
+        while let Some(event) = stream.output.next().await? {
+            if let ExecEvent::Started { .. } = event {
+                break;
+            }
+        }
+        Ok(log.end(None).await?)
+    }
+
+    /// Asks until the sandbox is well, or its time is over.
+    async fn healthcheck(&mut self, line: &str) -> Result<(), Broken> {
+        let command = self.shell(line);
+        let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
+        let limit = Duration::from_secs(self.build.healthcheck_sec.into());
+        let interval = control.config().builds.health_interval;
+        let mut log = self.next(&format!("HEALTHCHECK {line}")).await?;
+        let until = Instant::now() + limit;
+        loop {
+            let ran = control.sandbox_exec(ctx, &sandbox, &command, Some(HEALTH_RUN_SEC)).await;
+            let (exit_code, out, err) = match ran {
+                Ok(ended) => (Some(ended.exit_code), ended.stdout, ended.stderr),
+                Err(SandboxError::Timeout { .. }) => (None, Default::default(), Default::default()),
+                Err(error) => return Err(error.into()),
+            };
+            if exit_code == Some(0) {
+                return Ok(log.end(exit_code).await?);
+            }
+            if Instant::now() >= until {
+                // Of all its runs the last one's words tell most.
+                log.take(Stream::Stdout, &out).await?;
+                log.take(Stream::Stderr, &err).await?;
+                log.end(exit_code).await?;
+                return Err(Broken::Failed(format!(
+                    "the healthcheck did not pass within {} s",
+                    limit.as_secs()
+                )));
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    /// Keeps the sandbox as the template. The template, the build's end and the event are one transaction.
+    async fn keep(mut self, base: &TemplateRow) -> Result<(), Broken> {
+        let name = self.build.name.clone();
+        // Its end is the build's, which nothing can follow.
+        self.next(&format!("KEEP {name}")).await?.end(None).await?;
+        let Self { control, claim, build, sandbox, state, .. } = self;
+        let missing = || SandboxError::Missing { id: sandbox.id };
+        let (Some(host), Some(address)) = (sandbox.host_id, &sandbox.host_address) else {
+            return Err(missing().into());
+        };
+        let id = Id::new();
+        let defaults = serde_json::to_value(state.into_defaults());
+        let defaults = defaults.map_err(|_| Broken::Failed("its defaults cannot be kept".to_owned()))?;
+        let mut tx = control.store().begin().await?;
+        let mut room = control.headroom(&mut tx, build.team_id).await?;
+        let is_new = !tx.snapshot_name_is_taken(build.team_id, &name).await?;
+        if is_new && build.team_id != Id::PLATFORM {
+            room.take(&PerResource::of_snapshot())?;
+        }
+        tx.snapshot_reserve(&NewSnapshotRow {
+            id,
+            team_id: build.team_id,
+            name: &name,
+            naming: Naming::Replace,
+            kind: TemplateKind::Snapshot,
+            vcpus: sandbox.vcpus,
+            memory_mb: sandbox.memory_mb,
+            arch: base.arch,
+            vmm: base.vmm,
+            host_id: host,
+            source_id: sandbox.id,
+            defaults: Some(&defaults),
+            // The trail hears of the build, not of this.
+            operation: &json!({}),
+        })
+        .await?;
+        tx.commit().await?;
+
+        let published = publish(control, claim, &sandbox, (host, address), id).await;
+        if published.is_err() {
+            control.snapshot_abandoned(id).await?;
+        }
+        // Files are owed to be deleted: of the template that was replaced, or of this one.
+        control.wants_reconcile(host);
+        published
+    }
+}
+
+/// Has the host keep the sandbox, and writes down what comes of it.
+async fn publish(
+    control: &Control,
+    claim: Claim,
+    sandbox: &Sandbox,
+    (host, address): (Id<Host>, &str),
+    id: Id<Template>,
+) -> Result<(), Broken> {
+    let limit = control.config().snapshot_deadline;
+    let client = control.host_clients().get(host, address);
+    let (complete, _) = client
+        .snapshot_sandbox(sandbox.id, id, limit)
+        .await
+        .map_err(|error| control.host_failed(CallSite::of(sandbox, "keeping the template", limit), error))?;
+    let sizes = CompleteTemplate {
+        vcpus: complete.vcpus,
+        memory_mb: complete.memory_mb,
+        disk_mb: complete.disk_mb,
+        size_bytes: complete.size_bytes,
+        compatibility: &complete.compatibility,
+    };
+    let mut tx = control.store().begin().await?;
+    if tx.snapshot_publish(id, host, &sizes).await?.is_none() {
+        // It was given up as overdue.
+        return Err(SandboxError::Interrupted { id: sandbox.id }.into());
+    }
+    let row = tx.build_end(claim, Ended::Success(id)).await?.ok_or(Broken::Lost)?;
+    tx_tell(&mut tx, &row, Told::Success).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Tells the trail how a build ended, on behalf of whoever asked for it.
+pub(super) async fn tx_tell(
+    tx: &mut sandbar_store::Tx,
+    row: &BuildRow,
+    outcome: Told,
+) -> Result<(), StoreError> {
+    let Some(operation) = Operation::read(row.operation.as_ref()) else { return Ok(()) };
+    let mut metadata = json!({ "build": row.id, "base_template": row.base_template });
+    if let (Some(error), Value::Object(map)) = (&row.error, &mut metadata) {
+        map.insert("error".to_owned(), error.as_str().into());
+    }
+    tx.audit(&operation.template_event(row.team_id, &row.name, outcome, metadata)).await
+}
+
+fn make_folder(path: &str) -> Command {
+    Command {
+        cmd: "/bin/mkdir".to_owned(),
+        args: vec!["-p".to_owned(), "--".to_owned(), path.to_owned()],
+        env: BTreeMap::new(),
+        cwd: Some("/".to_owned()),
+        user: Some("root".to_owned()),
+    }
+}
+
+/// Runs a command to its end: its exit code.
+async fn run(
+    control: &Control,
+    ctx: &OpContext,
+    sandbox: &Sandbox,
+    command: &Command,
+    limit: Duration,
+    log: &mut StepLog<'_>,
+) -> Result<i32, Broken> {
+    let options = ExecStreamOptions { timeout: Some(limit), on_close: OnClose::Kill, stdin: Stdin::Closed };
+    let mut stream = control.sandbox_exec_stream(ctx, sandbox, command, options).await?;
+    loop {
+        let event = tokio::select! {
+            event = stream.output.next() => event?,
+            () = log.due() => {
+                log.write().await?;
+                continue;
+            }
+        };
+        match event {
+            Some(ExecEvent::Stdout(bytes)) => log.take(Stream::Stdout, &bytes).await?,
+            Some(ExecEvent::Stderr(bytes)) => log.take(Stream::Stderr, &bytes).await?,
+            Some(ExecEvent::Exit { exit_code, .. }) => return Ok(exit_code),
+            Some(ExecEvent::Started { .. } | ExecEvent::Terminal(_)) => {}
+            None => return Err(SandboxError::Gone { id: sandbox.id }.into()),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Builds: templates made of recipes.
+//!
+//! ```text
+//!   submit ──► row pending ──► queue ──► worker: claim ─► sandbox of the base ─► step, step, step ─► healthcheck ─► snapshot
+//!                                          │                                                                     │
+//!                                          └── lease runs out: another attempt, from the start      one transaction: template,
+//!                                                                                                    build, event
+//! ```
+//!
+//! - The rows are the truth about builds; a queue only says who takes which. `queue`: PostgreSQL, or Redis.
+//! - `submit`: asking for builds, looking at them, cancelling them. `follow`: their progress as it comes.
+//! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template. `output`: logs, bounded.
+//! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
+//! - `news`: who waits is woken by the database.
+//!
+//! A build's sandbox is the platform's and bears the claim's name: no team sees it, and whoever finds it without its claim destroys it.
+
+mod course;
+mod follow;
+mod news;
+mod output;
+mod queue;
+mod submit;
+mod sweep;
+mod worker;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sandbar_store::StoreError;
+use sandbar_store::builds::{BuildLogRow, BuildRow};
+use sandbar_types::id::{self, Team};
+use sandbar_types::name::InvalidName;
+use sandbar_types::recipe::RecipeError;
+use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName};
+
+pub use follow::BuildFollower;
+pub(crate) use news::News;
+pub use queue::QueueError;
+pub(crate) use queue::{BuildQueue, open as open_queue};
+pub use submit::{BuildScope, NewBuild};
+
+use crate::access::AccessError;
+use crate::context::NoTeam;
+use crate::sandboxes::{InvalidSandbox, SandboxError};
+use crate::snapshots::SnapshotError;
+
+/// How builds are run.
+#[derive(Debug, Clone)]
+pub struct BuildConfig {
+    /// How many this control plane runs at the same time. 0 = it leaves them to others.
+    pub workers: usize,
+    /// A worker that is not heard of for this long has died.
+    pub lease: Duration,
+    /// Time between two looks for what dead workers left.
+    pub sweep: Duration,
+    /// How often a build is begun before it has failed.
+    pub attempts: u32,
+    /// How long a step may take that does not say.
+    pub step_limit: Duration,
+    /// Time between two healthchecks.
+    pub health_interval: Duration,
+    /// The shared queue; none = the database.
+    pub redis_url: Option<String>,
+}
+
+impl Default for BuildConfig {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            lease: Duration::from_secs(30),
+            sweep: Duration::from_secs(5),
+            attempts: 3,
+            step_limit: Duration::from_secs(1800),
+            health_interval: Duration::from_secs(1),
+            redis_url: None,
+        }
+    }
+}
+
+/// A build, as it was when it was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the API's own")]
+pub struct Build {
+    pub id: Id<id::Build>,
+    pub team_id: Id<Team>,
+    pub name: TemplateName,
+    pub base_template: TemplateName,
+    pub healthcheck: Option<String>,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub status: BuildStatus,
+    pub current_step: u32,
+    pub total_steps: u32,
+    pub error: Option<String>,
+    pub attempts: u32,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// What one step wrote.
+pub type BuildLog = BuildLogRow;
+
+impl From<BuildRow> for Build {
+    fn from(row: BuildRow) -> Self {
+        let BuildRow {
+            id,
+            team_id,
+            name,
+            base_template,
+            recipe: _,
+            healthcheck,
+            healthcheck_sec: _,
+            vcpus,
+            memory_mb,
+            status,
+            current_step,
+            total_steps,
+            error,
+            template_id: _,
+            sandbox_id: _,
+            attempts,
+            cancel_asked: _,
+            operation: _,
+            created_at,
+            started_at,
+            finished_at,
+        } = row;
+        Self {
+            id,
+            team_id,
+            name,
+            base_template,
+            healthcheck,
+            vcpus,
+            memory_mb,
+            status,
+            current_step,
+            total_steps,
+            error,
+            attempts,
+            created_at,
+            started_at,
+            finished_at,
+        }
+    }
+}
+
+/// Why an operation on a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The caller acts for no team.
+    #[error(transparent)]
+    NoTeam(#[from] NoTeam),
+    /// The caller may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A name that cannot be one.
+    #[error("name: {0}")]
+    Name(#[from] InvalidName),
+    /// The platform has a template of this name.
+    #[error("{name} is the name of a template of the platform: choose another")]
+    Reserved {
+        /// The name.
+        name: TemplateName,
+    },
+    /// The recipe is none.
+    #[error("recipe: {0}")]
+    Recipe(#[from] RecipeError),
+    /// A step's environment, folder or user cannot be one.
+    #[error("recipe: step {step}: {fault}")]
+    Step {
+        /// Which, from 1.
+        step: usize,
+        /// What is wrong.
+        fault: InvalidSandbox,
+    },
+    /// The request names two bases.
+    #[error("base_template is {asked}, and the recipe says FROM {from}: leave one out")]
+    TwoBases {
+        /// The request's.
+        asked: TemplateName,
+        /// The recipe's.
+        from: TemplateName,
+    },
+    /// The base is a registry's image.
+    #[error(
+        "FROM {reference}: building from a registry's image is not available on this platform yet; name a template"
+    )]
+    Image {
+        /// What was said.
+        reference: String,
+    },
+    /// There is no such base.
+    #[error(
+        "there is no template {name}, and building from a registry's image is not available on this platform yet"
+    )]
+    NoBase {
+        /// What was said.
+        name: TemplateName,
+    },
+    /// The base has no memory.
+    #[error("template {name} is a disk image alone: builds start from a template with memory")]
+    BaseWithoutMemory {
+        /// Its name.
+        name: TemplateName,
+    },
+    /// Another size than the base's.
+    #[error("a template has its base's size: {vcpus} vCPUs and {memory_mb} MiB; say so or leave it out")]
+    Size {
+        /// The base's.
+        vcpus: u32,
+        /// The base's.
+        memory_mb: u32,
+    },
+    /// A healthcheck that cannot be one.
+    #[error("healthcheck must be a shell line of 1 to 4096 bytes, and its limit 1 to 3600 seconds")]
+    Healthcheck,
+    /// The team has as many as it may have.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
+    /// There is no such build.
+    #[error("there is no build {id}")]
+    NotFound {
+        /// Which.
+        id: Id<id::Build>,
+    },
+    /// It has ended.
+    #[error("build {id} has ended: it is {status}")]
+    Ended {
+        /// Which.
+        id: Id<id::Build>,
+        /// How.
+        status: BuildStatus,
+    },
+    /// The platform cannot be without it.
+    #[error("{name} is what all else is made of: it cannot be deleted")]
+    Needed {
+        /// Its name.
+        name: TemplateName,
+    },
+    /// A template could not be deleted.
+    #[error(transparent)]
+    Template(#[from] SnapshotError),
+    /// The database failed.
+    #[error("the database failed")]
+    Store(#[from] StoreError),
+}
+
+impl BuildError {
+    /// The code that the API answers with.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoTeam(_) => ErrorCode::NoTeam,
+            Self::Access(error) => error.code(),
+            Self::Name(_)
+            | Self::Recipe(_)
+            | Self::Step { .. }
+            | Self::TwoBases { .. }
+            | Self::Image { .. }
+            | Self::NoBase { .. }
+            | Self::BaseWithoutMemory { .. }
+            | Self::Size { .. }
+            | Self::Healthcheck => ErrorCode::InvalidRequest,
+            Self::Reserved { .. } => ErrorCode::NameReserved,
+            Self::Quota(_) => ErrorCode::RateLimited,
+            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::Ended { .. } => ErrorCode::InvalidState,
+            Self::Needed { .. } => ErrorCode::Forbidden,
+            Self::Template(error) => error.code(),
+            Self::Store(error) => crate::access::store_code(error),
+        }
+    }
+}
+
+/// What a build's owner is told of a failure that is not the recipe's: nothing that is only ours to know.
+fn told(error: &SandboxError) -> String {
+    match error.code() {
+        ErrorCode::InternalError => "an internal error occurred".to_owned(),
+        _ => error.to_string(),
+    }
+}

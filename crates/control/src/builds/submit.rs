@@ -1,0 +1,266 @@
+//! Asking for builds, looking at them, cancelling them; and the platform's templates.
+
+use sandbar_store::Position;
+use sandbar_store::audit::Outcome as Told;
+use sandbar_store::builds::{BuildRow, NewBuildRow};
+use sandbar_types::id::{self, Team};
+use sandbar_types::recipe::{Base, Recipe, State};
+use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName};
+
+use super::course::tx_tell;
+use super::{Build, BuildError, BuildLog};
+use crate::access::{AccessError, Role};
+use crate::bootstrap::BASE;
+use crate::operation::{Action, Operation};
+use crate::sandboxes::Command;
+use crate::templates::Template;
+use crate::{Actor, Control, OpContext, Page, PageRequest};
+
+/// How long a healthcheck may be, and how long it may take to pass.
+const HEALTHCHECK_BYTES: usize = 4096;
+const HEALTHCHECK_SEC: std::ops::RangeInclusive<u32> = 1..=3600;
+const DEFAULT_HEALTHCHECK_SEC: u32 = 120;
+
+/// Whose builds are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildScope {
+    /// The team's that the caller acts for: its templates are its own.
+    Team,
+    /// The platform's, whose templates are everybody's; to look at, those of all teams. For its administrators.
+    Platform,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Default)]
+pub struct NewBuild {
+    /// The template's name. One of the name is replaced once this one is complete.
+    pub name: String,
+    /// What it starts from, where the recipe does not say; by default `base`.
+    pub base_template: Option<String>,
+    /// Its lines.
+    pub recipe: Vec<String>,
+    /// A shell line that succeeds once the sandbox is as it is to be kept.
+    pub healthcheck: Option<String>,
+    /// For how long it is tried.
+    pub healthcheck_sec: Option<u32>,
+    /// The base's, or nothing.
+    pub vcpus: Option<u32>,
+    /// The same.
+    pub memory_mb: Option<u32>,
+}
+
+impl Control {
+    /// Asks for a build. It waits for a worker when this returns.
+    pub async fn build_create(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        new: &NewBuild,
+    ) -> Result<Build, BuildError> {
+        let team = self.builder(ctx, scope).await?;
+        let name: TemplateName = new.name.parse()?;
+        if name.as_str() == BASE
+            || (team != Id::PLATFORM && self.store().snapshot_name_taken(Id::PLATFORM, &name).await?)
+        {
+            return Err(BuildError::Reserved { name });
+        }
+        let recipe: Recipe = new.recipe.join("\n").parse()?;
+        let base = base_of(&recipe, new.base_template.as_deref())?;
+        let Some(template) = self.store().template_by_name(team, &base).await? else {
+            return Err(BuildError::NoBase { name: base });
+        };
+        if template.kind == TemplateKind::Base {
+            return Err(BuildError::BaseWithoutMemory { name: base });
+        }
+        let (vcpus, memory_mb) = (template.vcpus, template.memory_mb);
+        if new.vcpus.is_some_and(|asked| asked != vcpus)
+            || new.memory_mb.is_some_and(|asked| asked != memory_mb)
+        {
+            return Err(BuildError::Size { vcpus, memory_mb });
+        }
+        check_steps(&recipe, State::new(template.defaults))?;
+        let healthcheck_sec = new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC);
+        let healthcheck = new.healthcheck.as_deref();
+        if !HEALTHCHECK_SEC.contains(&healthcheck_sec)
+            || healthcheck.is_some_and(|line| {
+                line.trim().is_empty() || line.len() > HEALTHCHECK_BYTES || line.contains('\0')
+            })
+        {
+            return Err(BuildError::Healthcheck);
+        }
+        // Each step, the healthcheck, and the keeping of it all.
+        let total = recipe.steps.len() + usize::from(healthcheck.is_some()) + 1;
+        let steps = Recipe { from: None, ..recipe }.lines();
+
+        let mut tx = self.store().begin().await?;
+        let mut room = self.headroom(&mut tx, team).await?;
+        if team != Id::PLATFORM {
+            room.take(&PerResource { builds: 1, ..PerResource::default() })?;
+        }
+        let row = tx
+            .build_insert(&NewBuildRow {
+                id: Id::new(),
+                team_id: team,
+                name: &name,
+                base_template: &base,
+                recipe: &steps.into(),
+                healthcheck,
+                healthcheck_sec,
+                vcpus,
+                memory_mb,
+                total_steps: u32::try_from(total).unwrap_or(u32::MAX),
+                created_by: ctx.person().ok().map(|person| person.id),
+                operation: &Operation::begun(ctx, Action::Build).to_value(),
+            })
+            .await?;
+        tx.commit().await?;
+        if let Err(error) = self.build_queue().enqueue(row.id).await {
+            tracing::warn!(build = %row.id, error = &error as &dyn std::error::Error,
+                "a build cannot be queued now; the sweep will");
+        }
+        Ok(row.into())
+    }
+
+    /// A build.
+    pub async fn build_get(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        id: Id<id::Build>,
+    ) -> Result<Build, BuildError> {
+        Ok(self.build_row(ctx, scope, id).await?.into())
+    }
+
+    /// What the steps of a build's last attempt wrote.
+    pub async fn build_logs(&self, build: &Build) -> Result<Vec<BuildLog>, BuildError> {
+        Ok(self.store().build_logs(build.id, build.attempts, 0).await?)
+    }
+
+    /// Builds, newest first.
+    pub async fn build_list(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        page: &PageRequest,
+    ) -> Result<Page<Build>, BuildError> {
+        let rows = self.store().build_list(seen_by(ctx, scope)?, page.after(), page.fetch()).await?;
+        let position = |row: &BuildRow| Position { created_at: row.created_at, id: row.id.uuid() };
+        Ok(page.page(rows, position, Build::from))
+    }
+
+    /// Cancels a build. One that a worker has ends soon after.
+    pub async fn build_cancel(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        id: Id<id::Build>,
+    ) -> Result<Build, BuildError> {
+        let team = match scope {
+            BuildScope::Team => Some(self.builder(ctx, scope).await?),
+            BuildScope::Platform => seen_by(ctx, scope)?,
+        };
+        let mut tx = self.store().begin().await?;
+        let Some(row) = tx.build_ask_cancel(team, id).await? else {
+            drop(tx);
+            let row = self.build_row(ctx, scope, id).await?;
+            return Err(BuildError::Ended { id, status: row.status });
+        };
+        if row.status == BuildStatus::Cancelled {
+            tx_tell(&mut tx, &row, Told::Warning).await?;
+        }
+        tx.commit().await?;
+        Ok(row.into())
+    }
+
+    /// The platform's templates, newest first.
+    pub async fn admin_template_list(
+        &self,
+        ctx: &OpContext,
+        page: &PageRequest,
+    ) -> Result<Page<Template>, BuildError> {
+        ctx.platform_admin()?;
+        let rows = self.store().template_list(Id::PLATFORM, None, page.after(), page.fetch()).await?;
+        let position = |row: &sandbar_store::templates::TemplateRow| Position {
+            created_at: row.created_at,
+            id: row.id.uuid(),
+        };
+        Ok(page.page(rows, position, Template::from))
+    }
+
+    /// Deletes a template of the platform's. Sandboxes that were made from it go on.
+    pub async fn admin_template_delete(
+        &self,
+        ctx: &OpContext,
+        name: &TemplateName,
+    ) -> Result<(), BuildError> {
+        ctx.platform_admin()?;
+        if name.as_str() == BASE {
+            return Err(BuildError::Needed { name: name.clone() });
+        }
+        Ok(self.platform_template_delete(ctx, name).await?)
+    }
+
+    pub(super) async fn build_row(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        id: Id<id::Build>,
+    ) -> Result<BuildRow, BuildError> {
+        let row = self.store().build_find(seen_by(ctx, scope)?, id).await?;
+        row.ok_or(BuildError::NotFound { id })
+    }
+
+    /// The team that the caller may build for: its keys may, and its admins.
+    async fn builder(&self, ctx: &OpContext, scope: BuildScope) -> Result<Id<Team>, BuildError> {
+        if scope == BuildScope::Platform {
+            ctx.platform_admin()?;
+            return Ok(Id::PLATFORM);
+        }
+        let team = ctx.team()?;
+        if let Actor::User { .. } = ctx.actor {
+            self.team_seen(ctx, team).await?.at_least(Role::Admin)?;
+        }
+        Ok(team)
+    }
+}
+
+/// Whose builds the caller may look at; none = everybody's.
+fn seen_by(ctx: &OpContext, scope: BuildScope) -> Result<Option<Id<Team>>, BuildError> {
+    match scope {
+        BuildScope::Team => Ok(Some(ctx.team()?)),
+        BuildScope::Platform => {
+            let allowed: Result<(), AccessError> = ctx.platform_admin();
+            allowed?;
+            Ok(None)
+        }
+    }
+}
+
+fn base_of(recipe: &Recipe, asked: Option<&str>) -> Result<TemplateName, BuildError> {
+    let asked: Option<TemplateName> = asked.map(str::parse).transpose()?;
+    match (&recipe.from, asked) {
+        (Some(Base::Image(reference)), _) => Err(BuildError::Image { reference: reference.clone() }),
+        (Some(Base::Template(from)), Some(asked)) if *from != asked => {
+            Err(BuildError::TwoBases { asked, from: from.clone() })
+        }
+        (Some(Base::Template(from)), _) => Ok(from.clone()),
+        (None, Some(asked)) => Ok(asked),
+        (None, None) => Ok(BASE.parse()?),
+    }
+}
+
+/// Refuses what would be refused when it is that step's turn.
+fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
+    for (index, step) in recipe.steps.iter().enumerate() {
+        state.take(step);
+        let command = Command {
+            cmd: "/bin/sh".to_owned(),
+            args: Vec::new(),
+            env: state.env().clone(),
+            cwd: Some(state.workdir().to_owned()),
+            user: Some(state.user().to_owned()),
+        };
+        command.validate().map_err(|fault| BuildError::Step { step: index + 1, fault })?;
+    }
+    Ok(())
+}

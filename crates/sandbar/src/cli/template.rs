@@ -1,0 +1,255 @@
+//! `sandbar template ...`: templates made of recipes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use sandbar_types::TemplateName;
+
+use super::EndpointArgs;
+use super::snapshot::{DeleteArgs, ListArgs, delete, list};
+use crate::client::{Build, BuildEvent, Client, ClientError, NewBuild, StepLog};
+use crate::shutdown::Signals;
+
+/// How often a stream that broke is asked for again before the command gives up, and the time between.
+const RECONNECTS: u32 = 60;
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+
+/// Build templates of recipes, list and delete them
+#[derive(Debug, Args)]
+pub(crate) struct TemplateArgs {
+    #[command(subcommand)]
+    action: Action,
+
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Build(BuildArgs),
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+}
+
+/// Build a template of a recipe, with live output
+///
+/// A recipe's lines are RUN (or a shell line alone), START, ENV, WORKDIR and USER, after an optional FROM; a Dockerfile of these is one.
+/// Ends with 0 once the template can be used, with 1 where there is none. Ctrl-C cancels the build.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sandbar template build Dockerfile --name tools\n  \
+    printf 'RUN pip install numpy\\n' | sandbar template build - --name numpy\n  \
+    sandbar template build recipe --name web --healthcheck 'curl -fs localhost:8000'")]
+struct BuildArgs {
+    /// The recipe; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The template's name [default: the file's name without its extension]
+    #[arg(long, short, value_name = "NAME")]
+    name: Option<TemplateName>,
+
+    /// Template to start from, where the recipe has no FROM [default: base]
+    #[arg(long, value_name = "NAME")]
+    from: Option<TemplateName>,
+
+    /// Shell line that succeeds once the template is as it is to be kept
+    #[arg(long, value_name = "LINE")]
+    healthcheck: Option<String>,
+
+    /// Seconds for which the healthcheck is tried [default: 120]
+    #[arg(long, value_name = "SECONDS", requires = "healthcheck")]
+    healthcheck_timeout: Option<u32>,
+
+    /// Virtual CPUs: those of the template that it starts from
+    #[arg(long, value_name = "N")]
+    vcpus: Option<u32>,
+
+    /// Memory in MiB: that of the template that it starts from
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+}
+
+impl TemplateArgs {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.endpoint.client()?;
+        match self.action {
+            Action::Build(args) => build(&client, args).await,
+            Action::List(args) => list(&client, &args).await,
+            Action::Delete(args) => Ok(delete(&client, &args).await),
+        }
+    }
+}
+
+async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
+    let BuildArgs { file, name, from, healthcheck, healthcheck_timeout, vcpus, memory } = args;
+    let new = NewBuild {
+        name: name.map_or_else(|| named_after(&file), |name| Ok(name.to_string()))?,
+        recipe: read(&file)?.lines().map(str::to_owned).collect(),
+        base_template: from.map(Into::into),
+        healthcheck,
+        healthcheck_sec: healthcheck_timeout,
+        vcpus,
+        memory_mb: memory,
+    };
+    let mut signals = Signals::listen()?;
+    let begun = client.create_build(&new).await?;
+    let mut screen = Screen::default();
+    let ended = tokio::select! {
+        ended = follow(client, &begun, &mut screen) => ended?,
+        signal = signals.next() => {
+            eprintln!("sandbar: cancelling {}", begun.id);
+            client.cancel_build(&begun.id).await?;
+            return Ok(ExitCode::from(signal.exit_code()));
+        }
+    };
+    if ended.status == "success" {
+        println!("{}", ended.name);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let why = ended.error.unwrap_or_else(|| ended.status.clone());
+    eprintln!("sandbar: {} was not built: {why}", ended.name);
+    Ok(ExitCode::FAILURE)
+}
+
+/// Shows a build's progress until it ends. A control plane that is started again goes on with it, and so does this.
+async fn follow(client: &Client, build: &Build, screen: &mut Screen) -> anyhow::Result<Build> {
+    let mut left = RECONNECTS;
+    loop {
+        match follow_once(client, &build.id, screen).await {
+            Ok(Some(ended)) => return Ok(ended),
+            Err(error @ (ClientError::Refused { .. } | ClientError::KeyRefused { .. })) => {
+                return Err(error.into());
+            }
+            Err(error) if left == 0 => return Err(error.into()),
+            Ok(None) | Err(_) => left = left.saturating_sub(1),
+        }
+        anyhow::ensure!(left > 0, "the platform does not tell how build {} goes on", build.id);
+        tokio::time::sleep(RECONNECT_AFTER).await;
+    }
+}
+
+/// The build once it has ended; none where the stream ended before.
+async fn follow_once(client: &Client, id: &str, screen: &mut Screen) -> Result<Option<Build>, ClientError> {
+    let mut events = client.follow_build(id).await?;
+    screen.begin();
+    while let Some(event) = events.next().await? {
+        match event {
+            BuildEvent::Log(log) => screen.show(&log),
+            BuildEvent::Build(build) if build.has_ended() => return Ok(Some(build)),
+            BuildEvent::Build(build) => screen.total = build.total_steps,
+        }
+    }
+    Ok(None)
+}
+
+/// What was shown, so that a stream that begins anew shows nothing twice.
+#[derive(Debug, Default)]
+struct Screen {
+    total: u32,
+    attempt: u32,
+    /// By step: how much of its two streams was shown.
+    shown: BTreeMap<u32, (usize, usize)>,
+    /// The same, of what this stream brought.
+    received: BTreeMap<u32, (usize, usize)>,
+}
+
+impl Screen {
+    fn begin(&mut self) {
+        self.received.clear();
+    }
+
+    fn show(&mut self, log: &StepLog) {
+        if log.attempt != self.attempt {
+            if self.attempt > 0 {
+                eprintln!("-- begun anew (attempt {})", log.attempt);
+            }
+            self.attempt = log.attempt;
+            self.shown.clear();
+            self.received.clear();
+        }
+        if !self.shown.contains_key(&log.step) {
+            eprintln!("[{}/{}] {}", log.step, self.total.max(log.step), log.cmd);
+        }
+        let (out, err) = self.fresh(log);
+        // Whoever reads this may have gone; the build goes on.
+        let _ = io::stdout().write_all(out.as_bytes()).and_then(|()| io::stdout().flush());
+        let _ = io::stderr().write_all(err.as_bytes());
+        if log.truncated && log.duration_ms.is_some() {
+            eprintln!("-- more was written, and dropped");
+        }
+    }
+
+    /// What of an event was not shown.
+    fn fresh<'a>(&mut self, log: &'a StepLog) -> (&'a str, &'a str) {
+        let received = self.received.entry(log.step).or_default();
+        let shown = self.shown.entry(log.step).or_default();
+        let fresh = |text: &'a str, received: &mut usize, shown: &mut usize| {
+            let skip = shown.saturating_sub(*received).min(text.len());
+            *received += text.len();
+            *shown = (*shown).max(*received);
+            text.get(skip..).unwrap_or_default()
+        };
+        (fresh(&log.stdout, &mut received.0, &mut shown.0), fresh(&log.stderr, &mut received.1, &mut shown.1))
+    }
+}
+
+fn named_after(file: &Path) -> anyhow::Result<String> {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| *stem != "-");
+    let name: Option<TemplateName> = stem.and_then(|stem| stem.parse().ok());
+    name.map(Into::into).context("name the template with --name")
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("cannot read the recipe from standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read the recipe {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(step: u32, stdout: &str, stderr: &str) -> StepLog {
+        StepLog {
+            attempt: 1,
+            step,
+            cmd: "RUN x".to_owned(),
+            stdout: stdout.to_owned(),
+            stderr: stderr.to_owned(),
+            truncated: false,
+            duration_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_stream_that_begins_anew_shows_nothing_twice() {
+        let mut screen = Screen::default();
+        screen.begin();
+        assert_eq!(screen.fresh(&log(1, "one\n", "")), ("one\n", ""));
+        assert_eq!(screen.fresh(&log(1, "two\n", "e")), ("two\n", "e"));
+        assert_eq!(screen.fresh(&log(2, "x", "")), ("x", ""));
+        screen.begin();
+        assert_eq!(screen.fresh(&log(1, "one\ntwo\n", "e")), ("", ""));
+        assert_eq!(screen.fresh(&log(2, "xy", "")), ("y", ""));
+        assert_eq!(screen.fresh(&log(2, "z", "")), ("z", ""));
+    }
+
+    #[test]
+    fn a_template_is_named_after_its_file() {
+        assert_eq!(named_after(Path::new("/a/tools.recipe")).unwrap(), "tools");
+        assert_eq!(named_after(Path::new("Dockerfile")).unwrap(), "Dockerfile");
+        for bad in ["-", "a b.txt", "/"] {
+            named_after(Path::new(bad)).unwrap_err();
+        }
+    }
+}

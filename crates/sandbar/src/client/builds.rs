@@ -1,0 +1,146 @@
+//! Builds of templates, and their progress.
+
+use reqwest::{Method, Response};
+use serde::{Deserialize, Serialize};
+
+use super::{Client, ClientError};
+
+/// What to build.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct NewBuild {
+    pub(crate) name: String,
+    pub(crate) recipe: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base_template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) healthcheck: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) healthcheck_sec: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vcpus: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_mb: Option<u32>,
+}
+
+/// A build, as far as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Build {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) total_steps: u32,
+    pub(crate) attempts: u32,
+    pub(crate) error: Option<String>,
+}
+
+impl Build {
+    /// Whether nothing comes any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(self.status.as_str(), "pending" | "running")
+    }
+}
+
+/// What a step wrote since the event before, or since it began where the stream is new.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct StepLog {
+    pub(crate) attempt: u32,
+    pub(crate) step: u32,
+    pub(crate) cmd: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) truncated: bool,
+    pub(crate) duration_ms: Option<u64>,
+}
+
+/// What comes of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BuildEvent {
+    Log(StepLog),
+    Build(Build),
+}
+
+/// A build's events, as they come.
+pub(crate) struct BuildEvents {
+    url: String,
+    response: Response,
+    lines: Lines,
+    event: String,
+}
+
+impl Client {
+    pub(crate) async fn create_build(&self, new: &NewBuild) -> Result<Build, ClientError> {
+        let request = self.request(Method::POST, "/v1/builds").json(new);
+        self.call(request).await?.json().await.map_err(self.broken())
+    }
+
+    pub(crate) async fn cancel_build(&self, id: &str) -> Result<Build, ClientError> {
+        let request = self.request(Method::POST, &format!("/v1/builds/{id}/cancel"));
+        self.call(request).await?.json().await.map_err(self.broken())
+    }
+
+    /// A build's events from its first step on.
+    pub(crate) async fn follow_build(&self, id: &str) -> Result<BuildEvents, ClientError> {
+        let request = self.request(Method::GET, &format!("/v1/builds/{id}/logs/stream"));
+        let response = self.open(request).await?;
+        let (url, lines) = (self.url.clone(), Lines::default());
+        Ok(BuildEvents { url, response, lines, event: String::new() })
+    }
+}
+
+impl BuildEvents {
+    /// The next event; none at the stream's end.
+    pub(crate) async fn next(&mut self) -> Result<Option<BuildEvent>, ClientError> {
+        let broken = |source| ClientError::Broken { url: self.url.clone(), source };
+        loop {
+            while let Some(line) = self.lines.take() {
+                if let Some(name) = line.strip_prefix("event:") {
+                    name.trim().clone_into(&mut self.event);
+                } else if let Some(data) = line.strip_prefix("data:") {
+                    let event = match self.event.as_str() {
+                        "log" => serde_json::from_str(data).map(BuildEvent::Log),
+                        "build" => serde_json::from_str(data).map(BuildEvent::Build),
+                        // Of a later version.
+                        _ => continue,
+                    };
+                    return event.map(Some).map_err(|error| broken(error.into()));
+                }
+            }
+            match self.response.chunk().await.map_err(|error| broken(error.into()))? {
+                Some(bytes) => self.lines.add(&bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Lines out of pieces.
+#[derive(Debug, Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The next whole line, without its end.
+    fn take(&mut self) -> Option<String> {
+        let end = self.0.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.0.drain(..=end).collect();
+        Some(String::from_utf8_lossy(&line[..end]).trim_end_matches('\r').to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_however_they_come() {
+        let mut lines = Lines::default();
+        for byte in "event: log\r\ndata: ä\n\npart".bytes() {
+            lines.add(&[byte]);
+        }
+        let taken: Vec<String> = std::iter::from_fn(|| lines.take()).collect();
+        assert_eq!(taken, ["event: log", "data: ä", ""]);
+    }
+}

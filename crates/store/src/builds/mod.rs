@@ -1,0 +1,212 @@
+//! Builds of templates.
+//!
+//! ```text
+//!   pending ──► running ──► success | failed | cancelled
+//!      ▲  └────────┼───────────────────────► cancelled
+//!      └───────────┘ given back, or its lease ran out: another attempt
+//! ```
+//!
+//! A claim is known by its `worker`, a name that no two claims share: whatever is written in a build's course is written only
+//! where the claim is still the last one. Leases are measured by the database's clock.
+//!
+//! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote.
+
+mod claim;
+mod logs;
+
+use chrono::{DateTime, Utc};
+use sandbar_types::id::{Build, Sandbox, Team, Template, User};
+use sandbar_types::{BuildStatus, Id, TemplateName};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::convert::{integer, unsigned, word};
+use crate::{Position, Store, StoreError, Tx};
+
+pub use claim::{Claim, Ended, Lease};
+pub use logs::{BuildLogRow, LogChunk};
+
+/// One build.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the schema says what each column is")]
+pub struct BuildRow {
+    pub id: Id<Build>,
+    pub team_id: Id<Team>,
+    pub name: TemplateName,
+    pub base_template: TemplateName,
+    /// The recipe's lines, an array of texts.
+    pub recipe: Value,
+    pub healthcheck: Option<String>,
+    pub healthcheck_sec: u32,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub status: BuildStatus,
+    pub current_step: u32,
+    pub total_steps: u32,
+    pub error: Option<String>,
+    pub template_id: Option<Id<Template>>,
+    pub sandbox_id: Option<Id<Sandbox>>,
+    pub attempts: u32,
+    pub cancel_asked: bool,
+    pub operation: Option<Value>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A build to be.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the schema says what each column is")]
+pub struct NewBuildRow<'a> {
+    pub id: Id<Build>,
+    pub team_id: Id<Team>,
+    pub name: &'a TemplateName,
+    pub base_template: &'a TemplateName,
+    pub recipe: &'a Value,
+    pub healthcheck: Option<&'a str>,
+    pub healthcheck_sec: u32,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub total_steps: u32,
+    pub created_by: Option<Id<User>>,
+    pub operation: &'a Value,
+}
+
+pub(crate) struct Raw {
+    id: Uuid,
+    team_id: Uuid,
+    name: String,
+    base_template: String,
+    recipe: Value,
+    healthcheck: Option<String>,
+    healthcheck_sec: i32,
+    vcpus: i32,
+    memory_mb: i32,
+    status: String,
+    current_step: i32,
+    total_steps: i32,
+    error: Option<String>,
+    template_id: Option<Uuid>,
+    sandbox_id: Option<Uuid>,
+    attempts: i32,
+    cancel_asked: bool,
+    operation: Option<Value>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Raw> for BuildRow {
+    type Error = StoreError;
+
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: Id::from_uuid(raw.id),
+            team_id: Id::from_uuid(raw.team_id),
+            name: word("template_builds.name", &raw.name)?,
+            base_template: word("template_builds.base_template", &raw.base_template)?,
+            recipe: raw.recipe,
+            healthcheck: raw.healthcheck,
+            healthcheck_sec: unsigned("template_builds.healthcheck_sec", raw.healthcheck_sec)?,
+            vcpus: unsigned("template_builds.vcpus", raw.vcpus)?,
+            memory_mb: unsigned("template_builds.memory_mb", raw.memory_mb)?,
+            status: word("template_builds.status", &raw.status)?,
+            current_step: unsigned("template_builds.current_step", raw.current_step)?,
+            total_steps: unsigned("template_builds.total_steps", raw.total_steps)?,
+            error: raw.error,
+            template_id: raw.template_id.map(Id::from_uuid),
+            sandbox_id: raw.sandbox_id.map(Id::from_uuid),
+            attempts: unsigned("template_builds.attempts", raw.attempts)?,
+            cancel_asked: raw.cancel_asked,
+            operation: raw.operation,
+            created_at: raw.created_at,
+            started_at: raw.started_at,
+            finished_at: raw.finished_at,
+        })
+    }
+}
+
+/// Rows of builds: what comes after the columns, and its parameters.
+macro_rules! builds {
+    ($before:literal, $after:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            crate::builds::Raw,
+            $before + "id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, status,
+             current_step, total_steps, error, template_id, sandbox_id, attempts, cancel_asked, operation, created_at,
+             started_at, finished_at " + $after
+            $(, $argument)*
+        )
+    };
+}
+pub(crate) use builds;
+
+impl Store {
+    /// A build; of a team's, where one is named.
+    pub async fn build_find(
+        &self,
+        team: Option<Id<Team>>,
+        id: Id<Build>,
+    ) -> Result<Option<BuildRow>, StoreError> {
+        builds!(
+            "SELECT ",
+            "FROM template_builds WHERE id = $1 AND ($2::uuid IS NULL OR team_id = $2)",
+            id.uuid(),
+            team.map(Id::uuid),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .map(BuildRow::try_from)
+        .transpose()
+    }
+
+    /// Builds, newest first; of a team's, where one is named.
+    pub async fn build_list(
+        &self,
+        team: Option<Id<Team>>,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Vec<BuildRow>, StoreError> {
+        builds!(
+            "SELECT ",
+            "FROM template_builds WHERE ($1::uuid IS NULL OR team_id = $1)
+               AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3))
+             ORDER BY created_at DESC, id DESC LIMIT $4",
+            team.map(Id::uuid),
+            after.map(|after| after.created_at),
+            after.map(|after| after.id),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(BuildRow::try_from)
+        .collect()
+    }
+}
+
+impl Tx {
+    /// Makes a row in the state `pending`.
+    pub async fn build_insert(&mut self, new: &NewBuildRow<'_>) -> Result<BuildRow, StoreError> {
+        builds!(
+            "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
+                                          memory_mb, total_steps, created_by, operation)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING ",
+            "",
+            new.id.uuid(),
+            new.team_id.uuid(),
+            new.name.as_str(),
+            new.base_template.as_str(),
+            new.recipe,
+            new.healthcheck,
+            integer(new.healthcheck_sec),
+            integer(new.vcpus),
+            integer(new.memory_mb),
+            integer(new.total_steps),
+            new.created_by.map(Id::uuid),
+            new.operation,
+        )
+        .fetch_one(self.connection())
+        .await?
+        .try_into()
+    }
+}

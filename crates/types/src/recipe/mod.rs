@@ -1,0 +1,127 @@
+//! Recipes: what a template is built of. Lines of text in, steps out; nothing here runs anything.
+//!
+//! ```text
+//!   FROM base                     what the build starts from: a template
+//!   # a comment
+//!   RUN --timeout=5m make all     a shell line, as is any line that begins with no word of ours
+//!   apt-get install -y \
+//!       git                       goes on where a line ends in a backslash
+//!   ENV NAME="two words" B=$NAME  for all that follows, and for sandboxes made of the template
+//!   WORKDIR src                   the same; relative to the one before
+//!   USER app                      the same
+//!   START server --port 8000      a process that goes on, and lives in the template
+//! ```
+//!
+//! A Dockerfile of these is a recipe. What of one changes nothing in a template (`EXPOSE`, `LABEL`, `MAINTAINER`) is passed over, and
+//! what cannot be done is refused with its line.
+//!
+//! - `parse.rs`: from text, with the numbers of lines. [`Recipe`]'s `Display` is the way back.
+//! - `value.rs`: quoting and variables.
+//! - `state.rs`: what environment, folder and user a step finds.
+
+mod parse;
+mod state;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::TemplateName;
+
+pub use parse::{MAX_STEPS, RecipeError, RecipeFault};
+pub use state::{Action, Defaults, State};
+pub use value::{Part, Value};
+
+/// A recipe that was understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// What it starts from, where it says so.
+    pub from: Option<Base>,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// What a build starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// A template.
+    Template(TemplateName),
+    /// An image of a registry.
+    Image(String),
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A shell line, to its end.
+    Run {
+        /// The line.
+        command: String,
+        /// After this long it is killed, and the build has failed; in whole seconds.
+        timeout: Option<Duration>,
+    },
+    /// A shell line that goes on in the background.
+    Start {
+        /// The line.
+        command: String,
+    },
+    /// Variables of the environment.
+    Env {
+        /// In order: a later one may name an earlier.
+        variables: Vec<(String, Value)>,
+    },
+    /// The working folder, which is made.
+    Workdir {
+        /// Where it is, relative to the one before.
+        path: Value,
+    },
+    /// Whose rights apply.
+    User {
+        /// The name.
+        name: Value,
+    },
+}
+
+impl Recipe {
+    /// Its lines, one for each step, such that they are read as the same recipe.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let from = self.from.iter().map(ToString::to_string);
+        from.chain(self.steps.iter().map(ToString::to_string)).collect()
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(name) => write!(f, "FROM template:{name}"),
+            Self::Image(reference) => write!(f, "FROM {reference}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run { command, timeout: None } => write!(f, "RUN {command}"),
+            Self::Run { command, timeout: Some(timeout) } => {
+                write!(f, "RUN --timeout={}s {command}", timeout.as_secs())
+            }
+            Self::Start { command } => write!(f, "START {command}"),
+            Self::Env { variables } => {
+                f.write_str("ENV")?;
+                variables.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+            }
+            Self::Workdir { path } => write!(f, "WORKDIR {path}"),
+            Self::User { name } => write!(f, "USER {name}"),
+        }
+    }
+}

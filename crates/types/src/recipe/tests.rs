@@ -1,0 +1,196 @@
+//! What recipes say and what they do not: by example, and for all texts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Recipe {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+fn refused(text: &str) -> (usize, RecipeFault) {
+    let RecipeError { line, fault } = text.parse::<Recipe>().expect_err(text);
+    (line, fault)
+}
+
+fn run(command: &str) -> Step {
+    Step::Run { command: command.to_owned(), timeout: None }
+}
+
+#[test]
+fn a_dockerfile_of_the_subset_is_read_as_it_is() {
+    let recipe = parse(
+        "# syntax=docker/dockerfile:1\n\
+         FROM base\n\
+         LABEL a=b\n\
+         \n\
+         RUN apt-get update && \\\n\
+         # between the lines\n\
+         \x20   apt-get install -y git\n\
+         ENV A=1 B=\"two words\" C='$A' D=$A/x\n\
+         ENV LONG a b  c\n\
+         EXPOSE 80\n\
+         WORKDIR /srv\n\
+         WORKDIR app\n\
+         USER app\n\
+         RUN --timeout=5m make\n\
+         echo bare | tr a b\n\
+         START server --port 80\n",
+    );
+    assert_eq!(recipe.from, Some(Base::Template("base".parse().unwrap())));
+    let mut state = State::new(Defaults::default());
+    assert_eq!((state.user(), state.workdir()), ("root", "/"));
+    let actions: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
+    let line = |command: &str| Action::Run { command: command.to_owned(), timeout: None };
+    let folder = |path: &str| Action::MakeFolder { path: path.to_owned() };
+    assert_eq!(
+        actions,
+        [
+            line("apt-get update && apt-get install -y git"),
+            Action::None,
+            Action::None,
+            folder("/srv"),
+            folder("/srv/app"),
+            Action::None,
+            Action::Run { command: "make".to_owned(), timeout: Some(Duration::from_secs(300)) },
+            line("echo bare | tr a b"),
+            Action::Start { command: "server --port 80".to_owned() },
+        ]
+    );
+    let env = [("A", "1"), ("B", "two words"), ("C", "$A"), ("D", "1/x"), ("LONG", "a b  c")];
+    let env: BTreeMap<String, String> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let defaults = state.into_defaults();
+    assert_eq!(defaults.env, env);
+    assert_eq!((defaults.workdir.as_deref(), defaults.user.as_deref()), (Some("/srv/app"), Some("app")));
+}
+
+#[test]
+fn a_path_may_be_made_longer_though_nobody_has_set_it() {
+    let mut state = State::new(Defaults::default());
+    for step in parse("ENV PATH=/opt/bin:$PATH NONE=[$UNKNOWN]").steps {
+        state.take(&step);
+    }
+    assert!(state.env()["PATH"].starts_with("/opt/bin:/usr/local/sbin:"));
+    assert_eq!(state.env()["NONE"], "[]");
+}
+
+#[test]
+fn where_it_starts_from_is_a_template_or_an_image() {
+    let from = |text: &str| parse(&format!("FROM {text}\nRUN true")).from.unwrap();
+    assert_eq!(from("template:work-1.0"), Base::Template("work-1.0".parse().unwrap()));
+    assert_eq!(from("python"), Base::Template("python".parse().unwrap()));
+    for image in ["debian:12", "ghcr.io/a/b@sha256:00", "library/redis"] {
+        assert_eq!(from(image), Base::Image(image.to_owned()));
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_line() {
+    assert_eq!(refused("").1, RecipeFault::Empty);
+    assert_eq!(refused("# only\nFROM base\n").1, RecipeFault::Empty);
+    assert_eq!(refused("RUN a\n\nFROM base"), (3, RecipeFault::LateFrom));
+    assert_eq!(refused("FROM base\nFROM base\nRUN a"), (2, RecipeFault::LateFrom));
+    assert_eq!(refused("FROM base AS x\nRUN a"), (1, RecipeFault::From));
+    assert!(matches!(refused("FROM template:a/b\nRUN a"), (1, RecipeFault::BaseName { .. })));
+    // A step that goes on over lines is where it begins; those after it are where they are.
+    assert!(matches!(refused("RUN a \\\n  b\nCMD x"), (3, RecipeFault::Refused { word: "CMD", .. })));
+    assert!(matches!(refused("RUN a\nRUN --mount=x \\\n b"), (2, RecipeFault::Option { .. })));
+    for word in ["ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "HEALTHCHECK", "ONBUILD", "SHELL", "VOLUME"] {
+        assert!(matches!(refused(&format!("{word} x")).1, RecipeFault::Refused { .. }), "{word}");
+    }
+    for limit in ["", "0", "x", "5d", "25h", "-1s", "99999999999999999999h"] {
+        assert!(matches!(refused(&format!("RUN --timeout={limit} a")).1, RecipeFault::Timeout { .. }));
+    }
+    for line in ["RUN", "START", "ENV", "WORKDIR", "USER", "FROM", "RUN --timeout=1s", "USER ''"] {
+        assert!(matches!(refused(line).1, RecipeFault::Nothing { .. }), "{line}");
+    }
+    assert_eq!(refused("USER a:b").1, RecipeFault::Group);
+    assert!(matches!(refused("ENV A").1, RecipeFault::NoValue { .. }));
+    assert!(matches!(refused("ENV A=1 B").1, RecipeFault::NoValue { .. }));
+    assert!(matches!(refused("ENV 1A=1").1, RecipeFault::VariableName { .. }));
+    assert_eq!(refused("ENV A=${B:-c}").1, RecipeFault::Substitution);
+    assert_eq!(refused("ENV A=\"x").1, RecipeFault::OpenQuote { quote: '"' });
+    for line in ["RUN [\"a\", \"b\"]", "RUN <<EOF"] {
+        assert!(matches!(refused(line).1, RecipeFault::NotAShellLine { .. }), "{line}");
+    }
+    let many = "true\n".repeat(MAX_STEPS);
+    assert_eq!(parse(&many).steps, vec![run("true"); MAX_STEPS]);
+    assert_eq!(refused(&format!("{many}true")), (MAX_STEPS + 1, RecipeFault::TooLong));
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[A-Za-z_][A-Za-z0-9_]{0,8}"
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let part = prop_oneof![
+        "[^\\n\\r\\x00\\x0b\\x0c\\x85\\u{2028}\\u{2029}]{0,12}".prop_map(Part::Text),
+        name().prop_map(Part::Variable)
+    ];
+    vec(part, 0..5).prop_map(Value::new)
+}
+
+fn some_value() -> impl Strategy<Value = Value> {
+    value().prop_filter("something", |value| !value.is_empty() && !value.to_string().contains(':'))
+}
+
+/// A shell line as one is kept: nothing around it, no option, no list.
+fn command() -> impl Strategy<Value = String> {
+    "[a-z./][^\\n\\r\\x00]{0,30}[a-z0-9;'\"$]"
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let limit = option::of((1_u64..86_400).prop_map(Duration::from_secs));
+    prop_oneof![
+        (command(), limit).prop_map(|(command, timeout)| Step::Run { command, timeout }),
+        command().prop_map(|command| Step::Start { command }),
+        vec((name(), value()), 1..4).prop_map(|variables| Step::Env { variables }),
+        some_value().prop_map(|path| Step::Workdir { path }),
+        some_value().prop_map(|name| Step::User { name }),
+    ]
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let base = prop_oneof![
+        "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Base::Template(name.parse().unwrap())),
+        "[a-z]{1,8}/[a-z]{1,8}:[a-z0-9]{1,5}".prop_map(Base::Image),
+    ];
+    (option::of(base), vec(step(), 1..10)).prop_map(|(from, steps)| Recipe { from, steps })
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic_and_what_is_read_is_read_again(text in "(?s).{0,300}") {
+        if let Ok(recipe) = text.parse::<Recipe>() {
+            prop_assert_eq!(recipe.to_string().parse::<Recipe>(), Ok(recipe));
+        }
+    }
+
+    #[test]
+    fn nor_does_one_of_our_words(
+        lines in vec("(RUN|START|ENV|WORKDIR|USER|FROM|RUN --timeout=|#|)[ =\"'$\\\\{}a-z]{0,20}", 0..8),
+    ) {
+        if let Ok(recipe) = lines.join("\n").parse::<Recipe>() {
+            prop_assert_eq!(recipe.to_string().parse::<Recipe>(), Ok(recipe));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_read_as_the_same(recipe in recipe()) {
+        prop_assert_eq!(recipe.to_string().parse::<Recipe>(), Ok(recipe));
+    }
+
+    #[test]
+    fn a_fault_is_told_with_the_line_that_its_step_begins_in(
+        before in vec(prop_oneof!["\n", "# c\n", "true\n", "a \\\nb\n", "a \\\n# c\n\nb\n"], 0..20),
+    ) {
+        let before = before.concat();
+        let error = format!("{before}CMD x \\\n y\nCMD z").parse::<Recipe>().unwrap_err();
+        prop_assert_eq!(error.line, before.lines().count() + 1);
+    }
+}
