@@ -33,6 +33,8 @@ pub struct Config {
     pub probe_deadline: Duration,
     /// How long a host may take to boot an image and keep it as a template. Software emulation takes minutes.
     pub template_deadline: Duration,
+    /// How long a create waits for the template's files where its host has to get them first. They arrive although it does not wait.
+    pub fetch_wait: Duration,
     /// After this long in a transitional state, a sandbox is taken over by the reconciler, so that no row is in one for over a minute.
     pub operation_deadline: Duration,
     /// How much of a host's memory may be promised to sandboxes, in percent. Above 100, since clones of one snapshot share
@@ -107,6 +109,7 @@ impl Default for Config {
             call_deadline: Duration::from_secs(10),
             probe_deadline: Duration::from_secs(5),
             template_deadline: Duration::from_secs(900),
+            fetch_wait: Duration::from_secs(30),
             operation_deadline: Duration::from_secs(55),
             memory_promise_percent: 200,
             vcpus_promise_percent: 3200,

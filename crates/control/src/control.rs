@@ -22,6 +22,7 @@ use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
 use crate::secrets::{GuestKey, MasterKey, SecretError};
+use crate::transfer::Fetches;
 
 /// Heartbeats that a slow listener may lag behind.
 const HEARD_BACKLOG: usize = 64;
@@ -48,6 +49,7 @@ struct Inner {
     host_clients: HostClients,
     network_turns: Semaphore,
     wanted: Wanted,
+    fetches: Fetches,
     turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
@@ -98,6 +100,7 @@ impl Control {
             host_clients,
             network_turns: Semaphore::new(NETWORK_TURNS),
             wanted: Wanted::default(),
+            fetches: Fetches::default(),
             turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
@@ -215,5 +218,9 @@ impl Control {
 
     pub(crate) fn wanted(&self) -> &Wanted {
         &self.inner.wanted
+    }
+
+    pub(crate) fn fetches(&self) -> &Fetches {
+        &self.inner.fetches
     }
 }

@@ -36,6 +36,7 @@ pub mod snapshots;
 pub mod teams;
 pub mod templates;
 pub mod traffic;
+mod transfer;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};

@@ -24,6 +24,7 @@ pub mod sign_in;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod transfers;
 pub mod users;
 
 use chrono::{DateTime, Utc};

@@ -139,7 +139,7 @@ impl Tx {
                  UPDATE templates SET deleted_at = now(), updated_at = now()
                  WHERE team_id = $1 AND name = $2 AND id <> $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
                  RETURNING id)
-             UPDATE template_locations SET state = 'deleting', updated_at = now()
+             UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
              WHERE template_id IN (SELECT id FROM old)",
             reserved.team_id,
             reserved.name,
@@ -185,7 +185,7 @@ impl Tx {
         .await?;
         let Some(ended) = ended else { return Ok(None) };
         sqlx::query!(
-            "UPDATE template_locations SET state = 'deleting', updated_at = now() WHERE template_id = $1",
+            "UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now() WHERE template_id = $1",
             id.uuid(),
         )
         .execute(self.connection())
@@ -217,7 +217,7 @@ impl Tx {
             return Ok(None);
         }
         let debts = sqlx::query!(
-            "UPDATE template_locations l SET state = 'deleting', updated_at = now()
+            "UPDATE template_locations l SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
              FROM hosts h WHERE l.template_id = $1 AND h.id = l.host_id RETURNING l.host_id, h.address, h.status",
             id.uuid(),
         )
@@ -295,7 +295,7 @@ impl Tx {
         let ids: Vec<uuid::Uuid> = ended.iter().map(|row| row.id).collect();
         let owing = sqlx::query_scalar!(
             "WITH owed AS (
-                 UPDATE template_locations SET state = 'deleting', updated_at = now()
+                 UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
                  WHERE template_id = ANY($1) RETURNING host_id)
              SELECT DISTINCT host_id FROM owed",
             &ids,

@@ -16,3 +16,4 @@ mod reconcile;
 mod simulation;
 mod snapshots;
 mod support;
+mod transfer;

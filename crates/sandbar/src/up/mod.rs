@@ -107,6 +107,10 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_SCHEDULING", value_name = "POLICY", default_value = "least_loaded")]
     scheduling: Scheduling,
 
+    /// Seconds for which a create waits while its host gets the template's files from another
+    #[arg(long, env = "SANDBAR_TEMPLATE_WAIT", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=600))]
+    template_wait: u64,
+
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
         long = "trusted-proxy",
@@ -345,6 +349,7 @@ impl Start<'_> {
             default_quotas,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
             scheduling: self.args.scheduling,
+            fetch_wait: std::time::Duration::from_secs(self.args.template_wait),
             oauth,
             domain: self.args.edge.domain()?,
             ..sandbar_control::Config::default()
