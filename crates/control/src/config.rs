@@ -8,6 +8,7 @@ use sandbar_types::PerResource;
 
 use crate::oauth::OAuthConfig;
 pub use crate::scheduler::{Scheduling, UnknownPolicy};
+pub use crate::transfer::{InvalidSnapshotStore, SnapshotStore};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -60,6 +61,8 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
+    /// Where copies of snapshots are kept.
+    pub snapshot_store: Option<SnapshotStore>,
     /// The name below which sandboxes have names of their own.
     pub domain: Option<String>,
     /// Where else people may sign in.
@@ -122,6 +125,7 @@ impl Default for Config {
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
             default_quotas: DEFAULT_QUOTAS,
+            snapshot_store: None,
             domain: None,
             oauth: None,
         }

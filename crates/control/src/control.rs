@@ -8,7 +8,7 @@ use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
 use sandbar_types::id::Host;
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast, watch};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -22,7 +22,7 @@ use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
 use crate::secrets::{GuestKey, MasterKey, SecretError};
-use crate::transfer::Fetches;
+use crate::transfer::{Bucket, BucketError, Fetches};
 
 /// Heartbeats that a slow listener may lag behind.
 const HEARD_BACKLOG: usize = 64;
@@ -50,6 +50,8 @@ struct Inner {
     network_turns: Semaphore,
     wanted: Wanted,
     fetches: Fetches,
+    bucket: Option<Bucket>,
+    copies_wanted: Notify,
     turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
@@ -61,6 +63,9 @@ pub enum StartError {
     /// The platform's keys cannot be had.
     #[error("the platform's keys cannot be had")]
     Secret(#[from] SecretError),
+    /// Object storage cannot be used.
+    #[error("the object storage of snapshots cannot be used: see the variables AWS_*")]
+    Bucket(#[from] BucketError),
     /// Certificates cannot be made.
     #[error("the certificate authority cannot be used")]
     Pki(#[from] PkiError),
@@ -87,6 +92,7 @@ impl Control {
         let user_tokens = UserTokens::load(master_key, &store).await?;
         let state_key = StateKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
+        let bucket = config.snapshot_store.as_ref().map(Bucket::open).transpose()?;
         let inner = Inner {
             store,
             config,
@@ -101,6 +107,8 @@ impl Control {
             network_turns: Semaphore::new(NETWORK_TURNS),
             wanted: Wanted::default(),
             fetches: Fetches::default(),
+            bucket,
+            copies_wanted: Notify::new(),
             turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
@@ -222,5 +230,15 @@ impl Control {
 
     pub(crate) fn fetches(&self) -> &Fetches {
         &self.inner.fetches
+    }
+
+    /// Where copies of snapshots are.
+    pub(crate) fn bucket(&self) -> Option<&Bucket> {
+        self.inner.bucket.as_ref()
+    }
+
+    /// Tells whoever looks after object storage that there is something to do.
+    pub(crate) fn copies_wanted(&self) -> &Notify {
+        &self.inner.copies_wanted
     }
 }

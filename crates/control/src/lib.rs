@@ -44,3 +44,4 @@ pub use control::{Control, ShuttingDown, StartError};
 pub use page::{Cursor, Page, PageRequest};
 pub use people::Client;
 pub use sandboxes::Sandbox;
+pub use transfer::Kept;

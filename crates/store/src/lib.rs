@@ -11,6 +11,7 @@
 pub mod api_keys;
 pub mod audit;
 mod convert;
+pub mod copies;
 mod database;
 pub mod hosts;
 pub mod idempotency;

@@ -160,7 +160,7 @@ impl Tx {
             "UPDATE templates SET vcpus = $2, memory_mb = $3, disk_mb = $4, size_bytes = $5, compatibility = $6,
                     draft = FALSE, ready_at = now(), updated_at = now()
              WHERE id = $1
-             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at",
+             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, durable, created_at",
             id.uuid(),
             integer(complete.vcpus),
             integer(complete.memory_mb),

@@ -24,6 +24,7 @@ pub struct TemplateRow {
     pub size_bytes: u64,
     pub arch: Arch,
     pub vmm: VmmKind,
+    pub durable: bool,
     pub created_at: DateTime<Utc>,
 }
 
@@ -72,6 +73,7 @@ pub(crate) struct Raw {
     pub(crate) size_bytes: i64,
     pub(crate) arch: String,
     pub(crate) vmm: String,
+    pub(crate) durable: bool,
     pub(crate) created_at: DateTime<Utc>,
 }
 
@@ -90,6 +92,7 @@ impl TryFrom<Raw> for TemplateRow {
             size_bytes: unsigned("templates.size_bytes", raw.size_bytes)?,
             arch: word("templates.arch", &raw.arch)?,
             vmm: word("templates.vmm", &raw.vmm)?,
+            durable: raw.durable,
             created_at: raw.created_at,
         })
     }
@@ -104,7 +107,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, durable, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
              ORDER BY (team_id = $1) DESC LIMIT 1",
@@ -126,7 +129,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, durable, created_at
              FROM templates
              WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
             id.uuid(),
@@ -150,7 +153,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, durable, created_at
              FROM templates
              WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
@@ -206,7 +209,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, durable, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($3::text IS NULL OR kind = $3)

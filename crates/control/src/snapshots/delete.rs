@@ -114,6 +114,7 @@ impl Control {
             tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Success)).await?;
         }
         tx.commit().await?;
+        self.copies_wanted().notify_one();
         Ok(true)
     }
 }

@@ -8,6 +8,7 @@ use sandbar_proto::host::{self as proto, FilePart, FileParts};
 use sandbar_types::Id;
 use sandbar_types::id::Template;
 
+use super::bucket::{Bucket, BucketError};
 use crate::host_client::{HostClient, HostError};
 
 /// Parts under way at the same time, and so in memory: 4 MiB each at most.
@@ -15,12 +16,45 @@ const AT_ONCE: usize = 4;
 /// How long one part may take there or back.
 const PART_LIMIT: Duration = Duration::from_secs(60);
 
+/// Where a template comes from.
+pub(super) enum Source<'a> {
+    Host(HostClient),
+    Bucket(&'a Bucket),
+}
+
+/// Why a source failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error("the host failed")]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error("object storage has no complete copy")]
+    Incomplete,
+}
+
+impl Source<'_> {
+    async fn open(&self, template: Id<Template>) -> Result<proto::OpenTemplateResponse, SourceError> {
+        match self {
+            Self::Host(host) => Ok(host.open_template(template, PART_LIMIT).await?),
+            Self::Bucket(bucket) => bucket.open_template(template).await?.ok_or(SourceError::Incomplete),
+        }
+    }
+
+    async fn part(&self, template: Id<Template>, file: &str, index: u32) -> Result<FilePart, SourceError> {
+        Ok(match self {
+            Self::Host(host) => host.read_template_part(template, file, index, PART_LIMIT).await?,
+            Self::Bucket(bucket) => bucket.read_part(template, file, index).await?,
+        })
+    }
+}
+
 /// Why a template did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CarryError {
     /// Where it comes from failed.
     #[error("the template's files cannot be read")]
-    Source(#[source] HostError),
+    Source(#[source] SourceError),
     /// Where it goes to failed.
     #[error("the template's files cannot be written")]
     Target(#[source] HostError),
@@ -36,13 +70,13 @@ pub(super) struct Carried {
 /// Carries what `target` lacks of a template, and has it published there. `limit` is for reading all of it. What arrived before an error
 /// stays there for the next attempt; `progress` hears of each part.
 pub(super) async fn carry(
-    source: &HostClient,
+    source: &Source<'_>,
     target: &HostClient,
     template: Id<Template>,
     limit: Duration,
     progress: &(dyn Fn() + Sync),
 ) -> Result<Carried, CarryError> {
-    let opened = source.open_template(template, PART_LIMIT).await.map_err(CarryError::Source)?;
+    let opened = source.open(template).await.map_err(CarryError::Source)?;
     let proto::OpenTemplateResponse { manifest, size_bytes, parts, .. } = opened;
     let begun = target.receive_template(template, manifest, size_bytes, PART_LIMIT).await;
     let begun = begun.map_err(CarryError::Target)?;
@@ -53,8 +87,7 @@ pub(super) async fn carry(
     let carried = lacking.len();
     futures::stream::iter(lacking)
         .map(|(file, index)| async move {
-            let part = source.read_template_part(template, &file, index, PART_LIMIT).await;
-            let part: FilePart = part.map_err(CarryError::Source)?;
+            let part = source.part(template, &file, index).await.map_err(CarryError::Source)?;
             let written = target.write_template_part(template, file, index, part, PART_LIMIT).await;
             written.map_err(CarryError::Target)?;
             progress();

@@ -4,6 +4,7 @@
 //! anew. A fetch ends when the files are there, when the host does not want them, or after some attempts in a row that carried nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use sandbar_types::id::{Host, Template};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use super::carry::{CarryError, carry};
+use super::carry::{CarryError, Source, SourceError, carry};
 use crate::Control;
 use crate::host_client::{HostClient, HostError, Reason};
 
@@ -45,6 +46,22 @@ pub(crate) enum FetchFault {
     Gone,
     /// Something that the log has.
     Failed,
+}
+
+/// Where files came from, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Host(Id<Host>),
+    ObjectStorage,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(id) => id.fmt(f),
+            Self::ObjectStorage => f.write_str("object storage"),
+        }
+    }
 }
 
 /// What waiting for a fetch came to.
@@ -174,36 +191,37 @@ impl Control {
             }
             let before = carried.load(Ordering::Relaxed);
             // Asked each time: hosts come and go.
-            let mut sources = self.store().fetch_sources(template, host).await?;
-            sources.retain(|(id, _)| !damaged.contains(id));
+            let mut origins = self.origins(template, host).await?;
+            origins.retain(|(from, _)| !damaged.contains(from));
             fault = FetchFault::NoSource;
-            if sources.is_empty() {
+            if origins.is_empty() {
                 break;
             }
-            for (id, address) in sources {
-                let source = self.host_clients().get(id, &address);
+            for (from, source) in origins {
                 let count = || {
                     carried.fetch_add(1, Ordering::Relaxed);
                 };
                 let error = match carry(&source, target, template, limit, &count).await {
                     Ok(done) => {
-                        tracing::info!(%template, %host, from = %id, parts = done.parts, "a template was fetched");
+                        tracing::info!(%template, %host, %from, parts = done.parts, "a template was fetched");
                         return Ok(Ok(()));
                     }
                     Err(error) => error,
                 };
-                tracing::info!(%template, %host, from = %id, error = &error as &dyn std::error::Error,
+                tracing::info!(%template, %host, %from, error = &error as &dyn std::error::Error,
                     "a template did not arrive");
                 match error {
                     CarryError::Source(error) => {
-                        if error.reason() == Some(Reason::REASON_TEMPLATE_NOT_FOUND) {
+                        if let (Origin::Host(id), SourceError::Host(error)) = (from, &error)
+                            && error.reason() == Some(Reason::REASON_TEMPLATE_NOT_FOUND)
+                        {
                             self.store().template_location_forget(template, id).await?;
                         }
                     }
                     CarryError::Target(error) => {
                         fault = fault_of(&error);
                         if error.reason() == Some(Reason::REASON_SNAPSHOT_DAMAGED) {
-                            damaged.insert(id);
+                            damaged.insert(from);
                         }
                         if !is_passing(&error) {
                             return Ok(Err(fault));
@@ -215,6 +233,25 @@ impl Control {
             idle = if carried.load(Ordering::Relaxed) > before { 1 } else { idle + 1 };
         }
         Ok(Err(fault))
+    }
+
+    /// Where a host may get a template from: other hosts first.
+    async fn origins(
+        &self,
+        template: Id<Template>,
+        host: Id<Host>,
+    ) -> Result<Vec<(Origin, Source<'_>)>, StoreError> {
+        let hosts = self.store().fetch_sources(template, host).await?.into_iter();
+        let of = |(id, address): (Id<Host>, String)| {
+            (Origin::Host(id), Source::Host(self.host_clients().get(id, &address)))
+        };
+        let mut origins: Vec<_> = hosts.map(of).collect();
+        if let Some(bucket) = self.bucket()
+            && self.store().template_is_durable(template).await?
+        {
+            origins.push((Origin::ObjectStorage, Source::Bucket(bucket)));
+        }
+        Ok(origins)
     }
 
     async fn host_client(&self, host: Id<Host>) -> Result<Option<HostClient>, StoreError> {

@@ -1,7 +1,8 @@
-//! Templates on their way between hosts.
+//! Templates on their way between hosts, and to and from object storage.
 //!
 //! ```text
-//!   host A ──read a part──► control plane ──write the part──► host B        at most AT_ONCE parts at a time
+//!   host A ────────read a part──► control plane ──write the part──► host B            a few parts at a time
+//!   object storage ─────────────►               ──────────────────► object storage
 //! ```
 //!
 //! The control plane carries the parts, so that no host may ask another for anything: what one has is not in danger from the others, a
@@ -10,9 +11,13 @@
 //!
 //! - `fetch`: who fetches, who waits, what it comes to.
 //! - `carry`: one template from one place to one host, as much of it as is lacking.
+//! - `bucket`: object storage. Only the control plane has credentials for it.
+//! - `keep`: what is copied there in the background, and deleted.
 
+mod bucket;
 mod carry;
 mod fetch;
+mod keep;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +26,10 @@ use sandbar_types::Id;
 use sandbar_types::id::{Host, Template};
 use tokio::sync::watch;
 
+pub(crate) use bucket::{Bucket, BucketError};
+pub use bucket::{InvalidSnapshotStore, SnapshotStore};
 pub(crate) use fetch::{Awaited, FetchFault};
+pub use keep::Kept;
 
 type Key = (Id<Template>, Id<Host>);
 type Outcome = Option<Result<(), FetchFault>>;

@@ -10,6 +10,7 @@ mod fleet_simulation;
 mod fork;
 mod hosts;
 mod life;
+mod object_storage;
 mod operations;
 mod quotas;
 mod reconcile;

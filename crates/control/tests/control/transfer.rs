@@ -17,22 +17,22 @@ use sandbar_types::id::Host;
 use crate::support::{World, config, host_context, register};
 
 /// A world whose host has a snapshot that no sandbox can be made of there, and another host without it.
-struct Two {
-    world: World,
+pub(crate) struct Two {
+    pub(crate) world: World,
     other: Arc<SimHost>,
-    other_id: Id<Host>,
-    snapshot: Template,
+    pub(crate) other_id: Id<Host>,
+    pub(crate) snapshot: Template,
 }
 
 /// The files of the sandbox that the snapshot was made of: as many parts of it.
-const FILES: usize = 6;
+pub(crate) const FILES: usize = 6;
 
 impl Two {
     async fn new() -> Self {
         Self::with(config()).await
     }
 
-    async fn with(config: Config) -> Self {
+    pub(crate) async fn with(config: Config) -> Self {
         let world = World::with(config).await;
         let sandbox = world.create().await.unwrap();
         for number in 0..FILES {
@@ -77,7 +77,7 @@ impl Two {
     }
 }
 
-async fn create(world: &World) -> Result<Sandbox, SandboxError> {
+pub(crate) async fn create(world: &World) -> Result<Sandbox, SandboxError> {
     let new = NewSandbox { template: Some("kept".to_owned()), ..NewSandbox::default() };
     world.control.sandbox_create(&world.ctx, &new, None).await
 }
@@ -89,7 +89,7 @@ impl World {
         self.control.sandbox_write_file(&self.ctx, sandbox, &target(path), contents).await.unwrap();
     }
 
-    async fn read(&self, sandbox: &Sandbox, path: &str) -> String {
+    pub(crate) async fn read(&self, sandbox: &Sandbox, path: &str) -> String {
         let read = self.control.sandbox_read_file(&self.ctx, sandbox, &target(path)).await;
         let chunk = read.unwrap().next().await.unwrap().unwrap();
         String::from_utf8(chunk.to_vec()).unwrap()
@@ -263,4 +263,24 @@ async fn a_fetch_that_nobody_takes_up_is_forgotten() {
     two.world.execute("UPDATE template_locations SET fetcher_until = now() - interval '1 second' WHERE fetcher IS NOT NULL").await;
     two.world.control.reconcile_host(two.other_id, None).await.unwrap();
     assert_eq!(two.locations().await, two.ready_on(&[two.world.host_id]));
+}
+
+#[tokio::test]
+async fn a_host_without_an_image_gets_the_platforms_template_from_another() {
+    let two = Two::new().await;
+    two.other.inject(Rpc::CreateTemplate, Fault::Refuse(Reason::REASON_TEMPLATE_NOT_FOUND), Times::Always);
+    two.world.control.reconcile_host(two.other_id, None).await.unwrap();
+    let has = "SELECT count(*) FROM template_locations WHERE host_id = $1 AND state = 'ready'";
+    loop {
+        let ready: i64 = sqlx::query_scalar(has)
+            .bind(two.other_id.uuid())
+            .fetch_one(two.world.database.pool())
+            .await
+            .unwrap();
+        if ready == 1 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(two.world.create().await.unwrap().host_id, Some(two.other_id));
 }

@@ -30,7 +30,7 @@ use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_api::{Limits, Origin, RequestRate};
 use sandbar_control::Control;
-use sandbar_control::config::Scheduling;
+use sandbar_control::config::{Scheduling, SnapshotStore};
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use sandbar_types::Resource;
@@ -110,6 +110,10 @@ pub(crate) struct UpArgs {
     /// Seconds for which a create waits while its host gets the template's files from another
     #[arg(long, env = "SANDBAR_TEMPLATE_WAIT", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=600))]
     template_wait: u64,
+
+    /// Object storage (S3) for copies of snapshots, as s3://BUCKET/PREFIX; endpoint, region and credentials by the usual variables AWS_*
+    #[arg(long, env = "SNAPSHOT_STORE", value_name = "URL")]
+    snapshot_store: Option<SnapshotStore>,
 
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
@@ -351,6 +355,7 @@ impl Start<'_> {
             scheduling: self.args.scheduling,
             fetch_wait: std::time::Duration::from_secs(self.args.template_wait),
             oauth,
+            snapshot_store: self.args.snapshot_store.clone(),
             domain: self.args.edge.domain()?,
             ..sandbar_control::Config::default()
         };

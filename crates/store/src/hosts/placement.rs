@@ -101,10 +101,12 @@ impl Store {
     ) -> Result<Vec<Candidate>, StoreError> {
         sqlx::query!(
             r#"WITH sources AS (
-                   SELECT COALESCE(bool_or(s.kind = 'regular'), FALSE) AS shared, COALESCE(bool_or(s.team_id = $1), FALSE) AS own
-                   FROM template_locations l JOIN hosts s ON s.id = l.host_id JOIN templates t ON t.id = l.template_id
-                   WHERE l.template_id = $2 AND l.state = 'ready' AND s.status IN ('online', 'draining')
-                     AND s.deleted_at IS NULL AND NOT (t.team_id = $4 AND t.source_id IS NULL)),
+                   SELECT COALESCE(bool_or(t.durable OR s.kind = 'regular'), FALSE) AS shared,
+                          COALESCE(bool_or(s.team_id = $1), FALSE) AS own
+                   FROM templates t
+                   LEFT JOIN template_locations l ON l.template_id = t.id AND l.state = 'ready'
+                   LEFT JOIN hosts s ON s.id = l.host_id AND s.status IN ('online', 'draining') AND s.deleted_at IS NULL
+                   WHERE t.id = $2 AND NOT (t.team_id = $4 AND t.source_id IS NULL)),
                seen AS (
                    SELECT h.id, h.draining, h.arch, h.vmm, h.memory_mb, h.cpu_cores, h.disk_gb,
                           CASE WHEN EXISTS (SELECT 1 FROM teams t WHERE t.id = $1 AND t.is_byoc)
