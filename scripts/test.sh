@@ -44,6 +44,9 @@ phase "sdks" tests/sdk/install.sh
 # An outside fuzzer for the API, the same way.
 phase "fuzzer" tests/api-fuzz/install.sh
 
+# An S3 server to keep snapshots in, too.
+phase "S3 server" tests/object-storage/install.sh
+
 phase "format" cargo fmt --all --check
 phase "licences" licences
 phase "guest binaries" cargo xtask guest

@@ -160,8 +160,15 @@ macro_rules! from_typed {
     )*};
 }
 
-from_typed!(AuthError, SandboxError, SnapshotError, TemplateError);
+from_typed!(AuthError, SnapshotError, TemplateError);
 from_typed!(ApiKeyError, AuditError, BuildError, TeamError);
+
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
+        let retry_after = error.retry_after();
+        Self { retry_after, ..Self::from_typed(error.code(), error) }
+    }
+}
 
 impl From<HostError> for ApiError {
     fn from(error: HostError) -> Self {

@@ -9,6 +9,7 @@ use sandbar_types::PerResource;
 pub use crate::builds::BuildConfig;
 use crate::oauth::OAuthConfig;
 pub use crate::scheduler::{Scheduling, UnknownPolicy};
+pub use crate::transfer::{InvalidSnapshotStore, SnapshotStore};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub probe_deadline: Duration,
     /// How long a host may take to boot an image and keep it as a template. Software emulation takes minutes.
     pub template_deadline: Duration,
+    /// How long a create waits for the template's files where its host has to get them first. They arrive although it does not wait.
+    pub fetch_wait: Duration,
     /// After this long in a transitional state, a sandbox is taken over by the reconciler, so that no row is in one for over a minute.
     pub operation_deadline: Duration,
     /// How much of a host's memory may be promised to sandboxes, in percent. Above 100, since clones of one snapshot share
@@ -61,6 +64,8 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
+    /// Where copies of snapshots are kept.
+    pub snapshot_store: Option<SnapshotStore>,
     /// The name below which sandboxes have names of their own.
     pub domain: Option<String>,
     /// Where else people may sign in.
@@ -110,6 +115,7 @@ impl Default for Config {
             call_deadline: Duration::from_secs(10),
             probe_deadline: Duration::from_secs(5),
             template_deadline: Duration::from_secs(900),
+            fetch_wait: Duration::from_secs(30),
             operation_deadline: Duration::from_secs(55),
             memory_promise_percent: 200,
             vcpus_promise_percent: 3200,
@@ -123,6 +129,7 @@ impl Default for Config {
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
             default_quotas: DEFAULT_QUOTAS,
+            snapshot_store: None,
             domain: None,
             oauth: None,
         }

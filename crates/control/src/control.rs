@@ -8,7 +8,7 @@ use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
 use sandbar_types::id::Host;
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, broadcast, watch};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -23,6 +23,7 @@ use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
 use crate::secrets::{GuestKey, MasterKey, SecretError};
+use crate::transfer::{Bucket, BucketError, Fetches};
 
 /// Heartbeats that a slow listener may lag behind.
 const HEARD_BACKLOG: usize = 64;
@@ -51,6 +52,9 @@ struct Inner {
     wanted: Wanted,
     news: Arc<News>,
     build_queue: Arc<dyn BuildQueue>,
+    fetches: Fetches,
+    bucket: Option<Bucket>,
+    copies_wanted: Notify,
     turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
     work: TaskTracker,
@@ -62,6 +66,9 @@ pub enum StartError {
     /// The platform's keys cannot be had.
     #[error("the platform's keys cannot be had")]
     Secret(#[from] SecretError),
+    /// Object storage cannot be used.
+    #[error("the object storage of snapshots cannot be used: see the variables AWS_*")]
+    Bucket(#[from] BucketError),
     /// Certificates cannot be made.
     #[error("the certificate authority cannot be used")]
     Pki(#[from] PkiError),
@@ -93,6 +100,7 @@ impl Control {
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
         let news = Arc::new(News::default());
         let build_queue = builds::open_queue(&store, Arc::clone(&news), &config.builds)?;
+        let bucket = config.snapshot_store.as_ref().map(Bucket::open).transpose()?;
         let inner = Inner {
             store,
             config,
@@ -108,6 +116,9 @@ impl Control {
             wanted: Wanted::default(),
             news,
             build_queue,
+            fetches: Fetches::default(),
+            bucket,
+            copies_wanted: Notify::new(),
             turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
             work: TaskTracker::new(),
@@ -233,5 +244,19 @@ impl Control {
 
     pub(crate) fn wanted(&self) -> &Wanted {
         &self.inner.wanted
+    }
+
+    pub(crate) fn fetches(&self) -> &Fetches {
+        &self.inner.fetches
+    }
+
+    /// Where copies of snapshots are.
+    pub(crate) fn bucket(&self) -> Option<&Bucket> {
+        self.inner.bucket.as_ref()
+    }
+
+    /// Tells whoever looks after object storage that there is something to do.
+    pub(crate) fn copies_wanted(&self) -> &Notify {
+        &self.inner.copies_wanted
     }
 }

@@ -37,6 +37,7 @@ pub mod snapshots;
 pub mod teams;
 pub mod templates;
 pub mod traffic;
+mod transfer;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};
@@ -44,3 +45,4 @@ pub use control::{Control, ShuttingDown, StartError};
 pub use page::{Cursor, Page, PageRequest};
 pub use people::Client;
 pub use sandboxes::Sandbox;
+pub use transfer::Kept;

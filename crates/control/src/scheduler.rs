@@ -4,7 +4,7 @@
 //! ([`Policy`]), the best first. The choice is not binding: the transaction that places the sandbox checks the room again with the
 //! host's row held, and the next host in order is tried where another create was faster.
 
-use sandbar_store::hosts::{Candidate, Demand, Limits};
+use sandbar_store::hosts::{Candidate, Demand, Files, Limits};
 use sandbar_types::id::Host;
 use sandbar_types::{Arch, Id, VmmKind};
 
@@ -76,13 +76,13 @@ pub(crate) enum Obstacle {
     NotForThis,
     /// It is another kind of machine.
     OtherMachine,
-    /// It has not the template's files.
+    /// It has not the template's files, and cannot get them.
     NoFiles,
     /// It is full.
     Full,
 }
 
-/// The hard constraints. Files that a host lacks may be fetched, so that they are the caller's to insist on.
+/// The hard constraints.
 pub(crate) fn can_take(host: &Candidate, need: &Need, limits: Limits) -> Result<(), Obstacle> {
     if !host.is_for_team || host.is_draining {
         return Err(Obstacle::NotForThis);
@@ -93,7 +93,7 @@ pub(crate) fn can_take(host: &Candidate, need: &Need, limits: Limits) -> Result<
     if Load::with(host, need).is_over(host, limits) {
         return Err(Obstacle::Full);
     }
-    if host.has_files { Ok(()) } else { Err(Obstacle::NoFiles) }
+    if host.files == Files::Nowhere { Err(Obstacle::NoFiles) } else { Ok(()) }
 }
 
 /// What would be promised of a host.
@@ -191,14 +191,22 @@ impl Policy for RoundRobin {
     }
 }
 
-/// The hosts that can take it, the best first; and, where there are none, what stood in the way of the one that came nearest.
+/// A host that can take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) host: Id<Host>,
+    /// Whether the files have to be fetched.
+    pub(crate) files: Files,
+}
+
+/// The hosts that can take it, the best first, those that have the files before those that have to get them; and, where there are none, what stood in the way of the one that came nearest.
 pub(crate) fn place(
     policy: &dyn Policy,
     hosts: &[Candidate],
     need: &Need,
     limits: Limits,
     turn: u64,
-) -> Result<Vec<Id<Host>>, Option<Obstacle>> {
+) -> Result<Vec<Choice>, Option<Obstacle>> {
     let judged: Vec<_> = hosts.iter().map(|host| (host, can_take(host, need, limits))).collect();
     let fit: Vec<&Candidate> =
         judged.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(host, _)| *host).collect();
@@ -211,7 +219,13 @@ pub(crate) fn place(
         };
         return Err(judged.into_iter().filter_map(|(_, verdict)| verdict.err()).max_by_key(nearest));
     }
-    Ok(policy.rank(need, limits, fit, turn))
+    let (here, elsewhere): (Vec<_>, Vec<_>) = fit.into_iter().partition(|host| host.files == Files::Here);
+    let ranked =
+        [(Files::Here, here), (Files::Elsewhere, elsewhere)].into_iter().flat_map(|(files, hosts)| {
+            let ranked = policy.rank(need, limits, hosts, turn).into_iter();
+            ranked.map(move |host| Choice { host, files })
+        });
+    Ok(ranked.collect())
 }
 
 #[cfg(test)]

@@ -26,12 +26,22 @@ fn host(id: u128, memory_mb: u32, promised_memory_mb: u64) -> Candidate {
         promised_disk_mb: 0,
         sandboxes: 0,
         of_team: 0,
-        has_files: true,
+        files: Files::Here,
     }
 }
 
 fn least_loaded(hosts: &[Candidate], need: Need) -> Result<Vec<Id<Host>>, Option<Obstacle>> {
-    place(Scheduling::LeastLoaded.policy(), hosts, &need, LIMITS, 0)
+    placed(Scheduling::LeastLoaded, hosts, need, 0)
+}
+
+fn placed(
+    scheduling: Scheduling,
+    hosts: &[Candidate],
+    need: Need,
+    turn: u64,
+) -> Result<Vec<Id<Host>>, Option<Obstacle>> {
+    let placed = place(scheduling.policy(), hosts, &need, LIMITS, turn)?;
+    Ok(placed.into_iter().map(|choice| choice.host).collect())
 }
 
 #[test]
@@ -60,7 +70,7 @@ fn what_stood_in_the_way_is_told_of_the_host_that_came_nearest() {
     let strange = Candidate { is_for_team: false, ..host(1, 8192, 0) };
     let draining = Candidate { is_draining: true, ..host(2, 8192, 0) };
     let other = Candidate { vmm: VmmKind::Firecracker, ..host(3, 8192, 0) };
-    let empty = Candidate { has_files: false, ..host(4, 8192, 0) };
+    let empty = Candidate { files: Files::Nowhere, ..host(4, 8192, 0) };
     let full = host(5, 8192, 8192);
     let told = |hosts: &[Candidate]| least_loaded(hosts, need(512)).unwrap_err();
     assert_eq!(told(&[]), None);
@@ -80,6 +90,21 @@ fn a_teams_sandboxes_are_spread_over_hosts_that_are_nearly_as_good() {
 }
 
 #[test]
+fn hosts_that_have_the_files_come_before_those_that_must_get_them_however_loaded() {
+    let loaded = host(1, 8192, 6000);
+    let empty = Candidate { files: Files::Elsewhere, ..host(2, 8192, 0) };
+    let full = host(3, 8192, 8192);
+    for scheduling in [Scheduling::LeastLoaded, Scheduling::RoundRobin] {
+        for turn in 0..4 {
+            let hosts = [empty.clone(), loaded.clone(), full.clone()];
+            let order = place(scheduling.policy(), &hosts, &need(512), LIMITS, turn).unwrap();
+            let expected = [(loaded.host_id, Files::Here), (empty.host_id, Files::Elsewhere)];
+            assert_eq!(order, expected.map(|(host, files)| Choice { host, files }), "{scheduling:?}");
+        }
+    }
+}
+
+#[test]
 fn policies_are_named() {
     assert_eq!("least_loaded".parse(), Ok(Scheduling::LeastLoaded));
     assert_eq!("round_robin".parse(), Ok(Scheduling::RoundRobin));
@@ -88,11 +113,10 @@ fn policies_are_named() {
 
 fn any_host() -> impl Strategy<Value = Candidate> {
     let room = (1u32..1_000_000, 0u64..3_000_000, 1u32..256, 0u64..2000, 1u64..10_000_000, 0u64..20_000_000);
-    let rest = (any::<u128>(), 0u64..2000, 0u64..50, any::<[bool; 4]>(), any::<bool>());
+    let rest = (any::<u128>(), 0u64..2000, 0u64..50, any::<[bool; 3]>(), any::<bool>(), any_files());
     (room, rest).prop_map(
         |((memory_mb, promised_memory_mb, cpu_cores, promised_vcpus, disk_mb, promised_disk_mb), rest)| {
-            let (id, sandboxes, of_team, [is_for_team, is_draining, has_files, is_arm], is_firecracker) =
-                rest;
+            let (id, sandboxes, of_team, [is_for_team, is_draining, is_arm], is_firecracker, files) = rest;
             Candidate {
                 host_id: Id::from_uuid(Uuid::from_u128(id)),
                 is_for_team,
@@ -107,10 +131,14 @@ fn any_host() -> impl Strategy<Value = Candidate> {
                 promised_disk_mb,
                 sandboxes,
                 of_team,
-                has_files,
+                files,
             }
         },
     )
+}
+
+fn any_files() -> impl Strategy<Value = Files> {
+    prop_oneof![Just(Files::Here), Just(Files::Elsewhere), Just(Files::Nowhere)]
 }
 
 fn any_limits() -> impl Strategy<Value = Limits> {
@@ -130,13 +158,14 @@ proptest! {
             let within = |promised: u64, more: u32, has: u64, percent: u32| {
                 promised + u64::from(more) <= has * u64::from(percent) / 100
             };
-            let fits = host.is_for_team && !host.is_draining && host.has_files
+            let fits = host.is_for_team && !host.is_draining && host.files != Files::Nowhere
                 && host.arch == need.arch && host.vmm == need.vmm
                 && within(host.promised_memory_mb, memory_mb, host.memory_mb.into(), limits.memory)
                 && within(host.promised_vcpus, 1, host.cpu_cores.into(), limits.vcpus)
                 && within(host.promised_disk_mb, 1024, host.disk_mb, limits.disk);
-            prop_assert_eq!(chosen.contains(&host.host_id), fits);
+            prop_assert_eq!(chosen.contains(&Choice { host: host.host_id, files: host.files }), fits);
         }
+        prop_assert!(chosen.is_sorted_by_key(|choice| choice.files));
         // Whatever the order of the question.
         let turn = usize::try_from(seed % 20).unwrap().min(hosts.len());
         hosts.rotate_left(turn);
@@ -162,7 +191,7 @@ proptest! {
         let hosts: Vec<Candidate> = (0..count).map(|id| host(id, 8192, 0)).collect();
         let mut first: BTreeMap<Id<Host>, u64> = BTreeMap::new();
         for turn in start..start + rounds * u64::try_from(count).unwrap() {
-            let order = place(Scheduling::RoundRobin.policy(), &hosts, &need(512), LIMITS, turn).unwrap();
+            let order = placed(Scheduling::RoundRobin, &hosts, need(512), turn).unwrap();
             *first.entry(order[0]).or_default() += 1;
         }
         prop_assert_eq!(first.len(), hosts.len());

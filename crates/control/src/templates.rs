@@ -31,6 +31,8 @@ pub struct Template {
     pub size_bytes: u64,
     pub arch: Arch,
     pub vmm: VmmKind,
+    /// Whether a complete copy is in object storage.
+    pub durable: bool,
     pub created_at: DateTime<Utc>,
 }
 
@@ -159,8 +161,22 @@ impl From<TemplateRow> for Template {
             arch,
             vmm,
             defaults: _,
+            durable,
             created_at,
         } = row;
-        Self { id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, created_at }
+        Self {
+            id,
+            team_id,
+            name,
+            kind,
+            vcpus,
+            memory_mb,
+            disk_mb,
+            size_bytes,
+            arch,
+            vmm,
+            durable,
+            created_at,
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
 //! whatever has no record is removed), then enrolment, then service. An end leaves every machine of a sandbox running.
 
+mod arrivals;
 mod enrolment;
 mod error;
 mod exec;
@@ -242,6 +243,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
             config.warm_pool_floor_mb.unwrap_or_else(|| machine_facts::memory_mb() / FLOOR_SHARE),
         ),
         settling: tokio::sync::Semaphore::new(1),
+        arrivals: arrivals::Arrivals::default(),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
     registry.resume(found).await;

@@ -9,6 +9,7 @@ use sandbar_storage::{Kernel, Store, TemplateSpec};
 use sandbar_vmm::{Compatibility, Confinement, DiskRate, Vmm};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::arrivals::Arrivals;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
@@ -31,6 +32,8 @@ pub(crate) struct Resources {
     pub(crate) spares: Arc<Spares>,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
+    /// Templates that are on their way here.
+    pub(crate) arrivals: Arrivals,
 }
 
 impl Resources {

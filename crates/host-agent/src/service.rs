@@ -5,21 +5,24 @@ use std::sync::Arc;
 use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt as _;
 use sandbar_proto::host::{
-    CreateSandboxRequest, CreateSandboxResponse, CreateTemplateRequest, CreateTemplateResponse,
-    DeleteTemplateRequest, DeleteTemplateResponse, DestroySandboxRequest, DestroySandboxResponse,
-    ExecRequest, ExecResponse, ExecStreamRequest, ExecStreamResponse, FlattenRootfsRequest,
-    FlattenRootfsResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, ForkSandboxRequest,
-    ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetNetworkDenialsRequest,
-    GetNetworkDenialsResponse, GetSandboxMetricsRequest, GetSandboxMetricsResponse, HostService,
-    KillProcessRequest, KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest,
-    ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest,
-    ListTemplatesResponse, MakeFolderRequest, MakeFolderResponse, PauseAllRequest, PauseAllResponse,
+    CommitTemplateRequest, CommitTemplateResponse, CreateSandboxRequest, CreateSandboxResponse,
+    CreateTemplateRequest, CreateTemplateResponse, DeleteTemplateRequest, DeleteTemplateResponse,
+    DestroySandboxRequest, DestroySandboxResponse, ExecRequest, ExecResponse, ExecStreamRequest,
+    ExecStreamResponse, FlattenRootfsRequest, FlattenRootfsResponse, FlushSandboxMetricsRequest,
+    FlushSandboxMetricsResponse, ForkSandboxRequest, ForkSandboxResponse, GetHealthRequest,
+    GetHealthResponse, GetNetworkDenialsRequest, GetNetworkDenialsResponse, GetSandboxMetricsRequest,
+    GetSandboxMetricsResponse, HostService, KillProcessRequest, KillProcessResponse, ListFolderRequest,
+    ListFolderResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest,
+    ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse, MakeFolderRequest,
+    MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest, PauseAllResponse,
     PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ReadFileRequest,
-    ReadFileResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest, ResumeSandboxResponse,
-    SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse,
-    SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest,
-    VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest,
-    WriteFileResponse, exec_stream_request, write_file_request,
+    ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse, ReceiveTemplateRequest,
+    ReceiveTemplateResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest,
+    SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse,
+    VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse,
+    WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest, WriteTemplatePartResponse,
+    exec_stream_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
@@ -34,7 +37,7 @@ use crate::resources::{Resources, blocking};
 use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State, Visit};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{exec, files, network_wire, processes, snapshot, tree, tunnel};
+use crate::{arrivals, exec, files, network_wire, processes, snapshot, tree, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -438,8 +441,10 @@ impl HostService for Service {
         request: ServiceRequest<'_, DeleteTemplateRequest>,
     ) -> ServiceResult<DeleteTemplateResponse> {
         let (store, id) = (self.resources.store.clone(), parse(request.id)?);
+        let resources = Arc::clone(&self.resources);
         let existed = blocking("delete the template", move || {
             let existed = !matches!(store.template(id), Err(StoreError::UnknownTemplate { .. }));
+            resources.arrivals.forget(id);
             store.delete_template(id)?;
             Ok(existed)
         });
@@ -447,6 +452,57 @@ impl HostService for Service {
         // They end by themselves; nobody waits for that.
         self.resources.spares.forget(id);
         Response::ok(DeleteTemplateResponse { existed, ..Default::default() })
+    }
+
+    async fn open_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, OpenTemplateRequest>,
+    ) -> ServiceResult<OpenTemplateResponse> {
+        let (store, id) = (self.resources.store.clone(), parse(request.id)?);
+        Response::ok(blocking("look at the template", move || arrivals::open(&store, id)).await?)
+    }
+
+    async fn read_template_part(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ReadTemplatePartRequest>,
+    ) -> ServiceResult<ReadTemplatePartResponse> {
+        let (store, id) = (self.resources.store.clone(), parse(request.id)?);
+        let (file, index) = (request.file.to_owned(), request.index);
+        let read = move || arrivals::read_part(&store, id, &file, index);
+        Response::ok(blocking("read a part of a template", read).await?)
+    }
+
+    async fn receive_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ReceiveTemplateRequest>,
+    ) -> ServiceResult<ReceiveTemplateResponse> {
+        Response::ok(arrivals::receive(&self.resources, request.to_owned_message()).await?)
+    }
+
+    async fn write_template_part(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, WriteTemplatePartRequest>,
+    ) -> ServiceResult<WriteTemplatePartResponse> {
+        arrivals::write_part(&self.resources, request.to_owned_message()).await?;
+        Response::ok(WriteTemplatePartResponse::default())
+    }
+
+    async fn commit_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, CommitTemplateRequest>,
+    ) -> ServiceResult<CommitTemplateResponse> {
+        let (resources, id) = (Arc::clone(&self.resources), parse(request.id)?);
+        let work = async move { arrivals::commit(&resources, id).await };
+        let template = to_the_end("publish the template", work).await?;
+        Response::ok(CommitTemplateResponse {
+            template: describe_template(&template).into(),
+            ..Default::default()
+        })
     }
 
     async fn verify_template(

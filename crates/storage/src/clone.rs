@@ -78,9 +78,18 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
 pub(crate) fn for_each_data_range(
     file: &File,
     length: u64,
+    f: impl FnMut(u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    for_each_data_range_from(file, 0, length, f)
+}
+
+/// The same, from a place on.
+pub(crate) fn for_each_data_range_from(
+    file: &File,
+    mut at: u64,
+    length: u64,
     mut f: impl FnMut(u64, u64) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut at = 0;
     while at < length {
         let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,

@@ -41,6 +41,7 @@ mod spare;
 mod store;
 mod template;
 mod tool;
+mod transfer;
 
 pub use backing::{Backing, StoreKind};
 pub use base_image::{BaseImageError, BaseImageOptions, build_base_image};
@@ -59,6 +60,7 @@ pub use spare::SpareFiles;
 pub use store::{Space, Store, StoreError, StoreOptions};
 pub use template::{FileRecord, Template, TemplateDraft, TemplateFile, TemplateManifest, TemplateSpec};
 pub use tool::ToolError;
+pub use transfer::{Incoming, PART, Piece};
 
 /// Is told what long work is at.
 pub trait Progress: Send + Sync {

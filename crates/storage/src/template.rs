@@ -19,7 +19,7 @@ use crate::session::TempDir;
 use crate::store::{Store, StoreError};
 
 /// The one version of the manifest that this code reads and writes.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
 
 /// A file of a template.
@@ -49,7 +49,7 @@ impl TemplateFile {
     }
 
     /// What a template of that kind consists of.
-    const fn of(kind: TemplateKind) -> &'static [Self] {
+    pub(crate) const fn of(kind: TemplateKind) -> &'static [Self] {
         match kind {
             TemplateKind::Base => &[Self::Disk],
             TemplateKind::Snapshot => &Self::MACHINE,
@@ -187,7 +187,7 @@ impl Template {
         Ok(template)
     }
 
-    fn damaged(&self, file: &str, reason: &str) -> StoreError {
+    pub(crate) fn damaged(&self, file: &str, reason: &str) -> StoreError {
         StoreError::DamagedTemplate { id: self.id(), file: file.into(), reason: reason.into() }
     }
 }
@@ -223,7 +223,24 @@ impl TemplateDraft {
     ///
     /// Takes as long as writing what the files hold through to the disk; hashing it goes on meanwhile and takes less.
     pub fn commit(self, spec: TemplateSpec) -> Result<Template, StoreError> {
-        let names = TemplateFile::of(spec.kind);
+        let files = self.make_durable(TemplateFile::of(spec.kind))?;
+        let manifest = TemplateManifest { format: FORMAT, id: self.id, spec, created_at: Utc::now(), files };
+        self.publish(manifest)
+    }
+
+    /// Publishes a template whose files came from elsewhere, if they are what its manifest says.
+    pub(crate) fn commit_received(self, manifest: TemplateManifest) -> Result<Template, StoreError> {
+        let files = self.make_durable(TemplateFile::of(manifest.spec.kind))?;
+        let damaged = files.iter().find(|(file, record)| manifest.files.get(file) != Some(*record));
+        if let Some((file, _)) = damaged {
+            let reason = "what was received is not what its manifest says".to_owned();
+            return Err(StoreError::DamagedTemplate { id: self.id, file: file.name().into(), reason });
+        }
+        self.publish(manifest)
+    }
+
+    /// Writes the files through, deletes whatever else is there, and describes them.
+    fn make_durable(&self, names: &[TemplateFile]) -> Result<BTreeMap<TemplateFile, FileRecord>, FileError> {
         self.remove_others(names)?;
         // Two things to wait for, the processor and the disk: at the same time.
         let (records, synced) = std::thread::scope(|scope| {
@@ -232,9 +249,12 @@ impl TemplateDraft {
             let records: Result<BTreeMap<_, _>, FileError> = records.collect();
             (records, sync.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let manifest =
-            TemplateManifest { format: FORMAT, id: self.id, spec, created_at: Utc::now(), files: records? };
+        let records = records?;
         synced?;
+        Ok(records)
+    }
+
+    fn publish(self, manifest: TemplateManifest) -> Result<Template, StoreError> {
         files::write_new_json(&self.dir.path().join(MANIFEST), &manifest)?;
         files::fsync(self.dir.path())?;
         let dir = self.store.template_dir(self.id);

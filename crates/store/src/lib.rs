@@ -12,6 +12,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod builds;
 mod convert;
+pub mod copies;
 mod database;
 pub mod hosts;
 pub mod idempotency;
@@ -26,6 +27,7 @@ pub mod sign_in;
 pub mod snapshots;
 pub mod teams;
 pub mod templates;
+pub mod transfers;
 pub mod users;
 
 use chrono::{DateTime, Utc};

@@ -151,7 +151,7 @@ impl Tx {
                  UPDATE templates SET deleted_at = now(), updated_at = now()
                  WHERE team_id = $1 AND name = $2 AND id <> $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
                  RETURNING id)
-             UPDATE template_locations SET state = 'deleting', updated_at = now()
+             UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
              WHERE template_id IN (SELECT id FROM old)",
             reserved.team_id,
             reserved.name,
@@ -172,7 +172,7 @@ impl Tx {
             "UPDATE templates SET vcpus = $2, memory_mb = $3, disk_mb = $4, size_bytes = $5, compatibility = $6,
                     draft = FALSE, ready_at = now(), updated_at = now()
              WHERE id = $1
-             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at",
+             RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at",
             id.uuid(),
             integer(complete.vcpus),
             integer(complete.memory_mb),
@@ -197,7 +197,7 @@ impl Tx {
         .await?;
         let Some(ended) = ended else { return Ok(None) };
         sqlx::query!(
-            "UPDATE template_locations SET state = 'deleting', updated_at = now() WHERE template_id = $1",
+            "UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now() WHERE template_id = $1",
             id.uuid(),
         )
         .execute(self.connection())
@@ -229,7 +229,7 @@ impl Tx {
             return Ok(None);
         }
         let debts = sqlx::query!(
-            "UPDATE template_locations l SET state = 'deleting', updated_at = now()
+            "UPDATE template_locations l SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
              FROM hosts h WHERE l.template_id = $1 AND h.id = l.host_id RETURNING l.host_id, h.address, h.status",
             id.uuid(),
         )
@@ -307,7 +307,7 @@ impl Tx {
         let ids: Vec<uuid::Uuid> = ended.iter().map(|row| row.id).collect();
         let owing = sqlx::query_scalar!(
             "WITH owed AS (
-                 UPDATE template_locations SET state = 'deleting', updated_at = now()
+                 UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
                  WHERE template_id = ANY($1) RETURNING host_id)
              SELECT DISTINCT host_id FROM owed",
             &ids,

@@ -28,6 +28,7 @@ pub struct TemplateRow {
     pub arch: Arch,
     pub vmm: VmmKind,
     pub defaults: Defaults,
+    pub durable: bool,
     pub created_at: DateTime<Utc>,
 }
 
@@ -77,6 +78,7 @@ pub(crate) struct Raw {
     pub(crate) arch: String,
     pub(crate) vmm: String,
     pub(crate) defaults: Value,
+    pub(crate) durable: bool,
     pub(crate) created_at: DateTime<Utc>,
 }
 
@@ -99,6 +101,7 @@ impl TryFrom<Raw> for TemplateRow {
                 column: "templates.defaults",
                 value: raw.defaults.to_string(),
             })?,
+            durable: raw.durable,
             created_at: raw.created_at,
         })
     }
@@ -113,7 +116,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
              ORDER BY (team_id = $1) DESC LIMIT 1",
@@ -135,7 +138,7 @@ impl Store {
     ) -> Result<Option<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
              WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
             id.uuid(),
@@ -159,7 +162,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
              WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
@@ -215,7 +218,7 @@ impl Store {
     ) -> Result<Vec<TemplateRow>, StoreError> {
         sqlx::query_as!(
             Raw,
-            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, created_at
+            "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($3::text IS NULL OR kind = $3)

@@ -6,6 +6,7 @@
 //! - `sim_host/faults.rs`: what can be made to go wrong, and when.
 //! - `sim_host/inventory.rs`: the sandboxes and templates it holds.
 //! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
+//! - `sim_host/transfer.rs`: templates on their way from it and to it.
 //! - `sim_host/service.rs`: the RPCs.
 //! - `sim_host/tunnel.rs`: ports of its guests.
 //! - `sim_host/exec.rs`: commands; `sim_host/guest.rs`: the programs that its guests know.
@@ -19,6 +20,7 @@ mod inventory;
 mod life;
 mod processes;
 mod service;
+mod transfer;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -266,6 +268,11 @@ impl SimHost {
             rpc::CreateTemplateRequest { id: id.to_owned(), image: "base".to_owned(), ..Default::default() };
         // The image is known, so it cannot be refused.
         let _ = self.agent.inventory().create_template(request);
+    }
+
+    /// Something of a template's files is not what it was.
+    pub fn spoil_template(&self, id: &str) {
+        self.agent.inventory().spoil_template(id);
     }
 
     /// That many of the children of the coming forks fail by themselves.

@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
     created_at: Timestamp,
     /// Whether it is the platform's, and so everybody's.
     platform: bool,
-    /// Whether a copy exists beyond the host that holds it.
+    /// Whether a complete copy is in object storage, so that it outlives the hosts that hold it.
     durable: bool,
 }
 
@@ -55,8 +55,7 @@ impl From<templates::Template> for Snapshot {
             memory_mb: template.memory_mb,
             size_bytes: template.size_bytes,
             created_at: Timestamp(template.created_at),
-            // Nothing is copied to object storage yet.
-            durable: false,
+            durable: template.durable,
         }
     }
 }

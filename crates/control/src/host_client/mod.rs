@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod life;
 mod network;
+mod transfer;
 mod tunnel;
 
 use std::collections::{BTreeSet, HashMap};

@@ -35,6 +35,7 @@ impl Control {
         let mut rounds = Rounds::new();
         let house = tokio::spawn(self.clone().keep_house(stop.clone()));
         let builds = tokio::spawn(self.clone().run_builds(stop.clone()));
+        let copies = tokio::spawn(self.clone().run_copies(stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -72,6 +73,12 @@ impl Control {
         }
         if let Err(error) = builds.await {
             tracing::error!(error = &error as &dyn std::error::Error, "the building broke off");
+        }
+        if let Err(error) = copies.await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "looking after object storage broke off"
+            );
         }
     }
 

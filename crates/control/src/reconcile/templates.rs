@@ -32,6 +32,10 @@ impl Control {
             tracing::info!(%template, %host, "giving up a snapshot that nobody is making any more");
             self.snapshot_abandoned(template).await?;
         }
+        let forgotten = self.store().fetches_forget(host).await?;
+        if forgotten > 0 {
+            tracing::info!(%host, forgotten, "templates that nobody is fetching any more");
+        }
         let mut owed: BTreeSet<Id<Template>> =
             self.store().deletions_owed(host, before).await?.into_iter().collect();
         match client.list_templates(self.config().call_deadline).await {

@@ -6,6 +6,7 @@
 //!   3 run     row: starting -> running                                       undo: as 2
 //! ```
 //!
+//! A host that lacks the template's files gets them before the first step (`crate::transfer`), while the caller waits for a time.
 //! A host that has no room after all, or cannot be reached, is given up for the next best, with a row of its own.
 //!
 //! A control plane that dies between the steps leaves a row in `starting`. The reconciler finds it past its deadline and does
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use sandbar_proto::host::CreateSandboxRequest;
 use sandbar_store::audit::Outcome;
-use sandbar_store::hosts::{Demand, Purpose, Room};
+use sandbar_store::hosts::{Demand, Files, Purpose, Room};
 use sandbar_store::idempotency::Use;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
@@ -30,7 +31,8 @@ use super::error::CallSite;
 use super::validate::{self, Checked, InvalidSandbox};
 use super::{IdempotencyKey, NewSandbox, NoHostReason, Sandbox, SandboxError};
 use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word, timeout_from_word};
-use crate::scheduler::{self, Need, Obstacle};
+use crate::scheduler::{self, Choice, Need, Obstacle};
+use crate::transfer::{Awaited, FetchFault};
 use crate::{Control, OpContext, audit, reported};
 
 /// How often a full host is passed over for the next before the caller is told that all are full.
@@ -175,11 +177,29 @@ impl Control {
                 break placed;
             }
         };
-        let (hosts, mut reason) = match placed {
-            Ok(hosts) => (hosts, NoHostReason::NoneOnline),
+        let (choices, mut reason) = match placed {
+            Ok(choices) => (choices, NoHostReason::NoneOnline),
             Err(obstacle) => (Vec::new(), obstacle.into()),
         };
-        for host in hosts.into_iter().take(PLACEMENT_TRIES) {
+        let with = |files| choices.iter().filter(move |choice| choice.files == files).take(PLACEMENT_TRIES);
+        for &Choice { host, files } in with(Files::Here).chain(with(Files::Elsewhere)) {
+            if files == Files::Elsewhere {
+                // Before anything is carried for it.
+                if let Some(id) = self.answered_before(request).await? {
+                    return Ok(Placed::Known(id));
+                }
+                match self.fetch_template(template.id, host, self.config().fetch_wait).await {
+                    Awaited::Ready => {}
+                    Awaited::Late => return Err(SandboxError::TemplateOnItsWay),
+                    Awaited::Failed(FetchFault::Gone) => {
+                        return Err(SandboxError::TemplateNotFound { name: template.name.to_string() });
+                    }
+                    Awaited::Failed(fault) => {
+                        reason = fault.into();
+                        continue;
+                    }
+                }
+            }
             match self.place_on(ctx, request, host).await? {
                 Ok(placed) => return Ok(placed),
                 Err(full) => reason = full,
@@ -416,6 +436,17 @@ impl From<Option<Obstacle>> for NoHostReason {
             Some(Obstacle::OtherMachine) => Self::OtherMachine,
             Some(Obstacle::NoFiles) => Self::NoTemplateFiles,
             Some(Obstacle::Full) => Self::Full,
+        }
+    }
+}
+
+impl From<FetchFault> for NoHostReason {
+    fn from(fault: FetchFault) -> Self {
+        match fault {
+            FetchFault::NoSource | FetchFault::Gone | FetchFault::Failed => Self::NoTemplateFiles,
+            FetchFault::NoRoom => Self::Full,
+            FetchFault::Incompatible => Self::OtherMachine,
+            FetchFault::Unreachable => Self::NoneOnline,
         }
     }
 }

@@ -116,6 +116,9 @@ pub enum SandboxError {
         /// What they lack.
         reason: NoHostReason,
     },
+    /// A host that can take it is getting the template's files.
+    #[error("the template's files are on their way to a host that can take the sandbox: ask again")]
+    TemplateOnItsWay,
     /// A file or folder does not exist in the guest.
     #[error("{message}")]
     FileNotFound {
@@ -182,10 +185,12 @@ pub enum NoHostReason {
     )]
     OtherMachine,
     /// None that is online has the template's files.
-    #[error("no host that is online has the template's files")]
+    #[error(
+        "no host that is online has the template's files, or they cannot be brought to one that can take it"
+    )]
     NoTemplateFiles,
-    /// Those that have them are full.
-    #[error("every host that has the template is full")]
+    /// Those that could are full.
+    #[error("every host that has the template, or could get it, is full")]
     Full,
 }
 
@@ -209,13 +214,24 @@ impl SandboxError {
             | Self::DiskFull { .. } => ErrorCode::InvalidState,
             Self::Quota(_) => ErrorCode::RateLimited,
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
-            Self::NoHosts { .. } | Self::NoRoom { .. } => ErrorCode::NoHostsAvailable,
+            Self::NoHosts { .. } | Self::NoRoom { .. } | Self::TemplateOnItsWay => {
+                ErrorCode::NoHostsAvailable
+            }
             Self::Timeout { .. } => ErrorCode::Timeout,
             Self::HostUnavailable { .. } | Self::Missing { .. } | Self::ShuttingDown(_) => {
                 ErrorCode::HostUnavailable
             }
             Self::Agent { .. } => ErrorCode::AgentError,
             Self::Store(error) => store_code(error),
+        }
+    }
+
+    /// When it is worth asking again, where that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TemplateOnItsWay => Some(Duration::from_secs(5)),
+            _ => None,
         }
     }
 }

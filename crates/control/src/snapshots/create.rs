@@ -238,6 +238,7 @@ impl Control {
         tx.commit().await?;
         // The files of the one that was replaced are owed to be deleted.
         self.wants_reconcile(host);
+        self.copies_wanted().notify_one();
         Ok(row)
     }
 

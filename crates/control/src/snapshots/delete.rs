@@ -125,6 +125,9 @@ impl Control {
         let mut tx = self.store().begin().await?;
         let finished = finish_delete(&mut tx, id).await?;
         tx.commit().await?;
+        if finished {
+            self.copies_wanted().notify_one();
+        }
         Ok(finished)
     }
 }

@@ -79,6 +79,11 @@ impl World {
         start(&self.database, &self.config).await
     }
 
+    /// The same, told something else.
+    pub(crate) async fn replica_with(&self, config: Config) -> Control {
+        start(&self.database, &config).await
+    }
+
     /// The host's heartbeat.
     pub(crate) async fn beat(&self) {
         let heartbeat =

@@ -31,7 +31,7 @@ use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbar_api::{Limits, Origin, RequestRate, Throttle};
 use sandbar_control::Control;
-use sandbar_control::config::{BuildConfig, Scheduling};
+use sandbar_control::config::{BuildConfig, Scheduling, SnapshotStore};
 use sandbar_control::oauth::OAuthConfig;
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use sandbar_types::Resource;
@@ -107,6 +107,14 @@ pub(crate) struct UpArgs {
     /// How hosts are chosen for new sandboxes: least_loaded or round_robin
     #[arg(long, env = "SANDBAR_SCHEDULING", value_name = "POLICY", default_value = "least_loaded")]
     scheduling: Scheduling,
+
+    /// Seconds for which a create waits while its host gets the template's files from another
+    #[arg(long, env = "SANDBAR_TEMPLATE_WAIT", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=600))]
+    template_wait: u64,
+
+    /// Object storage (S3) for copies of snapshots, as s3://BUCKET/PREFIX; endpoint, region and credentials by the usual variables AWS_*
+    #[arg(long, env = "SNAPSHOT_STORE", value_name = "URL")]
+    snapshot_store: Option<SnapshotStore>,
 
     /// Proxies whose X-Forwarded-For counts, besides those on this machine
     #[arg(
@@ -365,7 +373,9 @@ impl Start<'_> {
             default_quotas,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
             scheduling: self.args.scheduling,
+            fetch_wait: std::time::Duration::from_secs(self.args.template_wait),
             oauth,
+            snapshot_store: self.args.snapshot_store.clone(),
             domain: self.args.edge.domain()?,
             builds: BuildConfig {
                 workers: self.args.build_workers,

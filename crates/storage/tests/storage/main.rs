@@ -8,3 +8,4 @@ mod full;
 mod guest_system;
 mod paused;
 mod store;
+mod transfer;

@@ -17,7 +17,7 @@ use crate::{Position, Store, StoreError, Tx};
 
 pub use credentials::{NewRefreshToken, RegistrationRow, ShownRefreshToken};
 pub use fleet::{LostSnapshot, Tenant};
-pub use placement::{Candidate, Demand, Limits, Purpose, Room};
+pub use placement::{Candidate, Demand, Files, Limits, Purpose, Room};
 
 /// The channel on which a host's change of status is told, with its id.
 const CHANNEL: &str = "sandbar_hosts";

@@ -35,8 +35,19 @@ pub struct Candidate {
     pub sandboxes: u64,
     /// How many of them are the team's.
     pub of_team: u64,
-    /// It has the template's files.
-    pub has_files: bool,
+    /// Whether it has the template's files.
+    pub files: Files,
+}
+
+/// Where a template's files are, as one host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Files {
+    /// It has them.
+    Here,
+    /// It can get them from elsewhere.
+    Elsewhere,
+    /// It cannot have them.
+    Nowhere,
 }
 
 /// What a sandbox takes of its host.
@@ -81,7 +92,7 @@ pub enum Room {
 
 impl Store {
     /// The hosts that are heard of, as the scheduler sees them for a team's sandbox of a template: all, or at most so many. Of many those
-    /// that may take it come first, else they are picked at random, so that replicas that ask at the same time do not all pick the same.
+    /// that have its files come first, then those that may take it, else they are picked at random, so that replicas that ask at the same time do not all pick the same.
     pub async fn host_candidates(
         &self,
         team: Id<Team>,
@@ -89,20 +100,30 @@ impl Store {
         at_most: Option<u32>,
     ) -> Result<Vec<Candidate>, StoreError> {
         sqlx::query!(
-            r#"WITH seen AS (
+            r#"WITH sources AS (
+                   SELECT COALESCE(bool_or(t.durable OR s.kind = 'regular'), FALSE) AS shared,
+                          COALESCE(bool_or(s.team_id = $1), FALSE) AS own
+                   FROM templates t
+                   LEFT JOIN template_locations l ON l.template_id = t.id AND l.state = 'ready'
+                   LEFT JOIN hosts s ON s.id = l.host_id AND s.status IN ('online', 'draining') AND s.deleted_at IS NULL
+                   WHERE t.id = $2 AND NOT (t.team_id = $4 AND t.source_id IS NULL)),
+               seen AS (
                    SELECT h.id, h.draining, h.arch, h.vmm, h.memory_mb, h.cpu_cores, h.disk_gb,
                           CASE WHEN EXISTS (SELECT 1 FROM teams t WHERE t.id = $1 AND t.is_byoc)
                                THEN h.kind = 'byoc' AND h.team_id = $1 ELSE h.kind = 'regular' END AS is_for_team,
                           EXISTS (SELECT 1 FROM template_locations l
-                                  WHERE l.host_id = h.id AND l.template_id = $2 AND l.state = 'ready') AS has_files
-                   FROM hosts h WHERE h.status IN ('online', 'draining') AND h.deleted_at IS NULL),
+                                  WHERE l.host_id = h.id AND l.template_id = $2 AND l.state = 'ready') AS has_files,
+                          (x.shared OR (x.own AND h.team_id = $1)) AS can_fetch
+                   FROM hosts h CROSS JOIN sources x WHERE h.status IN ('online', 'draining') AND h.deleted_at IS NULL),
                picked AS (
-                   SELECT * FROM seen ORDER BY (NOT draining AND is_for_team AND has_files) DESC, random() LIMIT $3)
+                   SELECT * FROM seen
+                   ORDER BY (NOT draining AND is_for_team AND has_files) DESC, (NOT draining AND is_for_team) DESC, random()
+                   LIMIT $3)
                SELECT h.id AS "id!", h.draining AS "draining!", h.is_for_team AS "is_for_team!", h.arch AS "arch!",
                       h.vmm AS "vmm!", h.memory_mb AS "memory_mb!", h.cpu_cores AS "cpu_cores!", h.disk_gb AS "disk_gb!",
                       COALESCE(p.memory_mb, 0) AS "promised_memory_mb!", COALESCE(p.vcpus, 0) AS "promised_vcpus!",
                       COALESCE(p.disk_mb, 0) AS "promised_disk_mb!", p.sandboxes AS "sandboxes!", p.of_team AS "of_team!",
-                      h.has_files AS "has_files!"
+                      h.has_files AS "has_files!", h.can_fetch AS "can_fetch!"
                FROM picked h
                LEFT JOIN LATERAL (
                    SELECT sum(s.memory_mb) FILTER (WHERE s.status <> 'paused') AS memory_mb,
@@ -115,6 +136,7 @@ impl Store {
             team.uuid(),
             template.uuid(),
             at_most.map(i64::from),
+            Id::<Team>::PLATFORM.uuid(),
         )
         .fetch_all(&self.pool)
         .await?
@@ -134,7 +156,11 @@ impl Store {
                 promised_disk_mb: unsigned("sum of disk_mb", row.promised_disk_mb)?,
                 sandboxes: unsigned("count of sandboxes", row.sandboxes)?,
                 of_team: unsigned("count of sandboxes", row.of_team)?,
-                has_files: row.has_files,
+                files: match (row.has_files, row.can_fetch) {
+                    (true, _) => Files::Here,
+                    (false, true) => Files::Elsewhere,
+                    (false, false) => Files::Nowhere,
+                },
             })
         })
         .collect()

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::faults::refusal;
 use super::life;
+use super::transfer::Arriving;
 use super::{Reason, SandboxState};
 
 /// MiB of disk of every template.
@@ -24,6 +25,8 @@ pub(super) struct Inventory {
     count: watch::Sender<usize>,
     pub(super) sandboxes: BTreeMap<String, Vm>,
     pub(super) templates: BTreeMap<String, Stored>,
+    /// Templates that are on their way here.
+    pub(super) arriving: BTreeMap<String, Arriving>,
     /// What becomes of the children of coming forks: that many fail.
     pub(super) failing_children: usize,
 }
@@ -41,6 +44,8 @@ pub(super) struct Vm {
 pub(super) struct Stored {
     pub(super) record: rpc::Template,
     pub(super) files: Files,
+    /// It is not what it was.
+    pub(super) spoilt: bool,
 }
 
 impl Inventory {
@@ -241,7 +246,7 @@ impl Inventory {
             kind: rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT.into(),
             ..Default::default()
         };
-        let stored = Stored { record: template, files: Files::new() };
+        let stored = Stored { record: template, files: Files::new(), spoilt: false };
         Ok(self.templates.entry(request.id).or_insert(stored).record.clone())
     }
 }

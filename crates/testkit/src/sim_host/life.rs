@@ -171,7 +171,7 @@ impl Inventory {
             kind: kind.into(),
             ..Default::default()
         };
-        let stored = Stored { record: record.clone(), files: vm.files.clone() };
+        let stored = Stored { record: record.clone(), files: vm.files.clone(), spoilt: false };
         self.templates.insert(template.to_owned(), stored);
         Ok((record, stall))
     }
@@ -231,6 +231,7 @@ impl Inventory {
     }
 
     pub(super) fn delete_template(&mut self, id: &str) -> bool {
+        self.arriving.remove(id);
         self.templates.remove(id).is_some()
     }
 

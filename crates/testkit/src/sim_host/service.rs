@@ -369,6 +369,51 @@ impl rpc::HostService for Service {
         .await
     }
 
+    async fn open_template(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::OpenTemplateRequest>,
+    ) -> ServiceResult<rpc::OpenTemplateResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::OpenTemplate, |inventory| inventory.open_template(&request.id)).await
+    }
+
+    async fn read_template_part(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadTemplatePartRequest>,
+    ) -> ServiceResult<rpc::ReadTemplatePartResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::ReadTemplatePart, |inventory| inventory.read_part(&request)).await
+    }
+
+    async fn receive_template(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::ReceiveTemplateRequest>,
+    ) -> ServiceResult<rpc::ReceiveTemplateResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::ReceiveTemplate, |inventory| inventory.receive_template(request)).await
+    }
+
+    async fn write_template_part(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::WriteTemplatePartRequest>,
+    ) -> ServiceResult<rpc::WriteTemplatePartResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::WriteTemplatePart, |inventory| inventory.write_part(request)).await
+    }
+
+    async fn commit_template(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::CommitTemplateRequest>,
+    ) -> ServiceResult<rpc::CommitTemplateResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::CommitTemplate, |inventory| inventory.commit_template(&request.id)).await
+    }
+
     async fn verify_template(
         &self,
         _ctx: RequestContext,
