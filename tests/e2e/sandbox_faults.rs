@@ -169,7 +169,7 @@ async fn an_idle_sandbox_ends_and_a_busy_one_does_not(platform: &Platform) -> Re
 
 /// What its host's agent takes of a guest's own accord, over and over.
 async fn a_guest_that_pushes_without_end_ends_in_time(platform: &Platform) -> Result<()> {
-    const TIMEOUT: u64 = 10;
+    const TIMEOUT: u64 = 60;
     platform.start().await?;
     let heard = platform.agent_logged(STARTED_AGAIN)?;
     let sandbox = Sandbox::create(&platform.client()?, &json!({"timeout_sec": TIMEOUT})).await?;
@@ -188,11 +188,14 @@ while True:
         .await?;
     pushing.pid().await?;
     drop(pushing);
+    wait::until_true("its host hears of it", Duration::from_secs(TIMEOUT), async || {
+        Ok(platform.agent_logged(STARTED_AGAIN)? > heard)
+    })
+    .await?;
     wait::until_true("the sandbox ends", Duration::from_secs(TIMEOUT + 30), async || {
         Ok(sandbox.status().await? == "stopped")
     })
     .await?;
-    ensure!(platform.agent_logged(STARTED_AGAIN)? > heard, "its host did not hear of it");
     is_reclaimed(platform, &sandbox.id).await
 }
 
