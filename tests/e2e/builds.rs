@@ -42,7 +42,8 @@ async fn what_a_recipe_leaves_is_in_every_sandbox_of_its_template(platform: &Pla
     let seen =
         sandbox.exec(&json!({"cmd": "sh", "args": ["-c", "id -un; pwd; tool; cat /etc/made"]})).await?;
     assert_eq!(
-        seen.stdout, "maker\n/srv/app\ntool: hello there\nmade by root in /\n",
+        String::from_utf8_lossy(&seen.stdout),
+        "maker\n/srv/app\ntool: hello there\nmade by root in /\n",
         "commands that say nothing have the recipe's user, folder and environment"
     );
     // What was started runs, as it did when the template was kept.
