@@ -18,8 +18,8 @@ use crate::files::OnFile;
 use crate::store::{Store, StoreError};
 use crate::template::{FORMAT, Template, TemplateDraft, TemplateFile, TemplateManifest};
 
-/// Bytes of a file that travel together: few enough for a message, enough that its way there and back does not count.
-pub const PART: u64 = 4 << 20;
+/// Bytes of a file that travel together: half of what a message may have, and enough that its way there and back does not count.
+pub const PART: u64 = 2 << 20;
 /// What is looked at for zeroes.
 const BLOCK: usize = 4096;
 

@@ -11,14 +11,14 @@ use sandbar_types::id::Template;
 use super::bucket::{Bucket, BucketError};
 use crate::host_client::{HostClient, HostError};
 
-/// Parts under way at the same time, and so in memory: 4 MiB each at most.
+/// Parts under way at the same time, and so in memory: 2 MiB each at most.
 const AT_ONCE: usize = 4;
 /// How long one part may take there or back.
 const PART_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a template comes from.
 pub(super) enum Source<'a> {
-    Host(HostClient),
+    Host(Box<HostClient>),
     Bucket(&'a Bucket),
 }
 

@@ -243,7 +243,7 @@ impl Control {
     ) -> Result<Vec<(Origin, Source<'_>)>, StoreError> {
         let hosts = self.store().fetch_sources(template, host).await?.into_iter();
         let of = |(id, address): (Id<Host>, String)| {
-            (Origin::Host(id), Source::Host(self.host_clients().get(id, &address)))
+            (Origin::Host(id), Source::Host(Box::new(self.host_clients().get(id, &address))))
         };
         let mut origins: Vec<_> = hosts.map(of).collect();
         if let Some(bucket) = self.bucket()

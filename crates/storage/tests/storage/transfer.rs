@@ -30,7 +30,7 @@ fn what_arrives_is_what_was_sent_and_as_sparse() {
     let (from, to) = (Place::new(), Place::new());
     let (source, target) = (from.open(), to.open());
     let template = commit_one(&source, 7);
-    assert_eq!(template.parts(TemplateFile::Memory).unwrap(), [0, 64, 127], "512 MiB with three blocks");
+    assert_eq!(template.parts(TemplateFile::Memory).unwrap(), [0, 128, 255], "512 MiB with three blocks");
     let incoming = receive(&target, &template);
 
     // In any order, some twice; the transfer breaks in the middle.
@@ -76,7 +76,7 @@ fn what_is_not_as_the_manifest_says_leaves_nothing() {
     for (file, index) in lacking(&template, &incoming) {
         send(&template, &incoming, file, index);
     }
-    incoming.write_part(TemplateFile::Memory, 64, [(0, &[6_u8][..])]).unwrap();
+    incoming.write_part(TemplateFile::Memory, 128, [(0, &[6_u8][..])]).unwrap();
     let Err(StoreError::DamagedTemplate { file, .. }) = incoming.commit() else { panic!("it is damaged") };
     assert_eq!(file, "memory");
 
@@ -117,7 +117,7 @@ fn room_is_seen_to_first_and_a_dead_receiver_leaves_nothing() {
     assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
 
     let incoming = receive(&target, &template);
-    send(&template, &incoming, TemplateFile::Memory, 64);
+    send(&template, &incoming, TemplateFile::Memory, 128);
     // As a killed process leaves it: nothing is dropped, and its lock is gone.
     let session = in_tmp(&to).remove(0);
     let left = to.store_dir().join("left");
