@@ -19,6 +19,7 @@ use sandbar_control::oauth::OAuthError;
 use sandbar_control::people::PeopleError;
 use sandbar_control::sandboxes::SandboxError;
 use sandbar_control::snapshots::SnapshotError;
+use sandbar_control::stats::StatsError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::id::Sandbox;
@@ -160,7 +161,7 @@ macro_rules! from_typed {
 }
 
 from_typed!(AuthError, SandboxError, SnapshotError, TemplateError);
-from_typed!(ApiKeyError, AuditError, TeamError);
+from_typed!(ApiKeyError, AuditError, StatsError, TeamError);
 
 impl From<HostError> for ApiError {
     fn from(error: HostError) -> Self {

@@ -18,6 +18,8 @@ pub enum Lock {
     Retention,
     /// Replacing one sandbox's network policy.
     Network(Id<Sandbox>),
+    /// Sampling what teams have running, and merging and forgetting the samples.
+    Samples,
 }
 
 impl Lock {
@@ -27,9 +29,11 @@ impl Lock {
         const KIND_RECONCILE: i32 = 0x5b02;
         const KIND_RETENTION: i32 = 0x5b03;
         const KIND_NETWORK: i32 = 0x5b04;
+        const KIND_SAMPLES: i32 = 0x5b05;
         match self {
             Self::Monitor => (KIND_MONITOR, 0),
             Self::Retention => (KIND_RETENTION, 0),
+            Self::Samples => (KIND_SAMPLES, 0),
             Self::Reconcile(host) => (KIND_RECONCILE, folded(host.uuid())),
             Self::Network(sandbox) => (KIND_NETWORK, folded(sandbox.uuid())),
         }

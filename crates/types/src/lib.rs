@@ -13,6 +13,7 @@ pub mod network;
 pub mod platform;
 pub mod quota;
 pub mod sandbox_status;
+pub mod stats;
 pub mod words;
 
 pub use error_code::ErrorCode;
@@ -24,4 +25,5 @@ pub use network::NetworkPolicy;
 pub use platform::{Arch, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};
 pub use sandbox_status::SandboxStatus;
+pub use stats::{Reserved, StatsRange};
 pub use words::UnknownWord;

@@ -34,6 +34,7 @@ impl Control {
         let mut patient_until = Instant::now() + monitor.unreachable_after;
         let mut rounds = Rounds::new();
         let house = tokio::spawn(self.clone().keep_house(stop.clone()));
+        let samples = tokio::spawn(self.clone().keep_samples(stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -68,6 +69,9 @@ impl Control {
         while rounds.running.join_next().await.is_some() {}
         if let Err(error) = house.await {
             tracing::error!(error = &error as &dyn std::error::Error, "the housekeeping broke off");
+        }
+        if let Err(error) = samples.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the sampling broke off");
         }
     }
 

@@ -15,4 +15,5 @@ mod quotas;
 mod reconcile;
 mod simulation;
 mod snapshots;
+mod stats;
 mod support;

@@ -9,4 +9,6 @@ mod quotas;
 mod sandboxes;
 mod schema;
 mod snapshots;
+mod stats;
 mod support;
+mod usage;

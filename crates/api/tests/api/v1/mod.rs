@@ -10,3 +10,4 @@ mod quotas;
 mod sandboxes;
 mod snapshots;
 mod teams;
+mod usage;
