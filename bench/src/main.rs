@@ -5,6 +5,7 @@
 //! - [`bare`]: the same template restored by the same VMM in the same kind of network slot, with nothing else around it.
 //! - [`scenarios`], [`life`]: what is measured of the platform; [`guest`]: of the guest's agent, against the bare [`link`].
 //! - [`proxy`]: what the edge adds to a request to a server in a sandbox.
+//! - [`stats`]: what a team's figures cost with a year behind them.
 //! - [`report`]: the table and `bench.json`.
 
 mod bare;
@@ -15,6 +16,7 @@ mod platform;
 mod proxy;
 mod report;
 mod scenarios;
+mod stats;
 
 use std::path::PathBuf;
 

@@ -86,6 +86,12 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('snapshots', '/dashboard/snapshots', () =>
 		expect(page.getByText('base', { exact: true }).first()).toBeVisible()
 	);
+	await look('stats', '/dashboard/capsules/stats?range=5m', () =>
+		expect(page.getByRole('img', { name: /^Reserved memory: now/ })).toBeVisible()
+	);
+	await look('usage', '/dashboard/usage', () =>
+		expect(page.getByRole('table', { name: 'Usage by day' })).toBeVisible()
+	);
 	await look('keys', '/dashboard/keys', heading('API keys'));
 	await look('team', '/dashboard/team', () => expect(page.getByRole('row', { name: person.email })).toBeVisible());
 	await look('account', '/dashboard/account', () => expect(page.getByText('this one')).toBeVisible());

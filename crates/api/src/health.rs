@@ -1,9 +1,7 @@
-//! `/healthz` (the process serves) and `/readyz` (the platform can take requests); `/metrics` on the internal listener.
+//! `/healthz` (the process serves) and `/readyz` (the platform can take requests).
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, header};
-use metrics_exporter_prometheus::PrometheusHandle;
 use sandbar_types::ErrorCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -66,31 +64,5 @@ async fn readyz(State(app): State<AppState>) -> Result<Json<Ready>, ApiError> {
     match readiness.hosts_online {
         0 => Err(ApiError::new(ErrorCode::NoHostsAvailable, "no host is online")),
         hosts_online => Ok(Json(Ready { status: "ready", hosts_online })),
-    }
-}
-
-/// The process's figures in Prometheus' text format. Not for the public listener: they tell of all teams.
-pub(crate) async fn metrics(
-    State(figures): State<PrometheusHandle>,
-) -> ([(HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], figures.render())
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::body::{Body, to_bytes};
-    use axum::http::Request;
-    use metrics_exporter_prometheus::PrometheusBuilder;
-    use tower::ServiceExt as _;
-
-    #[tokio::test]
-    async fn the_internal_router_shows_the_figures_that_were_recorded() {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || metrics::counter!("sandbar_test_total").increment(3));
-        let router = crate::internal_router(recorder.handle());
-        let response = router.oneshot(Request::get("/metrics").body(Body::empty()).unwrap()).await.unwrap();
-        assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
-        let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        assert!(String::from_utf8_lossy(&text).contains("sandbar_test_total 3"));
     }
 }

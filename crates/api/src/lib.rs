@@ -6,6 +6,7 @@
 //! - `cookie.rs`: the session of a browser, in a cookie; `dashboard.rs`: the pages that it is for.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers); `throttle.rs`: how many a caller may send; `browser.rs`: what pages may.
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
+//! - `figures.rs`: `/metrics`, on the internal listener alone.
 //! - `serve.rs`, `transport.rs`, `first_bytes.rs`, `turned_away.rs`: the listener, with the limits that a public port needs.
 
 mod auth;
@@ -16,6 +17,7 @@ mod dashboard;
 mod e2b;
 mod error;
 mod extract;
+pub mod figures;
 mod first_bytes;
 mod health;
 mod openapi;
@@ -32,10 +34,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
 use axum::{Extension, Router};
 use ipnet::IpNet;
-use metrics_exporter_prometheus::PrometheusHandle;
 use sandbar_control::Control;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -109,11 +109,6 @@ pub fn router(control: Control, config: &Config, throttle: Throttle) -> Router {
     router.with_state(AppState { control, trusted_proxies, allowed_origins })
 }
 
-/// For the internal listener only: `/metrics`.
-pub fn internal_router(figures: PrometheusHandle) -> Router {
-    Router::new().route("/metrics", get(health::metrics)).with_state(figures)
-}
-
 /// The OpenAPI document of the public API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
@@ -138,6 +133,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .nest("/v1/api-keys", v1::api_keys::routes())
         .nest("/v1/users", v1::users::routes())
         .nest("/v1/teams", v1::teams::routes())
+        .nest("/v1/usage", v1::usage::routes())
         .nest("/v1/audit-logs", v1::audit_logs::routes())
         .nest("/v1/admin", v1::admin::routes());
     openapi::keys_or_people(routes.get_openapi_mut());

@@ -54,6 +54,7 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "api-keys", description = "Keys of the team that is acted for"),
         (name = "users", description = "Finding people"),
         (name = "teams", description = "Teams and their members"),
+        (name = "usage", description = "What the team used"),
         (name = "audit", description = "What was done, and by whom"),
         (name = "admin", description = "For the platform's administrators"),
         (name = "health", description = "For load balancers and supervisors"),

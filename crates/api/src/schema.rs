@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
-use sandbar_types::{Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, TemplateKind, VmmKind};
+use sandbar_types::{Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};
@@ -84,6 +84,11 @@ pub(crate) fn vmm() -> RefOr<Schema> {
 /// How far back figures go.
 pub(crate) fn metrics_range() -> RefOr<Schema> {
     words(MetricsRange::ALL.map(MetricsRange::as_str))
+}
+
+/// How far back a team's figures go.
+pub(crate) fn stats_range() -> RefOr<Schema> {
+    words(StatsRange::ALL.map(StatsRange::as_str))
 }
 
 /// The refusals that these codes stand for, by status.

@@ -30,7 +30,7 @@ impl Default for TurnedAway {
 
 impl TurnedAway {
     pub(crate) fn send(&self, mut stream: TcpStream) {
-        metrics::counter!("sandbar_http_connections_turned_away").increment(1);
+        metrics::counter!("sandbar_http_connections_turned_away_total").increment(1);
         let Ok(place) = Arc::clone(&self.0).try_acquire_owned() else { return };
         tokio::spawn(async move {
             let _place = place;

@@ -40,7 +40,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use connectrpc::{Router, Server};
+use connectrpc::{ConnectRpcService, Router, Server};
 use sandbar_hostnet::{NetConfig, Pool};
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
@@ -279,8 +279,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         .with_tls(server_config)
         .with_http2_initial_stream_window_size(tunnel::STREAM_WINDOW)
         .with_http2_initial_connection_window_size(tunnel::CONNECTION_WINDOW);
-    let serving = server
-        .serve_with_graceful_shutdown(service.register(Router::new()), shutdown.clone().cancelled_owned());
+    let service = ConnectRpcService::new(service.register(Router::new())).with_interceptor(metrics::Calls);
+    let serving = server.serve_with_service_and_shutdown(service, shutdown.clone().cancelled_owned());
     tracing::info!(%address, host = %credentials.host_id, "serving");
     let membership = membership::Membership::new(
         control,

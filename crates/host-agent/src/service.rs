@@ -549,7 +549,7 @@ impl HostService for Service {
         request: ServiceRequest<'_, FlushSandboxMetricsRequest>,
     ) -> ServiceResult<FlushSandboxMetricsResponse> {
         let figures = &self.registry.get(parse(request.id)?)?.figures;
-        let tiers = MetricsRange::ALL.map(|range| wire::tier(range, figures.points(range)));
+        let tiers = MetricsRange::ALL.map(|range| wire::tier(range, figures.points_to_keep(range)));
         Response::ok(FlushSandboxMetricsResponse { tiers: tiers.into(), ..Default::default() })
     }
 }

@@ -11,6 +11,7 @@ use sandbar_storage::{Backing, DebianSource, StoreOptions};
 use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
 
+use crate::figures;
 use crate::guest_binaries::GUEST_BINARIES;
 use crate::shutdown::Signals;
 
@@ -70,6 +71,10 @@ pub(crate) struct HostAgentArgs {
     /// Memory in MiB that the machines of the warm pool leave free: below it they are given back [default: a tenth of the memory]
     #[arg(long, env = "SANDBAR_WARM_POOL_FLOOR", value_name = "MIB")]
     warm_pool_floor: Option<u64>,
+
+    /// Where to tell Prometheus this agent's figures, at /metrics; a port alone is one of 127.0.0.1 [default: nowhere]
+    #[arg(long, env = "SANDBAR_HOST_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = figures::address)]
+    metrics_listen: Option<SocketAddr>,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -186,6 +191,9 @@ impl HostAgentArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::listen()?;
         let shutdown = CancellationToken::new();
+        if let Some(address) = self.metrics_listen {
+            figures::serve(address, shutdown.clone()).await?;
+        }
         let config = Config {
             data_dir: self.data_dir,
             control_url: self.control_url,

@@ -11,6 +11,7 @@ mod dashboard;
 mod data_dir;
 mod doctor;
 mod down;
+mod figures;
 mod first_run;
 mod guest_binaries;
 mod host_agent;

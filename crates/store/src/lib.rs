@@ -25,9 +25,11 @@ pub mod sandboxes;
 pub mod sessions;
 pub mod sign_in;
 pub mod snapshots;
+pub mod stats;
 pub mod teams;
 pub mod templates;
 pub mod transfers;
+pub mod usage;
 pub mod users;
 
 use chrono::{DateTime, Utc};

@@ -20,6 +20,8 @@ pub enum Lock {
     Builds,
     /// Replacing one sandbox's network policy.
     Network(Id<Sandbox>),
+    /// Sampling what teams have running, and merging and forgetting the samples.
+    Samples,
 }
 
 impl Lock {
@@ -30,10 +32,12 @@ impl Lock {
         const KIND_RETENTION: i32 = 0x5b03;
         const KIND_NETWORK: i32 = 0x5b04;
         const KIND_BUILDS: i32 = 0x5b05;
+        const KIND_SAMPLES: i32 = 0x5b06;
         match self {
             Self::Builds => (KIND_BUILDS, 0),
             Self::Monitor => (KIND_MONITOR, 0),
             Self::Retention => (KIND_RETENTION, 0),
+            Self::Samples => (KIND_SAMPLES, 0),
             Self::Reconcile(host) => (KIND_RECONCILE, folded(host.uuid())),
             Self::Network(sandbox) => (KIND_NETWORK, folded(sandbox.uuid())),
         }

@@ -15,6 +15,7 @@ pub mod platform;
 pub mod quota;
 pub mod recipe;
 pub mod sandbox_status;
+pub mod stats;
 pub mod words;
 
 pub use error_code::ErrorCode;
@@ -26,4 +27,5 @@ pub use network::NetworkPolicy;
 pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};
 pub use sandbox_status::SandboxStatus;
+pub use stats::{Reserved, StatsRange};
 pub use words::UnknownWord;

@@ -37,6 +37,12 @@ it('leaves a hole where there were no figures', () => {
 	expect(drawn?.line.match(/M/g)).toHaveLength(2);
 });
 
+it('knows every hole where it knows the time from point to point', () => {
+	const points = [0, 10, 30, 40].map((time) => ({ time, value: 5 }));
+	expect(path(points, window, plot)?.line.match(/M/g)).toHaveLength(1);
+	expect(path(points, { ...window, step: 10 }, plot)?.line.match(/M/g)).toHaveLength(2);
+});
+
 it('keeps the peaks where points are more than pixels', () => {
 	const points = Array.from({ length: 1000 }, (_, index) => ({ time: index / 10, value: index === 555 ? 10 : 1 }));
 	const drawn = path(points, window, plot);

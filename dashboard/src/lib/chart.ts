@@ -29,8 +29,16 @@ function roundUp(value: number, isBytes: boolean): number {
 	return digit * power;
 }
 
+/** What of time and values a chart shows. `step`: the time from point to point, where that is known. */
+export interface Window {
+	from: number;
+	to: number;
+	top: number;
+	step?: number;
+}
+
 /** The line and the area below it. More points than pixels are drawn as the highest of each pixel; a hole stays one. */
-export function path(points: readonly Point[], window: { from: number; to: number; top: number }, plot: Plot) {
+export function path(points: readonly Point[], window: Window, plot: Plot) {
 	const seen = points.filter((point) => point.time >= window.from && point.time <= window.to);
 	if (seen.length === 0) return null;
 	const gaps = seen.slice(1).map((point, index) => point.time - seen[index]!.time);
@@ -42,7 +50,8 @@ export function path(points: readonly Point[], window: { from: number; to: numbe
 	for (const point of thin(seen, window, plot.width)) {
 		const x = plot.left + ((point.time - window.from) / (window.to - window.from)) * plot.width;
 		const y = base - (point.value / window.top) * plot.height;
-		const isHole = last !== null && usual > 0 && point.time - last.time > Math.max(usual * 6, pixel(window, plot) * 3);
+		const longest = window.step ? window.step * 1.5 : Math.max(usual * 6, pixel(window, plot) * 3);
+		const isHole = last !== null && usual > 0 && point.time - last.time > longest;
 		if (last === null || isHole) {
 			if (last !== null) area += `L${at(last.x)} ${at(base)}Z`;
 			line += `M${at(x)} ${at(y)}`;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, duration, list, pairs, parsePairs, percent, relative, shortId } from './format';
+import { bytes, duration, list, minutes, pairs, parsePairs, percent, relative, shortId } from './format';
 
 describe('format', () => {
 	it('says sizes with as many digits as tell something', () => {
@@ -10,6 +10,17 @@ describe('format', () => {
 			'1.5 KiB',
 			'512 MiB',
 			'3 TiB'
+		]);
+	});
+
+	it('says many minutes in hours', () => {
+		expect([0, 0.04, 9.96, 90, 600, 120_000].map(minutes)).toEqual([
+			'0 min',
+			'0 min',
+			'10 min',
+			'90 min',
+			'10 h',
+			'2,000 h'
 		]);
 	});
 

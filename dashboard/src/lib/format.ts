@@ -94,3 +94,10 @@ export function list(text: string): string[] {
 		.map((word) => word.trim())
 		.filter((word) => word !== '');
 }
+
+/** Minutes of which there may be very many: 0.4 -> "0.4 min", 90 -> "90 min", 600 -> "10 h", 120000 -> "2,000 h". */
+export function minutes(value: number): string {
+	const short = (value: number) =>
+		(value < 10 ? Math.round(value * 10) / 10 : Math.round(value)).toLocaleString('en-US');
+	return value < 300 ? `${short(value)} min` : `${short(value / 60)} h`;
+}

@@ -24,8 +24,10 @@ const place = (name: string, path: string, icon: IconName, group: Place['group']
 
 const ALL: readonly Place[] = [
 	place('Capsules', 'capsules/list', 'capsule', 'team', 'c'),
+	place('Stats', 'capsules/stats', 'chart', 'team', 'x'),
 	place('Templates & snapshots', 'snapshots', 'snapshot', 'team', 's'),
 	place('API keys', 'keys', 'key', 'team', 'k'),
+	place('Usage', 'usage', 'meter', 'team', 'u'),
 	place('Team', 'team', 'team', 'team', 't'),
 	place('Audit log', 'audit', 'log', 'team', 'l'),
 	place('Teams', 'admin/teams', 'team', 'platform', 'T'),
@@ -34,5 +36,12 @@ const ALL: readonly Place[] = [
 	place('First steps', 'welcome', 'steps', 'own', 'w'),
 	place('Account', 'account', 'user', 'own', 'a')
 ];
+
+/** The one that an address belongs to: the most exact, since pages lie below others. */
+export const placeOf = (places: readonly Place[], pathname: string): Place | undefined =>
+	places
+		.filter((place) => pathname.startsWith(place.under))
+		.sort((a, b) => b.under.length - a.under.length)
+		.at(0);
 
 export const places = (isAdmin: boolean) => ALL.filter((place) => isAdmin || place.group !== 'platform');

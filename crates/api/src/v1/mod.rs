@@ -10,4 +10,5 @@ pub(crate) mod me;
 pub(crate) mod sandboxes;
 pub(crate) mod snapshots;
 pub(crate) mod teams;
+pub(crate) mod usage;
 pub(crate) mod users;

@@ -8,6 +8,7 @@ mod auth;
 mod browser;
 mod client;
 mod e2b;
+mod figures;
 mod fuzz;
 mod matrix;
 mod openapi;

@@ -92,7 +92,7 @@ fn row(operation: &str) -> Option<Answers> {
         "host_heartbeat" => Answers { host: 204, ..everybody(401) },
 
         "create_sandbox" => own_team(201),
-        "list_sandboxes" | "list_snapshots" => own_team(200),
+        "list_sandboxes" | "list_snapshots" | "get_sandbox_stats" | "get_usage" => own_team(200),
         "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" | "get_sandbox_metrics" => team_only(200),
         "pause_sandbox" | "resume_sandbox" | "set_sandbox_timeout" => team_only(200),
         "get_sandbox_network" | "verify_snapshot" => team_only(200),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use connectrpc::client::{
     BidiRecvHalf, BidiSendHalf, BidiStream, CallOptions, ClientConfig, Http2Connection, ServerStream,
-    SharedHttp2Connection,
 };
 use connectrpc::{CompressionRegistry, ConnectError};
 use futures::Stream;
@@ -21,12 +20,13 @@ use tokio_rustls::TlsConnector;
 
 use super::circuit::{Breaker, Circuit};
 use super::connect::Connect;
+use super::measured::Measured;
 use super::tunnel::Lanes;
 use super::{HostError, Reason};
 use crate::pki::host_name;
 use crate::sandboxes::{ExecEvent, TerminalOutput};
 
-pub(super) type ResponseBody = <SharedHttp2Connection as connectrpc::client::ClientTransport>::ResponseBody;
+pub(super) type ResponseBody = <Measured as connectrpc::client::ClientTransport>::ResponseBody;
 
 /// Requests that may wait for the connection. More would mean that the host is gone.
 const QUEUE: usize = 1024;
@@ -45,7 +45,7 @@ const MESSAGE_BYTES: usize = 8 << 20;
 pub struct HostClient {
     id: Id<Host>,
     address: Arc<str>,
-    rpc: host::HostServiceClient<SharedHttp2Connection>,
+    rpc: host::HostServiceClient<Measured>,
     lanes: Arc<Lanes>,
     breaker: Arc<Breaker>,
     probe_limit: Duration,
@@ -83,7 +83,7 @@ impl HostClient {
         self.id
     }
 
-    pub(super) const fn rpc(&self) -> &host::HostServiceClient<SharedHttp2Connection> {
+    pub(super) const fn rpc(&self) -> &host::HostServiceClient<Measured> {
         &self.rpc
     }
 
@@ -235,11 +235,7 @@ pub(super) struct Windows {
 }
 
 /// The host's service, over a connection of its own.
-pub(super) fn rpc(
-    connect: Connect,
-    uri: Uri,
-    windows: Windows,
-) -> host::HostServiceClient<SharedHttp2Connection> {
+pub(super) fn rpc(connect: Connect, uri: Uri, windows: Windows) -> host::HostServiceClient<Measured> {
     let transport = Http2Connection::builder()
         .establishment_timeout(CONNECT_LIMIT)
         .keep_alive_interval(KEEP_ALIVE)
@@ -252,7 +248,7 @@ pub(super) fn rpc(
         .with_default_max_message_size(MESSAGE_BYTES)
         // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
         .with_compression(CompressionRegistry::new());
-    host::HostServiceClient::new(transport, config)
+    host::HostServiceClient::new(Measured::new(transport), config)
 }
 
 /// The size of a template's machine.

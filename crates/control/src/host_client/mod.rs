@@ -10,6 +10,7 @@ mod connect;
 mod error;
 mod guest;
 mod life;
+mod measured;
 mod network;
 mod transfer;
 mod tunnel;

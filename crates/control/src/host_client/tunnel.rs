@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use connectrpc::ConnectError;
-use connectrpc::client::{BidiRecvHalf, BidiSendHalf, SharedHttp2Connection};
+use connectrpc::client::{BidiRecvHalf, BidiSendHalf};
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use sandbar_proto::host;
@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 use super::HostError;
 use super::client::{HostClient, ResponseBody, Windows, rpc};
 use super::connect::Connect;
+use super::measured::Measured;
 
 /// Tunnels of one connection. A host takes 200 calls on one.
 const TUNNELS_OF_A_LANE: usize = 128;
@@ -47,7 +48,7 @@ pub(super) struct Lanes {
 }
 
 struct Lane {
-    rpc: host::HostServiceClient<SharedHttp2Connection>,
+    rpc: host::HostServiceClient<Measured>,
     places: Arc<Semaphore>,
 }
 
@@ -57,7 +58,7 @@ impl Lanes {
     }
 
     /// A lane with a place.
-    fn enter(&self) -> (host::HostServiceClient<SharedHttp2Connection>, OwnedSemaphorePermit) {
+    fn enter(&self) -> (host::HostServiceClient<Measured>, OwnedSemaphorePermit) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let free = lanes.iter().find_map(|lane| {
             let place = Arc::clone(&lane.places).try_acquire_owned().ok()?;

@@ -36,6 +36,7 @@ impl Control {
         let house = tokio::spawn(self.clone().keep_house(stop.clone()));
         let builds = tokio::spawn(self.clone().run_builds(stop.clone()));
         let copies = tokio::spawn(self.clone().run_copies(stop.clone()));
+        let samples = tokio::spawn(self.clone().keep_samples(stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -79,6 +80,9 @@ impl Control {
                 error = &error as &dyn std::error::Error,
                 "looking after object storage broke off"
             );
+        }
+        if let Err(error) = samples.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the sampling broke off");
         }
     }
 

@@ -17,5 +17,6 @@ mod quotas;
 mod reconcile;
 mod simulation;
 mod snapshots;
+mod stats;
 mod support;
 mod transfer;

@@ -264,4 +264,14 @@ async fn agree(world: &World, seed: u64) {
     .await
     .unwrap();
     assert_eq!(unnamed, 0, "seed {seed}: a template that nobody can use");
+    // Of each sandbox that runs, and of no other, there is one run that goes on.
+    let miscounted: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sandboxes s
+         FULL JOIN (SELECT sandbox_id FROM sandbox_runs WHERE ended_at = 'infinity') r ON r.sandbox_id = s.id
+         WHERE (s.status = 'running') IS DISTINCT FROM (r.sandbox_id IS NOT NULL)",
+    )
+    .fetch_one(world.database.pool())
+    .await
+    .unwrap();
+    assert_eq!(miscounted, 0, "seed {seed}");
 }

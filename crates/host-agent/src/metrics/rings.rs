@@ -48,6 +48,17 @@ pub(super) struct Kept {
     coarse: Vec<Point>,
 }
 
+impl Kept {
+    /// The points of one ring.
+    pub(super) fn of(self, range: MetricsRange) -> Vec<Point> {
+        match range {
+            MetricsRange::TenMinutes => self.fine,
+            MetricsRange::TwoHours => self.middle,
+            MetricsRange::Day => self.coarse,
+        }
+    }
+}
+
 impl Default for Rings {
     fn default() -> Self {
         Self {

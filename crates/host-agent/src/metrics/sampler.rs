@@ -15,7 +15,7 @@ use sandbar_vmm::ProcessIdentity;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Point;
+use super::{Point, figures};
 use crate::registry::Registry;
 use crate::resources::Resources;
 use crate::sandbox::activity::now_unix_ms;
@@ -33,10 +33,15 @@ pub(crate) async fn run(registry: Registry, resources: Arc<Resources>, shutdown:
     let mut ticks = interval(EVERY);
     // After a stop of the whole machine one sample is due, not hundreds.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut counted: Option<Instant> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        if counted.is_none_or(|counted| counted.elapsed() >= figures::EVERY) {
+            counted = Some(Instant::now());
+            figures::record(&registry, &resources);
         }
         let running = registry.running();
         let store = resources.store.clone();

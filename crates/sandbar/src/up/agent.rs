@@ -46,6 +46,7 @@ pub(super) struct AgentOptions {
     pub(super) store: StoreArgs,
     pub(super) vmm: VmmArgs,
     pub(super) limits: LimitArgs,
+    pub(super) metrics_listen: Option<SocketAddr>,
 }
 
 /// Ends the agent that an earlier `up` left, if there is one.
@@ -96,6 +97,7 @@ async fn command(
         .args(options.store.as_arguments())
         .args(options.vmm.as_arguments())
         .args(options.limits.as_arguments())
+        .args(options.metrics_listen.map(|address| format!("--metrics-listen={address}")))
         .current_dir("/")
         .env_remove("DATABASE_URL")
         .env_remove(crate::master_key::VARIABLE)

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use sandbar_api::figures::Figures;
 use sandbar_api::{Limits, Origin, RequestRate, Throttle};
 use sandbar_control::Control;
 use sandbar_control::config::{BuildConfig, Scheduling, SnapshotStore};
@@ -40,6 +40,7 @@ use tracing::{error, warn};
 
 use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
+use crate::figures;
 use crate::first_run::FirstRunFile;
 use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
 use crate::master_key;
@@ -68,9 +69,13 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Address for Prometheus's /metrics [default: none]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Where to tell Prometheus the control plane's figures, at /metrics; a port alone is one of 127.0.0.1 [default: nowhere]
+    #[arg(long, env = "SANDBAR_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = figures::address)]
     metrics_listen: Option<SocketAddr>,
+
+    /// The same of this machine's host agent [default: nowhere]
+    #[arg(long, env = "SANDBAR_HOST_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = figures::address)]
+    host_metrics_listen: Option<SocketAddr>,
 
     /// PostgreSQL to use, in place of a private one
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
@@ -304,9 +309,13 @@ impl Start<'_> {
             https.known_as
         });
         if let Some(address) = args.metrics_listen {
-            let figures = PrometheusBuilder::new().install_recorder().context("cannot collect metrics")?;
-            let router = sandbar_api::internal_router(figures);
-            running.serve(bind("--metrics-listen", address).await?, router, Limits::default());
+            let shown = control.clone();
+            let figures = Figures::new(sandbar_api::figures::install()?, move || {
+                let control = shown.clone();
+                async move { control.record_figures().await }
+            });
+            let listener = bind("--metrics-listen", address).await?;
+            running.serve(listener, sandbar_api::figures::internal_router(figures), Limits::default());
         }
 
         agent::end_leftover(data).await?;
@@ -318,6 +327,7 @@ impl Start<'_> {
             store: args.store.clone(),
             vmm: args.vmm.clone(),
             limits: args.limits.clone(),
+            metrics_listen: args.host_metrics_listen,
         };
         let agent = platform.agent.insert(agent::start(data, &control, host, options));
         let log = data.log("host-agent");

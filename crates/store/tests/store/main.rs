@@ -10,4 +10,6 @@ mod quotas;
 mod sandboxes;
 mod schema;
 mod snapshots;
+mod stats;
 mod support;
+mod usage;

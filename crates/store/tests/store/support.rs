@@ -140,6 +140,10 @@ impl World {
             .unwrap();
     }
 
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement).execute(self.database.pool()).await.unwrap();
+    }
+
     pub(crate) async fn transition(
         &self,
         transition: &Transition<'_>,
@@ -168,5 +172,19 @@ pub(crate) fn on() -> RunningOn {
         last_active_at: None,
         expires_at: None,
         deadline: None,
+    }
+}
+
+/// Deterministic, so that a failure can be repeated by its seed (splitmix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below<N: Copy + TryInto<u64> + TryFrom<u64>>(&mut self, bound: N) -> N {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bound = bound.try_into().unwrap_or_else(|_| panic!("a bound is positive"));
+        N::try_from((mixed ^ (mixed >> 31)) % bound).unwrap_or_else(|_| panic!("below the bound"))
     }
 }

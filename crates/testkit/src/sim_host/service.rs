@@ -73,6 +73,7 @@ impl rpc::HostService for Service {
             Ok(rpc::ListSandboxesResponse {
                 sandboxes: inventory.list(),
                 inventory_generation: inventory.generation,
+                warm_pool: rpc::WarmPool::default().into(),
                 ..Default::default()
             })
         })

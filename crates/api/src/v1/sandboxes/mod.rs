@@ -17,6 +17,7 @@ mod ping;
 mod processes;
 mod pty;
 mod socket;
+mod stats;
 mod tree;
 mod utf8_stream;
 
@@ -68,6 +69,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(network::get_sandbox_network, network::set_sandbox_network))
         .routes(routes!(fork::fork_sandbox))
         .routes(routes!(metrics::get_sandbox_metrics))
+        .routes(routes!(stats::get_sandbox_stats))
 }
 
 /// One microVM and its disk.

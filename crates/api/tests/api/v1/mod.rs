@@ -11,3 +11,4 @@ mod quotas;
 mod sandboxes;
 mod snapshots;
 mod teams;
+mod usage;

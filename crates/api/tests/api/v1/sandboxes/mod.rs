@@ -13,4 +13,5 @@ mod network;
 mod ping;
 mod processes;
 mod pty;
+mod stats;
 mod tree;
