@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::{Test, tests};
 
 /// Of all tests of pages together; each has a limit of its own.
-const LIMIT: Duration = Duration::from_secs(1500);
+const LIMIT: Duration = Duration::from_secs(2400);
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![pages_do_what_they_offer]
