@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
-use sandbar_types::{Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind};
+use sandbar_types::{
+    Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind,
+};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema};

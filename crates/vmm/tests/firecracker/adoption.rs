@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use sandbar_vmm::{MachineSpec, ProcessIdentity, Vmm, VmmError, firecracker, process};
 
-use super::place::{Place, cgroups, fill, image, jail_of, within};
+use super::place::{Place, fill, image, jail_of, within};
 
 pub(crate) async fn a_machine_outlives_its_handle_and_is_taken_over(mut place: Place) {
     let files = {
@@ -117,7 +117,7 @@ pub(crate) async fn what_has_no_machine_is_removed(mut place: Place) {
         firecracker::remove_abandoned(place.root(), &[keep]).await.unwrap();
         let left = process::machines_under(place.root()).unwrap();
         assert_eq!(left.iter().map(|(_, process)| *process).collect::<Vec<_>>(), [keep]);
-        cgroups().sweep().unwrap();
+        place.groups.sweep().unwrap();
         for spec in [&ended, &lost] {
             assert!(!spec.work_dir.join("jail").exists());
         }

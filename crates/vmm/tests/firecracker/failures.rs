@@ -10,11 +10,12 @@ use sandbar_vmm::{
 
 use super::{
     fake::Step,
-    place::{Place, cgroups, within},
+    place::{Place, within},
 };
 
 pub(crate) async fn other_releases_are_refused_with_the_reason(mut place: Place) {
-    let refusal = async |place: &Place| FirecrackerVmm::new(&place.options(), cgroups()).await.unwrap_err();
+    let refusal =
+        async |place: &Place| FirecrackerVmm::new(&place.options(), place.groups.clone()).await.unwrap_err();
     let versions = |place: &mut Place, version: &str, jailer: &str| {
         (place.plan.version, place.plan.jailer_version) = (version.to_owned(), jailer.to_owned());
         place.plan();
@@ -31,7 +32,7 @@ pub(crate) async fn other_releases_are_refused_with_the_reason(mut place: Place)
     versions(&mut place, "v1.17.0-dev", "v1.17.0-dev");
     assert_eq!(place.vmm().await.compatibility().build, "1.17.0-dev");
     let nowhere = FirecrackerOptions { jailer: "no-such-jailer".into(), ..place.options() };
-    assert!(matches!(FirecrackerVmm::new(&nowhere, cgroups()).await, Err(VmmError::Start { .. })));
+    assert!(matches!(FirecrackerVmm::new(&nowhere, place.groups.clone()).await, Err(VmmError::Start { .. })));
 }
 
 fn complaint(result: Result<Box<dyn Machine>, VmmError>) -> String {
@@ -151,7 +152,7 @@ pub(crate) async fn a_start_that_is_given_up_leaves_nothing(mut place: Place) {
         })
         .await;
     }
-    cgroups().sweep().unwrap();
+    place.groups.sweep().unwrap();
     place.assert_nothing_left(&given_up.iter().collect::<Vec<_>>());
 }
 

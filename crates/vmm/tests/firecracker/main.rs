@@ -58,9 +58,7 @@ fn main() -> ExitCode {
     } else {
         eprintln!("SANDBAR_FIRECRACKER names no Firecracker: the driver is tested against the fake alone");
     }
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
-    place::remove_groups();
-    conclusion.exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 fn trial(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {

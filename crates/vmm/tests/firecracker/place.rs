@@ -6,10 +6,7 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -46,6 +43,9 @@ pub(crate) struct Place {
     netns: Vec<String>,
     binaries: (PathBuf, PathBuf),
     pub(crate) plan: Plan,
+    /// The control group above its machines' groups. Not that of other tests: a sweep takes what is empty, and so what one is about to join.
+    parent: String,
+    pub(crate) groups: Cgroups,
 }
 
 impl Place {
@@ -65,7 +65,11 @@ impl Place {
         };
         let plan =
             Plan { version: "v1.16.1".to_owned(), jailer_version: "v1.16.1".to_owned(), ..Plan::default() };
-        let place = Self { root, netns: Vec::new(), binaries, plan };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let parent = format!("sandbar-fc-{}-{number}", std::process::id());
+        let groups = Cgroups::open(&parent).unwrap();
+        let place = Self { root, netns: Vec::new(), binaries, plan, parent, groups };
         place.plan();
         let (object, kernel) = (place.path("guest.o"), place.path("kernel"));
         let source = place.path("guest.s");
@@ -101,7 +105,7 @@ impl Place {
     }
 
     pub(crate) async fn vmm(&self) -> FirecrackerVmm {
-        FirecrackerVmm::new(&self.options(), cgroups()).await.unwrap()
+        FirecrackerVmm::new(&self.options(), self.groups.clone()).await.unwrap()
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -183,7 +187,7 @@ impl Place {
     /// That nothing runs, that these machines have no groups, and that nothing but the disk is in these machines' folders.
     pub(crate) fn assert_nothing_left(&self, specs: &[&MachineSpec]) {
         assert_eq!(self.processes(), 0);
-        let groups = groups();
+        let groups = self.group_names();
         for spec in specs {
             let ours = format!("{}.", spec.confinement.group);
             assert!(!groups.iter().any(|group| group.starts_with(&ours)), "{groups:?}");
@@ -191,6 +195,14 @@ impl Place {
                 fs::read_dir(&spec.work_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert_eq!(left, std::slice::from_ref(&spec.disk));
         }
+    }
+
+    /// Names of the groups that there are.
+    fn group_names(&self) -> Vec<String> {
+        let in_parent = |hierarchy: PathBuf| fs::read_dir(hierarchy.join(&self.parent)).into_iter().flatten();
+        let entries = hierarchies().into_iter().flat_map(in_parent).map(Result::unwrap);
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.map(|entry| entry.file_name().into_string().unwrap()).collect()
     }
 }
 
@@ -202,34 +214,11 @@ impl Drop for Place {
         for netns in &self.netns {
             let _ = Command::new("ip").args(["netns", "delete", netns]).status();
         }
+        let _ = self.groups.sweep();
+        for hierarchy in hierarchies() {
+            let _ = fs::remove_dir(hierarchy.join(&self.parent));
+        }
     }
-}
-
-/// Groups of this run's own. Kept for all of it: with the last handle the parent would go.
-pub(crate) fn cgroups() -> Cgroups {
-    static CGROUPS: OnceLock<Cgroups> = OnceLock::new();
-    CGROUPS.get_or_init(|| Cgroups::open(&parent()).unwrap()).clone()
-}
-
-fn parent() -> String {
-    format!("sandbar-fc-{}", std::process::id())
-}
-
-/// The end of a run: nothing is left of its groups.
-pub(crate) fn remove_groups() {
-    cgroups().sweep().unwrap();
-    assert_eq!(groups(), Vec::<String>::new());
-    for hierarchy in hierarchies() {
-        let _ = fs::remove_dir(hierarchy.join(parent()));
-    }
-}
-
-/// Names of the groups that there are.
-fn groups() -> Vec<String> {
-    let in_parent = |hierarchy: PathBuf| fs::read_dir(hierarchy.join(parent())).into_iter().flatten();
-    let entries = hierarchies().into_iter().flat_map(in_parent).map(Result::unwrap);
-    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
 fn hierarchies() -> Vec<PathBuf> {
