@@ -10,6 +10,7 @@ use sandbar_vmm::{Compatibility, Confinement, DiskRate, Vmm};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
+use crate::import::Imports;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
 use crate::warm::Spares;
@@ -31,6 +32,8 @@ pub(crate) struct Resources {
     pub(crate) spares: Arc<Spares>,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
+    /// Templates that are made of images of others.
+    pub(crate) imports: Imports,
 }
 
 impl Resources {

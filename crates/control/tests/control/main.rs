@@ -9,6 +9,7 @@ mod fleet;
 mod fleet_simulation;
 mod fork;
 mod hosts;
+mod imports;
 mod life;
 mod operations;
 mod quotas;
