@@ -83,7 +83,7 @@ impl Import {
 
     /// What the image's files may take.
     #[must_use]
-    pub const fn bounds(&self) -> Bounds {
+    pub fn bounds(&self) -> Bounds {
         let overhead = self.size / OVERHEAD_SHARE + OVERHEAD_BYTES;
         Bounds {
             bytes: self.size.saturating_sub(overhead),
