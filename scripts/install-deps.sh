@@ -72,6 +72,16 @@ install_postgresql() {
     trap - EXIT
 }
 
+# Debian's package of the registry starts a server on port 5000. The tests want the program: each starts its own.
+install_registry() {
+    ! command -v docker-registry >/dev/null 2>&1 || return 0
+    as_root mkdir -p /etc/systemd/system
+    # For systemd a unit that is this is masked: not to be started by anybody. What the machine's owner has put there stays.
+    unit=/etc/systemd/system/docker-registry.service
+    [ -e "$unit" ] || as_root ln -s /dev/null "$unit"
+    install docker-registry
+}
+
 qemu_package() {
     case $(dpkg --print-architecture) in
         amd64) echo qemu-system-x86 ;;
@@ -177,8 +187,9 @@ for group in "$@"; do
             install_rust
             ;;
         test)
-            install ca-certificates cpio git openssl
+            install ca-certificates cpio git openssl busybox-static
             install_redis
+            install_registry
             install_python
             install_chromium
             ;;

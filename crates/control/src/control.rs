@@ -225,7 +225,9 @@ impl Control {
         &self.inner.last_use
     }
 
-    pub(crate) fn host_clients(&self) -> &HostClients {
+    /// The clients of the fleet's hosts.
+    #[must_use]
+    pub fn host_clients(&self) -> &HostClients {
         &self.inner.host_clients
     }
 

@@ -3,8 +3,9 @@
 use std::io;
 
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
+use sandbar_oci::ImageError;
 use sandbar_proto::host::{self, error_detail::Reason};
-use sandbar_storage::StoreError;
+use sandbar_storage::{ImportError, StoreError};
 use sandbar_types::id::{Id, Sandbox, Template};
 
 use crate::sandbox::State;
@@ -51,6 +52,12 @@ pub enum Error {
     /// The store has no such image.
     #[error("this host has no image {0:?}")]
     ImageNotFound(String),
+    /// An image of somebody else's cannot be had.
+    #[error(transparent)]
+    Image(ImageError),
+    /// A template's disk is there, and the guest on it does not come up.
+    #[error("the image does not start as a machine: {0}")]
+    DoesNotBoot(String),
     /// Memory, disk or network slots are used up.
     #[error("this host has no room: {0}")]
     NoCapacity(String),
@@ -123,6 +130,23 @@ impl Error {
             }
             Self::SnapshotDamaged(_) => (ErrorCode::DataLoss, Reason::REASON_SNAPSHOT_DAMAGED),
             Self::Incompatible(_) => (ErrorCode::FailedPrecondition, Reason::REASON_INCOMPATIBLE),
+            Self::Image(error) => match error {
+                ImageError::Unknown { .. } => (ErrorCode::NotFound, Reason::REASON_IMAGE_NOT_FOUND),
+                ImageError::NotAuthorised { .. } => {
+                    (ErrorCode::PermissionDenied, Reason::REASON_IMAGE_NOT_AUTHORISED)
+                }
+                ImageError::NoPlatform { .. } => {
+                    (ErrorCode::FailedPrecondition, Reason::REASON_IMAGE_NO_PLATFORM)
+                }
+                ImageError::TooLarge(_) => (ErrorCode::InvalidArgument, Reason::REASON_IMAGE_TOO_LARGE),
+                ImageError::Broken(_) => (ErrorCode::InvalidArgument, Reason::REASON_IMAGE_BROKEN),
+                ImageError::Registry { .. } | ImageError::Private { .. } => {
+                    (ErrorCode::FailedPrecondition, Reason::REASON_REGISTRY_FAILED)
+                }
+                ImageError::Stopped(_) => (ErrorCode::Canceled, Reason::REASON_UNSPECIFIED),
+                ImageError::Io { .. } => (ErrorCode::Internal, Reason::REASON_UNSPECIFIED),
+            },
+            Self::DoesNotBoot(_) => (ErrorCode::FailedPrecondition, Reason::REASON_IMAGE_DOES_NOT_BOOT),
             Self::Busy(_) => (ErrorCode::Aborted, Reason::REASON_BUSY),
             Self::TemplateExists(_) => (ErrorCode::AlreadyExists, Reason::REASON_UNSPECIFIED),
             Self::NoCapacity(_) => (ErrorCode::ResourceExhausted, Reason::REASON_NO_CAPACITY),
@@ -174,6 +198,30 @@ impl From<StoreError> for Error {
                 reason: "it is an image alone, without a machine's memory".into(),
             },
             other => Self::internal("use the store")(other),
+        }
+    }
+}
+
+impl From<ImageError> for Error {
+    fn from(error: ImageError) -> Self {
+        match error {
+            // Ended from here: by what was wanted to be told.
+            ImageError::Stopped(reason) => match reason.downcast() {
+                Ok(own) => *own,
+                Err(other) => Self::Image(ImageError::Stopped(other)),
+            },
+            ImageError::Io { action, source } => Self::internal(action)(source),
+            other => Self::Image(other),
+        }
+    }
+}
+
+impl From<ImportError> for Error {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Image(error) => error.into(),
+            ImportError::Store(error) => error.into(),
+            ImportError::Filesystem(error) => Self::internal("make the image's filesystem")(error),
         }
     }
 }

@@ -384,6 +384,7 @@ mod tests {
                 compatibility: serde_json::json!({ "build": "10.0.2" }),
                 kernel: "0123".into(),
                 guest_token: Some("the template's".into()),
+                image_config: None,
             },
             access_token: "secret".into(),
             hostname: "sb".into(),

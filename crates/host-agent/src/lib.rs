@@ -1,6 +1,6 @@
 //! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
 //!
-//! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, the RPC service for the control plane,
+//! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, imports of images, the RPC service for the control plane,
 //! spare machines ([`warm`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
 //! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
 //!
@@ -14,6 +14,7 @@ mod exec;
 mod files;
 mod fork;
 mod guest;
+mod import;
 mod instance_lock;
 mod journal;
 mod machine_facts;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectRpcService, Router, Server};
 use sandbar_hostnet::{NetConfig, Pool};
+use sandbar_oci::Cache;
 use sandbar_proto::host::HostServiceExt as _;
 use sandbar_storage::{DebianSource, GuestBinaries, Store, StoreOptions};
 use sandbar_vmm::{Cgroups, DiskRate, ProcessIdentity, firecracker, process};
@@ -51,6 +53,7 @@ pub use enrolment::{EnrolmentError, Facts};
 pub use error::Error;
 pub use instance_lock::{InstanceLock, LockError};
 pub use journal::JournalError;
+pub use sandbar_oci::Registries;
 pub use sandbox::State;
 pub use tls::TlsError;
 pub use virtualization::{Virtualization, VirtualizationError, VmmChoice};
@@ -92,6 +95,10 @@ pub struct Config {
     pub guest: GuestBinaries<'static>,
     /// Where Debian's packages come from.
     pub debian: DebianSource,
+    /// Registries of images that the operator vouches for.
+    pub registries: Registries,
+    /// Bytes of layers of images that are kept for the next import.
+    pub layer_cache: u64,
 }
 
 impl Config {
@@ -228,6 +235,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     // Their records may be mended; the files of their pauses are all that is left of them.
     known.extend(journal.set_aside()?.into_iter().filter(|&id| store.has_paused(id)));
 
+    let layers = Cache::open(&store.layers_dir(), config.layer_cache).map_err(Error::from)?;
     let resources = Arc::new(resources::Resources {
         vmm,
         store,
@@ -244,6 +252,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         ),
         settling: tokio::sync::Semaphore::new(1),
         arrivals: arrivals::Arrivals::default(),
+        imports: import::Imports::new(layers, config.registries.clone()),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
     registry.resume(found).await;

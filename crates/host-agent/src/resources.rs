@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::arrivals::Arrivals;
 use crate::error::Error;
+use crate::import::Imports;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
 use crate::warm::Spares;
@@ -34,6 +35,8 @@ pub(crate) struct Resources {
     pub(crate) settling: Semaphore,
     /// Templates that are on their way here.
     pub(crate) arrivals: Arrivals,
+    /// Templates that are made of images of others.
+    pub(crate) imports: Imports,
 }
 
 impl Resources {

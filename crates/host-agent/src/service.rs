@@ -11,18 +11,18 @@ use sandbar_proto::host::{
     ExecStreamResponse, FlattenRootfsRequest, FlattenRootfsResponse, FlushSandboxMetricsRequest,
     FlushSandboxMetricsResponse, ForkSandboxRequest, ForkSandboxResponse, GetHealthRequest,
     GetHealthResponse, GetNetworkDenialsRequest, GetNetworkDenialsResponse, GetSandboxMetricsRequest,
-    GetSandboxMetricsResponse, HostService, KillProcessRequest, KillProcessResponse, ListFolderRequest,
-    ListFolderResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest,
-    ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse, MakeFolderRequest,
-    MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest, PauseAllResponse,
-    PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse, ReadFileRequest,
-    ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse, ReceiveTemplateRequest,
-    ReceiveTemplateResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest,
-    ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest,
-    SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse,
-    VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse,
-    WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest, WriteTemplatePartResponse,
-    exec_stream_request, write_file_request,
+    GetSandboxMetricsResponse, HostService, ImportImageRequest, ImportImageResponse, KillProcessRequest,
+    KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest, ListProcessesResponse,
+    ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
+    MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest,
+    PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
+    ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse,
+    ReceiveTemplateRequest, ReceiveTemplateResponse, RemovePathRequest, RemovePathResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse,
+    SetNetworkPolicyRequest, SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse,
+    TunnelRequest, TunnelResponse, VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest,
+    VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest,
+    WriteTemplatePartResponse, exec_stream_request, import_image_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
@@ -37,7 +37,7 @@ use crate::resources::{Resources, blocking};
 use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State, Visit};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{arrivals, exec, files, network_wire, processes, snapshot, tree, tunnel};
+use crate::{arrivals, exec, files, import, network_wire, processes, snapshot, tree, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -284,6 +284,19 @@ impl HostService for Service {
             template: describe_template(&template).into(),
             ..Default::default()
         })
+    }
+
+    async fn import_image(
+        &self,
+        _context: RequestContext,
+        mut requests: InboundStream<ImportImageRequest>,
+    ) -> ServiceResult<ServiceStream<ImportImageResponse>> {
+        let first = requests.next().await.transpose()?.and_then(|r| r.to_owned_message().request);
+        let Some(import_image_request::Request::Start(start)) = first else {
+            return Err(Error::BadInput("the first request must start an import".into()).into());
+        };
+        let replies = import::start(Arc::clone(&self.resources), *start, requests)?;
+        Ok(Response::stream(ReceiverStream::new(replies)))
     }
 
     async fn list_templates(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use sandbar_host_agent::{Config, Limits, VmmChoice, WarmPool};
+use sandbar_host_agent::{Config, Limits, Registries, VmmChoice, WarmPool};
 use sandbar_storage::{Backing, DebianSource, StoreOptions};
 use sandbar_vmm::DiskRate;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,18 @@ pub(crate) struct HostAgentArgs {
     /// Private network that sandboxes may reach where their policy allows it; may be repeated
     #[arg(long, env = "SANDBAR_ALLOW_PRIVATE_EGRESS", value_name = "CIDR", value_delimiter = ',')]
     allow_private_egress: Vec<ipnet::Ipv4Net>,
+
+    /// Registry of images that is asked over plain HTTP, at whatever address, as images name it (127.0.0.1:5000); may be repeated
+    #[arg(long, env = "SANDBAR_INSECURE_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',')]
+    insecure_registry: Vec<String>,
+
+    /// Registry of images that may be at a private address, as images name it (registry.corp); may be repeated
+    #[arg(long, env = "SANDBAR_PRIVATE_REGISTRY", value_name = "HOST[:PORT]", value_delimiter = ',')]
+    private_registry: Vec<String>,
+
+    /// Layers of images to keep for the next import, in GiB
+    #[arg(long, env = "SANDBAR_LAYER_CACHE", value_name = "GIB", default_value_t = 10)]
+    layer_cache: u64,
 
     /// Networks to keep ready for sandboxes to come
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
@@ -210,6 +222,8 @@ impl HostAgentArgs {
             limits: self.limits.limits(),
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,
+            registries: Registries { insecure: self.insecure_registry, private: self.private_registry },
+            layer_cache: self.layer_cache.saturating_mul(1 << 30),
         };
         let agent = sandbar_host_agent::run(config, shutdown.clone());
         tokio::pin!(agent);

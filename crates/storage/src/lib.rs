@@ -1,7 +1,7 @@
 //! A host's disks: the reflink store with its images, templates and sandboxes, the guest kernel, the base root filesystem.
 //!
 //! What lives here: everything that Sandbar keeps as files for its virtual machines, and how those files come to be.
-//! What does not: virtual machines, networks, the journal, RPCs. Depends on `types` alone.
+//! What does not: virtual machines, networks, the journal, RPCs. Depends on `types`, and on `oci` for images that others made.
 //!
 //! Every function blocks (system calls, and for the kernel and the base image other programs): asynchronous callers use
 //! `spawn_blocking`. The one on the hot path, [`Store::create_sandbox`], is a `mkdir`, a FICLONE and a link.
@@ -11,6 +11,7 @@
 //!   store.json                       the layout's version
 //!   kernel/<hash>/                   vmlinux, initramfs, modules.cpio, manifest.json
 //!   images/<name>/                   rootfs.ext4, manifest.json
+//!   layers/                          layers of OCI images, as registries gave them: a cache, which `oci` keeps
 //!   templates/tpl-<uuid>/            disk.ext4 [, state, memory], manifest.json
 //!   sandboxes/sb-<uuid>/             disk.ext4 and memory (a link to the image that it was restored from) of one that runs,
 //!                                    paused/ of one that is paused, and whatever the host agent and the VMM keep there
@@ -28,8 +29,10 @@ mod clone;
 mod debian;
 mod extents;
 mod files;
+mod filesystem;
 mod flatten;
 mod image;
+mod imported;
 pub mod kernel;
 mod machine_image;
 mod mounts;
@@ -51,6 +54,7 @@ pub use debian::{DebianSource, DebianSourceError};
 pub use extents::own_bytes;
 pub use files::FileError;
 pub use image::{Image, ImageManifest};
+pub use imported::{Import, ImportError, ImportedDisk};
 pub use kernel::{GuestBinaries, Kernel, KernelError, prepare_kernel};
 pub use machine_image::{ImageDraft, MachineImage};
 pub use paused::{Paused, PausedFile, PausedManifest};

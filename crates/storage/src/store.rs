@@ -238,6 +238,12 @@ impl Store {
         self.dir().join("images")
     }
 
+    /// Where layers of OCI images are kept.
+    #[must_use]
+    pub fn layers_dir(&self) -> PathBuf {
+        self.dir().join("layers")
+    }
+
     pub(crate) fn templates_dir(&self) -> PathBuf {
         self.dir().join("templates")
     }
@@ -268,7 +274,7 @@ fn default_reserve(total: u64) -> u64 {
 fn lay_out(dir: &Path) -> Result<(), FileError> {
     // Other users of this machine have no business with tenants' disks and memory.
     fs::set_permissions(dir, Permissions::from_mode(0o700)).on("change", dir)?;
-    for name in ["kernel", "images", "templates", "sandboxes", "tmp"] {
+    for name in ["kernel", "images", "layers", "templates", "sandboxes", "tmp"] {
         let folder = dir.join(name);
         fs::create_dir_all(&folder).on("create", &folder)?;
     }

@@ -78,6 +78,10 @@ pub struct TemplateSpec {
     pub kernel: String,
     /// The token that the guest agent in its memory takes until a sandbox gives it one of its own; none where it has none yet.
     pub guest_token: Option<String>,
+    /// How the OCI image that it was made from says that it is run: its maker's own words, not looked into here. None where it was made
+    /// from something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_config: Option<serde_json::Value>,
 }
 
 /// What a template's `manifest.json` says.

@@ -1,10 +1,11 @@
-//! What tests stand on: a database of their own, a host agent that is simulated, and an identity provider.
+//! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, and a registry of images.
 //!
 //! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
 //! into what users run.
 
 mod database;
 pub mod issuer;
+pub mod oci;
 mod redis;
 pub mod sim_host;
 

@@ -8,7 +8,7 @@
 //! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
 //! - `sim_host/transfer.rs`: templates on their way from it and to it.
 //! - `sim_host/service.rs`: the RPCs.
-//! - `sim_host/tunnel.rs`: ports of its guests.
+//! - `sim_host/tunnel.rs`: ports of its guests; `sim_host/import.rs`: images that become templates.
 //! - `sim_host/exec.rs`: commands; `sim_host/guest.rs`: the programs that its guests know.
 //!
 //! Nothing of the control plane is used here, so that this side of the contract is a second opinion on it.
@@ -16,6 +16,7 @@
 mod exec;
 mod faults;
 mod guest;
+mod import;
 mod inventory;
 mod life;
 mod processes;

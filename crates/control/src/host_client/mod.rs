@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod error;
 mod guest;
+mod import;
 mod life;
 mod measured;
 mod network;
@@ -26,6 +27,10 @@ use tokio::sync::watch;
 pub use circuit::Circuit;
 pub use client::{ExecStreamReceiver, ExecStreamSender, HostClient, ReadFileStream, TemplateSize};
 pub use error::{HostError, Reason};
+pub use import::{
+    Archive, ImageDefaults, ImageSource, ImportEvent, ImportImage, ImportStream, Imported,
+    RegistryCredentials,
+};
 pub(crate) use life::{on_timeout_word, timeout_from_word};
 pub(crate) use network::network_word;
 pub use tunnel::TunnelStream;

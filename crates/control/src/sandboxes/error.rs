@@ -287,6 +287,14 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             Reason::REASON_SNAPSHOT_DAMAGED
             | Reason::REASON_GUEST_UNREACHABLE
             | Reason::REASON_PORT_CLOSED
+            // Of imports, which are no operation of a sandbox.
+            | Reason::REASON_IMAGE_NOT_FOUND
+            | Reason::REASON_IMAGE_NOT_AUTHORISED
+            | Reason::REASON_IMAGE_NO_PLATFORM
+            | Reason::REASON_IMAGE_TOO_LARGE
+            | Reason::REASON_IMAGE_BROKEN
+            | Reason::REASON_IMAGE_DOES_NOT_BOOT
+            | Reason::REASON_REGISTRY_FAILED
             | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },

@@ -10,6 +10,7 @@ mod fleet;
 mod fleet_simulation;
 mod fork;
 mod hosts;
+mod imports;
 mod life;
 mod object_storage;
 mod operations;

@@ -6,6 +6,8 @@
 
 mod recipe;
 
+pub(crate) use recipe::{ConfigFile, FILES};
+
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +18,7 @@ use sandbar_types::TemplateName;
 use crate::Progress;
 use crate::debian::{DebianSource, DebianSourceError};
 use crate::files::{self, FileError, OnFile};
+use crate::filesystem;
 use crate::image::Image;
 use crate::store::{Store, StoreError};
 use crate::tool::{Tool, ToolError};
@@ -78,7 +81,8 @@ pub fn build_base_image(
     let root = install(source, work.path())?;
     finish(&root, source)?;
     progress.step("making the base image's filesystem");
-    let rootfs = filesystem(&root, *size, work.path())?;
+    let rootfs = work.path().join("rootfs.ext4");
+    filesystem::make(&root, *size, &rootfs)?;
     Ok(store.publish_image(&name, &recipe, source.arch, &rootfs)?)
 }
 
@@ -125,7 +129,7 @@ fn finish(root: &Path, source: &DebianSource) -> Result<(), FileError> {
     delete_files(&root.join(recipe::DOCUMENTATION), &|path| {
         path.ends_with("copyright") || path.is_symlink()
     })?;
-    for recipe::ConfigFile { path, mode, content } in recipe::FILES {
+    for ConfigFile { path, mode, content } in FILES {
         write_with_mode(&root.join(path), mode, content)?;
     }
     write_with_mode(&root.join("etc/apt/sources.list"), 0o644, &(source.public().lines().join("\n") + "\n"))?;
@@ -161,20 +165,4 @@ fn delete_files(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<(), FileErro
         }
     }
     Ok(())
-}
-
-fn filesystem(root: &Path, size: u64, work: &Path) -> Result<PathBuf, BaseImageError> {
-    let rootfs = work.join("rootfs.ext4");
-    Tool::new("mke2fs", "e2fsprogs")
-        // No blocks reserved for root, who is the user's servant here; inode tables zeroed now, when a hole does it, and not by
-        // each guest's kernel after its first mount.
-        .args(["-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "sandbar"])
-        .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-d"])
-        .arg(root)
-        .arg(&rootfs)
-        .arg((size >> 12).to_string())
-        .run()?;
-    // Never seen to find anything: it is what stands between a broken tool and every sandbox.
-    Tool::new("e2fsck", "e2fsprogs").args(["-f", "-n"]).arg(&rootfs).run()?;
-    Ok(rootfs)
 }

@@ -79,14 +79,14 @@ chroot "$1" find /usr/lib/python3 /usr/lib/python3.[0-9]* -maxdepth 0 -exec \
 "#;
 
 /// A file of the image.
-pub(super) struct ConfigFile {
-    pub(super) path: &'static str,
-    pub(super) mode: u32,
-    pub(super) content: &'static str,
+pub(crate) struct ConfigFile {
+    pub(crate) path: &'static str,
+    pub(crate) mode: u32,
+    pub(crate) content: &'static str,
 }
 
 /// Files that are ours to say.
-pub(super) const FILES: [ConfigFile; 8] = [
+pub(crate) const FILES: [ConfigFile; 8] = [
     ConfigFile { path: "etc/hostname", mode: 0o644, content: "sandbox\n" },
     ConfigFile {
         path: "etc/hosts",

@@ -32,6 +32,7 @@ pub enum Rpc {
     ReadFile,
     Tunnel,
     CreateTemplate,
+    ImportImage,
     ListTemplates,
     PauseSandbox,
     ResumeSandbox,
@@ -185,16 +186,22 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
         | Reason::REASON_TEMPLATE_NOT_FOUND
         | Reason::REASON_COMMAND_NOT_FOUND
         | Reason::REASON_FILE_NOT_FOUND
+        | Reason::REASON_IMAGE_NOT_FOUND
         | Reason::REASON_PROCESS_NOT_FOUND => ConnectError::not_found(message),
-        Reason::REASON_INVALID_STATE | Reason::REASON_INCOMPATIBLE => {
-            ConnectError::failed_precondition(message)
-        }
+        Reason::REASON_INVALID_STATE
+        | Reason::REASON_INCOMPATIBLE
+        | Reason::REASON_IMAGE_NO_PLATFORM
+        | Reason::REASON_IMAGE_DOES_NOT_BOOT
+        | Reason::REASON_REGISTRY_FAILED => ConnectError::failed_precondition(message),
+        Reason::REASON_IMAGE_NOT_AUTHORISED => ConnectError::permission_denied(message),
         Reason::REASON_SNAPSHOT_DAMAGED => ConnectError::data_loss(message),
         Reason::REASON_TEMPLATE_IN_USE | Reason::REASON_BUSY => ConnectError::aborted(message),
         Reason::REASON_NO_CAPACITY | Reason::REASON_GUEST_DISK_FULL => {
             ConnectError::resource_exhausted(message)
         }
-        Reason::REASON_BAD_INPUT => ConnectError::invalid_argument(message),
+        Reason::REASON_BAD_INPUT | Reason::REASON_IMAGE_TOO_LARGE | Reason::REASON_IMAGE_BROKEN => {
+            ConnectError::invalid_argument(message)
+        }
         Reason::REASON_GUEST_UNREACHABLE | Reason::REASON_PORT_CLOSED => ConnectError::unavailable(message),
         Reason::REASON_TIMEOUT => ConnectError::deadline_exceeded(message),
         Reason::REASON_UNSPECIFIED => ConnectError::unknown(message),

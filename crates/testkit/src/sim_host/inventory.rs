@@ -234,11 +234,20 @@ impl Inventory {
         if request.image != "base" {
             return Err(refusal(Reason::REASON_TEMPLATE_NOT_FOUND));
         }
+        Ok(self.make_template(request.id, (request.vcpus, request.memory_mb, TEMPLATE_DISK_MB)))
+    }
+
+    /// The same, of an image that came from elsewhere: vCPUs, and MiB of memory and disk.
+    pub(super) fn make_template(
+        &mut self,
+        id: String,
+        (vcpus, memory_mb, disk_mb): (u32, u32, u32),
+    ) -> rpc::Template {
         let template = rpc::Template {
-            id: request.id.clone(),
-            vcpus: request.vcpus,
-            memory_mb: request.memory_mb,
-            disk_mb: TEMPLATE_DISK_MB,
+            id: id.clone(),
+            vcpus,
+            memory_mb,
+            disk_mb,
             size_bytes: 300 << 20,
             arch: "x86_64".to_owned(),
             vmm: "qemu".to_owned(),
@@ -247,7 +256,7 @@ impl Inventory {
             ..Default::default()
         };
         let stored = Stored { record: template, files: Files::new(), spoilt: false };
-        Ok(self.templates.entry(request.id).or_insert(stored).record.clone())
+        self.templates.entry(id).or_insert(stored).record.clone()
     }
 }
 

@@ -16,7 +16,7 @@ use super::exec::{stream, terminal};
 use super::faults::{Reply, refusal};
 use super::guest::Program;
 use super::inventory::Inventory;
-use super::{Agent, Reason, Rpc, processes, tunnel};
+use super::{Agent, Reason, Rpc, import, processes, tunnel};
 
 /// Bytes of a chunk of a file that is read.
 const CHUNK: usize = 64 * 1024;
@@ -285,6 +285,15 @@ impl rpc::HostService for Service {
             Ok(rpc::CreateTemplateResponse { template: template.into(), ..Default::default() })
         })
         .await
+    }
+
+    async fn import_image(
+        &self,
+        _ctx: RequestContext,
+        requests: InboundStream<rpc::ImportImageRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ImportImageResponse>> {
+        let reply = self.agent.faults.arrive(Rpc::ImportImage).await?;
+        Ok(Response::stream(import::answer(&self.agent, requests, reply).await?))
     }
 
     async fn list_templates(
