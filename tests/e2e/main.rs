@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`two_hosts`], [`rpc`] break it, or want it for themselves;
+//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`storm`], [`warm`], [`rpc`] break it, or want it for themselves;
 //! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -35,7 +35,6 @@ mod sandbox_faults;
 mod storm;
 mod stream;
 mod terminal;
-mod two_hosts;
 mod warm;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -104,7 +103,6 @@ fn main() -> ExitCode {
                 control_faults::tests(),
                 storm::tests(),
                 warm::tests(),
-                two_hosts::tests(),
                 rpc::tests(),
             ]
             .concat(),
