@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`two_hosts`], [`rpc`], [`oci`] break it, or want it for themselves;
+//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`] break it, or want it for themselves;
 //! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -38,7 +38,6 @@ mod sandbox_faults;
 mod storm;
 mod stream;
 mod terminal;
-mod two_hosts;
 mod warm;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -108,7 +107,6 @@ fn main() -> ExitCode {
                 builds::tests(),
                 storm::tests(),
                 warm::tests(),
-                two_hosts::tests(),
                 rpc::tests(),
                 oci::tests(),
             ]
