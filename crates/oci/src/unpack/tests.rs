@@ -225,7 +225,9 @@ type Attack = Box<dyn Fn(&Place) -> Vec<LayerBuilder>>;
 
 #[test]
 fn nothing_leads_out() {
-    let out = |place: &Place| place.outside().to_str().unwrap().to_owned();
+    fn out(place: &Place) -> String {
+        place.outside().to_str().unwrap().to_owned()
+    }
     let attacks: Vec<(&str, Attack)> = vec![
         ("dots", Box::new(|_| vec![tar().file("../outside/new", 0o644, ROOT, b"x")])),
         ("dots within", Box::new(|_| vec![tar().file("a/../../outside/new", 0o644, ROOT, b"x")])),
