@@ -9,8 +9,8 @@ const SIZES = [
 	{ width: 390, height: 844 }
 ];
 
-test('every page is sound and looked at, in both themes, wide and narrow', async ({ page, request }) => {
-	test.setTimeout(900_000);
+test('every page is sound and looked at, in both themes, wide and narrow', async ({ page, request, watch }) => {
+	test.setTimeout(1_200_000);
 	const person = await firstPerson(request);
 	const ids = [await person.capsule({ agent: 'reviewer', task: '42' }), await person.capsule({ agent: 'builder' })];
 	await person.call('PUT', `/v1/sandboxes/${ids[0]}/network`, { deny_out: ['198.51.100.0/24'] });
@@ -89,6 +89,24 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('snapshots', '/dashboard/snapshots', () =>
 		expect(page.getByText('base', { exact: true }).first()).toBeVisible()
 	);
+	const recipe = ['echo one; echo two >&2', 'ENV MODE=fast', 'seq 40; echo gone >&2; exit 7'];
+	const build = await person.call('POST', '/v1/builds', { name: 'looked-at', recipe });
+	await page.goto(`/dashboard/builds/${build.id}`);
+	await expect(page.getByText('exit code 7').first()).toBeVisible({ timeout: 300_000 });
+	await look('build', `/dashboard/builds/${build.id}`, () =>
+		expect(page.getByRole('region', { name: 'stderr of step 3' })).toContainText('gone')
+	);
+	await look('builds', '/dashboard/builds', () =>
+		expect(page.getByRole('row', { name: 'looked-at' }).first()).toContainText('failed')
+	);
+	watch.expectErrors(/status of 400/);
+	await look('create-template', '/dashboard/builds', async () => {
+		await page.getByRole('button', { name: 'Create a template' }).click();
+		await page.getByLabel('Name').fill('python-tools');
+		await page.getByLabel('Recipe').fill('pip install numpy\nWORKDIR\nENV MODE=fast');
+		await page.getByRole('button', { name: 'Build', exact: true }).click();
+		await expect(page.getByLabel('Recipe')).toHaveAccessibleDescription(/^Line 2/);
+	});
 	await look('stats', '/dashboard/capsules/stats?range=5m', () =>
 		expect(page.getByRole('img', { name: /^Reserved memory: now/ })).toBeVisible()
 	);
@@ -100,6 +118,12 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('account', '/dashboard/account', () => expect(page.getByText('this one')).toBeVisible());
 	await look('audit', '/dashboard/audit', () => expect(page.getByText(/created capsule/).first()).toBeVisible());
 	await look('welcome', '/dashboard/welcome', heading('First steps'));
+	await look('admin-hosts', '/dashboard/admin/hosts', () => expect(page.getByText('online').first()).toBeVisible());
+	await person.call('PUT', `/v1/admin/teams/${person.team}/byoc`, { is_byoc: true });
+	const { host } = await person.call('POST', '/v1/hosts', { type: 'byoc', provider: 'cellar' });
+	await look('byoc', '/dashboard/byoc', () => expect(page.getByText('cellar')).toBeVisible());
+	await person.call('DELETE', `/v1/hosts/${host.id}`);
+	await person.call('PUT', `/v1/admin/teams/${person.team}/byoc`, { is_byoc: false });
 	await look('admin-teams', '/dashboard/admin/teams', heading('Teams'));
 	await look('admin-users', '/dashboard/admin/users', heading('Users'));
 	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));

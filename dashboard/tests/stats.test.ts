@@ -60,5 +60,4 @@ test('stats show what runs now and at most, keep their range in the address and 
 	expect(day).toBe(today);
 	expect(Number(cpu)).toBeGreaterThan(0);
 	expect(Number(memory) / Number(cpu)).toBeCloseTo(512, 3);
-	await person.destroyAll();
 });

@@ -26,10 +26,13 @@ const ALL: readonly Place[] = [
 	place('Capsules', 'capsules/list', 'capsule', 'team', 'c'),
 	place('Stats', 'capsules/stats', 'chart', 'team', 'x'),
 	place('Templates & snapshots', 'snapshots', 'snapshot', 'team', 's'),
+	place('Builds', 'builds', 'build', 'team', 'b'),
+	place('Hosts', 'byoc', 'host', 'team', 'h'),
 	place('API keys', 'keys', 'key', 'team', 'k'),
 	place('Usage', 'usage', 'meter', 'team', 'u'),
 	place('Team', 'team', 'team', 'team', 't'),
 	place('Audit log', 'audit', 'log', 'team', 'l'),
+	place('All hosts', 'admin/hosts', 'host', 'platform', 'H'),
 	place('Teams', 'admin/teams', 'team', 'platform', 'T'),
 	place('Users', 'admin/users', 'user', 'platform', 'U'),
 	place('All capsules', 'admin/capsules', 'capsule', 'platform', 'C'),
@@ -44,4 +47,6 @@ export const placeOf = (places: readonly Place[], pathname: string): Place | und
 		.sort((a, b) => b.under.length - a.under.length)
 		.at(0);
 
-export const places = (isAdmin: boolean) => ALL.filter((place) => isAdmin || place.group !== 'platform');
+/** Those of somebody who administers the platform or does not, in a team that brings its own hosts or does not. */
+export const places = (isAdmin: boolean, isByoc: boolean) =>
+	ALL.filter((place) => (isAdmin || place.group !== 'platform') && (isByoc || place.under !== '/dashboard/byoc'));

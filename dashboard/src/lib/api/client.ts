@@ -12,6 +12,7 @@ export type AuditEvent = Schemas['AuditLogEntry'];
 export type Team = Schemas['Team'];
 export type Member = Schemas['Member'];
 export type Role = Member['role'];
+export type Host = Schemas['Host'];
 export type Profile = Schemas['Profile'];
 
 /** Why the platform did not do what was asked. */
