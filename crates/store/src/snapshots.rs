@@ -382,7 +382,7 @@ impl Store {
         .collect())
     }
 
-    /// The snapshots that were begun on a host before `before` and are not ready.
+    /// The snapshots that were begun on a host before `before` and are not ready. Those of builds have a lease of their own.
     pub async fn snapshots_overdue(
         &self,
         host: Id<Host>,
@@ -391,7 +391,7 @@ impl Store {
         Ok(sqlx::query_scalar!(
             "SELECT l.template_id FROM template_locations l JOIN templates t ON t.id = l.template_id
              WHERE l.host_id = $1 AND l.state = 'fetching' AND l.updated_at < $2
-               AND t.ready_at IS NULL AND t.deleted_at IS NULL
+               AND t.ready_at IS NULL AND t.deleted_at IS NULL AND t.build_id IS NULL
              ORDER BY l.updated_at LIMIT 1000",
             host.uuid(),
             before,

@@ -11,12 +11,13 @@ use sandbar_store::builds::{BuildRow, Claim, Ended};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
 use sandbar_types::id::{Host, Template};
-use sandbar_types::recipe::{Action, Recipe, State};
+use sandbar_types::recipe::{Action, Base, Recipe, State};
 use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, TemplateKind};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::output::{StepLog, Stream};
+use super::submit::check_steps;
 use super::told;
 use crate::operation::Operation;
 use crate::sandboxes::{
@@ -32,7 +33,7 @@ const HEALTH_RUN_SEC: u32 = 30;
 const OWN_LIMIT: Duration = Duration::from_secs(60);
 
 /// How much longer than its limit a step may take until it is given up.
-const MARGIN: Duration = Duration::from_secs(10);
+pub(super) const MARGIN: Duration = Duration::from_secs(10);
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -53,9 +54,11 @@ pub(super) enum Outcome {
 
 /// Why an attempt broke off.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(super) enum Broken {
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Again(String),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -72,6 +75,7 @@ impl From<Broken> for Outcome {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Failed(reason) => Self::Failed(reason),
+            Broken::Again(reason) => Self::Again(reason),
             Broken::Quota(error) => Self::Failed(error.to_string()),
             Broken::Late => Self::Failed(broken.to_string()),
             Broken::Lost => Self::Lost,
@@ -119,10 +123,17 @@ impl Control {
     async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
         let recipe =
             read(&build.recipe).ok_or_else(|| Broken::Failed("the recipe cannot be read".to_owned()))?;
-        let base = self.store().template_by_name(build.team_id, &build.base_template).await?;
-        let base = base.ok_or_else(|| {
-            Broken::Failed(format!("there is no template {} any more", build.base_template))
-        })?;
+        let (base, image) = match &build.base {
+            Base::Template(name) => {
+                let base = self.store().template_by_name(build.team_id, name).await?;
+                let gone = || Broken::Failed(format!("there is no template {name} any more"));
+                (base.ok_or_else(gone)?, None)
+            }
+            Base::Image(reference) => {
+                let (base, says) = self.build_import(claim, build, reference).await?;
+                (base, Some(says))
+            }
+        };
         let metadata = [("build", build.id.uuid().to_string()), ("worker", claim.worker.to_string())];
         let new = NewSandbox {
             template: Some(base.name.to_string()),
@@ -132,7 +143,15 @@ impl Control {
             ..NewSandbox::default()
         };
         let sandbox = self.build_sandbox_create(ctx, build.team_id, base.clone(), &new).await?;
-        let state = State::new(base.defaults.clone());
+        let state = State::new(match image {
+            None => base.defaults.clone(),
+            Some(says) => {
+                let defaults = self.image_defaults(ctx, &sandbox, says).await?;
+                let fits = check_steps(&recipe, State::new(defaults.clone()));
+                fits.map_err(|fault| Broken::Failed(format!("with what the image says, {fault}")))?;
+                defaults
+            }
+        });
         let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
         for step in &recipe.steps {
             let action = course.state.take(step);
@@ -341,7 +360,7 @@ pub(super) async fn tx_tell(
     outcome: Told,
 ) -> Result<(), StoreError> {
     let Some(operation) = Operation::read(row.operation.as_ref()) else { return Ok(()) };
-    let mut metadata = json!({ "build": row.id, "base_template": row.base_template });
+    let mut metadata = json!({ "build": row.id, "base_template": row.base.to_string() });
     if let (Some(error), Value::Object(map)) = (&row.error, &mut metadata) {
         map.insert("error".to_owned(), error.as_str().into());
     }

@@ -15,7 +15,7 @@ pub struct BuildFollower {
     told: Option<Build>,
     /// The last step that was told, and what of it: lengths of its two streams, and whether its end.
     attempt: u32,
-    step: u32,
+    step: Option<u32>,
     seen: (usize, usize),
     ended: bool,
     id: Id<id::Build>,
@@ -47,7 +47,7 @@ impl Control {
             news,
             told: None,
             attempt: 0,
-            step: 0,
+            step: None,
             seen: (0, 0),
             ended: false,
             id,
@@ -68,9 +68,9 @@ impl BuildFollower {
             let row = store.build_find(None, self.id).await?;
             let Some(build) = row.map(Build::from) else { return Ok(None) };
             if build.attempts != self.attempt {
-                (self.attempt, self.step, self.seen, self.ended) = (build.attempts, 0, (0, 0), false);
+                (self.attempt, self.step, self.seen, self.ended) = (build.attempts, None, (0, 0), false);
             }
-            let logs = store.build_logs(self.id, self.attempt, self.step).await?;
+            let logs = store.build_logs(self.id, self.attempt, self.step.unwrap_or(0)).await?;
             let logs: Vec<BuildLog> = logs.into_iter().filter_map(|log| self.news_of(log)).collect();
             self.over = build.status.is_end();
             if !logs.is_empty() || self.told.as_ref() != Some(&build) {
@@ -84,9 +84,9 @@ impl BuildFollower {
 
     /// What of a step's log was not told.
     fn news_of(&mut self, mut log: BuildLog) -> Option<BuildLog> {
-        let known = log.step == self.step;
+        let known = self.step == Some(log.step);
         if !known {
-            (self.step, self.seen, self.ended) = (log.step, (0, 0), false);
+            (self.step, self.seen, self.ended) = (Some(log.step), (0, 0), false);
         }
         let whole = (log.stdout.len(), log.stderr.len());
         let ended = log.duration_ms.is_some();

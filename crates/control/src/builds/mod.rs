@@ -9,6 +9,7 @@
 //!
 //! - The rows are the truth about builds; a queue only says who takes which. `queue`: PostgreSQL, or Redis.
 //! - `submit`: asking for builds, looking at them, cancelling them. `follow`: their progress as it comes.
+//! - `image`: what comes before the steps where the base is a registry's image.
 //! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template. `output`: logs, bounded.
 //! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
 //! - `news`: who waits is woken by the database.
@@ -17,6 +18,7 @@
 
 mod course;
 mod follow;
+mod image;
 mod news;
 mod output;
 mod queue;
@@ -31,8 +33,8 @@ use sandbar_store::StoreError;
 use sandbar_store::builds::{BuildLogRow, BuildRow};
 use sandbar_types::id::{self, Team};
 use sandbar_types::name::InvalidName;
-use sandbar_types::recipe::RecipeError;
-use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName};
+use sandbar_types::recipe::{Base, Origin, RecipeError};
+use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, limits};
 
 pub use follow::BuildFollower;
 pub(crate) use news::News;
@@ -86,10 +88,11 @@ pub struct Build {
     pub id: Id<id::Build>,
     pub team_id: Id<Team>,
     pub name: TemplateName,
-    pub base_template: TemplateName,
+    pub base: Base,
     pub healthcheck: Option<String>,
     pub vcpus: u32,
     pub memory_mb: u32,
+    pub disk_mb: Option<u32>,
     pub status: BuildStatus,
     pub current_step: u32,
     pub total_steps: u32,
@@ -109,12 +112,13 @@ impl From<BuildRow> for Build {
             id,
             team_id,
             name,
-            base_template,
+            base,
             recipe: _,
             healthcheck,
             healthcheck_sec: _,
             vcpus,
             memory_mb,
+            disk_mb,
             status,
             current_step,
             total_steps,
@@ -132,10 +136,11 @@ impl From<BuildRow> for Build {
             id,
             team_id,
             name,
-            base_template,
+            base,
             healthcheck,
             vcpus,
             memory_mb,
+            disk_mb,
             status,
             current_step,
             total_steps,
@@ -183,20 +188,10 @@ pub enum BuildError {
         /// The request's.
         asked: TemplateName,
         /// The recipe's.
-        from: TemplateName,
-    },
-    /// The base is a registry's image.
-    #[error(
-        "FROM {reference}: building from a registry's image is not available on this platform yet; name a template"
-    )]
-    Image {
-        /// What was said.
-        reference: String,
+        from: Origin,
     },
     /// There is no such base.
-    #[error(
-        "there is no template {name}, and building from a registry's image is not available on this platform yet"
-    )]
+    #[error("there is no template {name}")]
     NoBase {
         /// What was said.
         name: TemplateName,
@@ -208,13 +203,24 @@ pub enum BuildError {
         name: TemplateName,
     },
     /// Another size than the base's.
-    #[error("a template has its base's size: {vcpus} vCPUs and {memory_mb} MiB; say so or leave it out")]
+    #[error(
+        "a template has its base's size: {vcpus} vCPUs, {memory_mb} MiB of memory and {disk_mb} MiB of disk; say so or leave it out"
+    )]
     Size {
         /// The base's.
         vcpus: u32,
         /// The base's.
         memory_mb: u32,
+        /// The base's.
+        disk_mb: u32,
     },
+    /// A size that no machine has.
+    #[error(
+        "a machine has {} to {} vCPUs, {} to {} MiB of memory and {} to {} MiB of disk",
+        limits::VCPUS.start(), limits::VCPUS.end(), limits::MEMORY_MB.start(), limits::MEMORY_MB.end(),
+        limits::DISK_MB.start(), limits::DISK_MB.end()
+    )]
+    NoSize,
     /// A healthcheck that cannot be one.
     #[error("healthcheck must be a shell line of 1 to 4096 bytes, and its limit 1 to 3600 seconds")]
     Healthcheck,
@@ -260,10 +266,10 @@ impl BuildError {
             | Self::Recipe(_)
             | Self::Step { .. }
             | Self::TwoBases { .. }
-            | Self::Image { .. }
             | Self::NoBase { .. }
             | Self::BaseWithoutMemory { .. }
             | Self::Size { .. }
+            | Self::NoSize
             | Self::Healthcheck => ErrorCode::InvalidRequest,
             Self::Reserved { .. } => ErrorCode::NameReserved,
             Self::Quota(_) => ErrorCode::RateLimited,

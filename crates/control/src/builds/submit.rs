@@ -3,9 +3,10 @@
 use sandbar_store::Position;
 use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, NewBuildRow};
+use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Base, Recipe, State};
-use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName};
+use sandbar_types::recipe::{Base, Defaults, Origin, Recipe, State};
+use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, limits};
 
 use super::course::tx_tell;
 use super::{Build, BuildError, BuildLog};
@@ -43,10 +44,12 @@ pub struct NewBuild {
     pub healthcheck: Option<String>,
     /// For how long it is tried.
     pub healthcheck_sec: Option<u32>,
-    /// The base's, or nothing.
+    /// The base's, or nothing; where that is an image, any.
     pub vcpus: Option<u32>,
     /// The same.
     pub memory_mb: Option<u32>,
+    /// The same.
+    pub disk_mb: Option<u32>,
 }
 
 impl Control {
@@ -65,20 +68,25 @@ impl Control {
             return Err(BuildError::Reserved { name });
         }
         let recipe: Recipe = new.recipe.join("\n").parse()?;
-        let base = base_of(&recipe, new.base_template.as_deref())?;
-        let Some(template) = self.store().template_by_name(team, &base).await? else {
-            return Err(BuildError::NoBase { name: base });
+        let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
+        let (vcpus, memory_mb, defaults) = match template {
+            Some(template) => {
+                check_size(&template, new)?;
+                (template.vcpus, template.memory_mb, template.defaults)
+            }
+            None => {
+                let vcpus = new.vcpus.unwrap_or(limits::DEFAULT_VCPUS);
+                let memory_mb = new.memory_mb.unwrap_or(limits::DEFAULT_MEMORY_MB);
+                if !limits::VCPUS.contains(&vcpus)
+                    || !limits::MEMORY_MB.contains(&memory_mb)
+                    || new.disk_mb.is_some_and(|asked| !limits::DISK_MB.contains(&asked))
+                {
+                    return Err(BuildError::NoSize);
+                }
+                (vcpus, memory_mb, Defaults::default())
+            }
         };
-        if template.kind == TemplateKind::Base {
-            return Err(BuildError::BaseWithoutMemory { name: base });
-        }
-        let (vcpus, memory_mb) = (template.vcpus, template.memory_mb);
-        if new.vcpus.is_some_and(|asked| asked != vcpus)
-            || new.memory_mb.is_some_and(|asked| asked != memory_mb)
-        {
-            return Err(BuildError::Size { vcpus, memory_mb });
-        }
-        check_steps(&recipe, State::new(template.defaults))?;
+        check_steps(&recipe, State::new(defaults))?;
         let healthcheck_sec = new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC);
         let healthcheck = new.healthcheck.as_deref();
         if !HEALTHCHECK_SEC.contains(&healthcheck_sec)
@@ -102,12 +110,13 @@ impl Control {
                 id: Id::new(),
                 team_id: team,
                 name: &name,
-                base_template: &base,
+                base: &base,
                 recipe: &steps.into(),
                 healthcheck,
                 healthcheck_sec,
                 vcpus,
                 memory_mb,
+                disk_mb: new.disk_mb,
                 total_steps: u32::try_from(total).unwrap_or(u32::MAX),
                 created_by: ctx.person().ok().map(|person| person.id),
                 operation: &Operation::begun(ctx, Action::Build).to_value(),
@@ -180,10 +189,7 @@ impl Control {
     ) -> Result<Page<Template>, BuildError> {
         ctx.platform_admin()?;
         let rows = self.store().template_list(Id::PLATFORM, None, page.after(), page.fetch()).await?;
-        let position = |row: &sandbar_store::templates::TemplateRow| Position {
-            created_at: row.created_at,
-            id: row.id.uuid(),
-        };
+        let position = |row: &TemplateRow| Position { created_at: row.created_at, id: row.id.uuid() };
         Ok(page.page(rows, position, Template::from))
     }
 
@@ -208,6 +214,35 @@ impl Control {
     ) -> Result<BuildRow, BuildError> {
         let row = self.store().build_find(seen_by(ctx, scope)?, id).await?;
         row.ok_or(BuildError::NotFound { id })
+    }
+
+    /// What a build starts from, and the template if it is one: what there is decides about a name that could be either's.
+    async fn base_of(
+        &self,
+        team: Id<Team>,
+        recipe: &Recipe,
+        asked: Option<&str>,
+    ) -> Result<(Base, Option<TemplateRow>), BuildError> {
+        let asked: Option<TemplateName> = asked.map(str::parse).transpose()?;
+        let (name, image) = match (&recipe.from, asked) {
+            (Some(Origin::Template(from) | Origin::Named(from)), Some(asked)) if *from == asked => {
+                (asked, None)
+            }
+            (Some(from), Some(asked)) => return Err(BuildError::TwoBases { asked, from: from.clone() }),
+            (Some(Origin::Image(reference)), None) => return Ok((Base::Image(reference.clone()), None)),
+            (Some(Origin::Template(name)), None) => (name.clone(), None),
+            (Some(Origin::Named(name)), None) => (name.clone(), Base::image_named(name)),
+            (None, Some(asked)) => (asked, None),
+            (None, None) => (BASE.parse()?, None),
+        };
+        match (self.store().template_by_name(team, &name).await?, image) {
+            (Some(template), _) if template.kind == TemplateKind::Base => {
+                Err(BuildError::BaseWithoutMemory { name })
+            }
+            (Some(template), _) => Ok((Base::Template(name), Some(template))),
+            (None, Some(image)) => Ok((image, None)),
+            (None, None) => Err(BuildError::NoBase { name }),
+        }
     }
 
     /// The team that the caller may build for: its keys may, and its admins.
@@ -236,21 +271,16 @@ fn seen_by(ctx: &OpContext, scope: BuildScope) -> Result<Option<Id<Team>>, Build
     }
 }
 
-fn base_of(recipe: &Recipe, asked: Option<&str>) -> Result<TemplateName, BuildError> {
-    let asked: Option<TemplateName> = asked.map(str::parse).transpose()?;
-    match (&recipe.from, asked) {
-        (Some(Base::Image(reference)), _) => Err(BuildError::Image { reference: reference.clone() }),
-        (Some(Base::Template(from)), Some(asked)) if *from != asked => {
-            Err(BuildError::TwoBases { asked, from: from.clone() })
-        }
-        (Some(Base::Template(from)), _) => Ok(from.clone()),
-        (None, Some(asked)) => Ok(asked),
-        (None, None) => Ok(BASE.parse()?),
-    }
+/// Refuses another size than that of the template that a build starts from.
+fn check_size(template: &TemplateRow, new: &NewBuild) -> Result<(), BuildError> {
+    let &TemplateRow { vcpus, memory_mb, disk_mb, .. } = template;
+    let asked = [(new.vcpus, vcpus), (new.memory_mb, memory_mb), (new.disk_mb, disk_mb)];
+    let fits = asked.iter().all(|(asked, has)| asked.is_none_or(|asked| asked == *has));
+    if fits { Ok(()) } else { Err(BuildError::Size { vcpus, memory_mb, disk_mb }) }
 }
 
 /// Refuses what would be refused when it is that step's turn.
-fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
+pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
     for (index, step) in recipe.steps.iter().enumerate() {
         state.take(step);
         let command = Command {

@@ -1,4 +1,4 @@
-//! What dead workers left: builds that nobody may begin again, sandboxes that nobody needs, jobs that a queue forgot.
+//! What dead workers left: builds that nobody may begin again, sandboxes and templates of images that nobody needs, jobs that a queue forgot.
 
 use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome as Told;
@@ -56,6 +56,7 @@ impl Control {
                     "a build's sandbox is not ended yet");
             }
         }
+        self.delete_images_left().await?;
         // Last: a Redis that is away keeps nobody from the rest.
         self.build_queue().recover().await
     }

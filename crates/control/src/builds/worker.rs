@@ -70,11 +70,12 @@ impl Control {
             if let Err(error) = self.build_queue().renew(claim).await {
                 tracing::warn!(build = %build.id, error = &error as &dyn std::error::Error, "a lease is not renewed");
             }
-            self.end_sandboxes_of(&ctx, claim).await
+            self.end_sandboxes_of(&ctx, claim).await?;
+            self.delete_images_of(claim).await
         });
         if let Ok(Err(error)) = cleaned.await {
             tracing::warn!(build = %build.id, error = &error as &dyn std::error::Error,
-                "a build's sandbox is not ended yet");
+                "what an attempt had is not gone yet");
         }
         if let Err(error) = self.conclude(claim, build, outcome).await {
             tracing::error!(build = %build.id, error = &error as &dyn std::error::Error,

@@ -1,5 +1,7 @@
 //! Builds: made, failed, cancelled, taken over from the dead; with both queues, against the real servers.
 
+mod images;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -353,8 +355,19 @@ async fn what_cannot_be_built_is_refused_at_once() {
         (NewBuild { name: "a/b".to_owned(), ..good.clone() }, ErrorCode::InvalidRequest),
         (NewBuild { name: "base".to_owned(), ..good.clone() }, ErrorCode::NameReserved),
         (NewBuild { recipe: lines(&["CMD x"]), ..good.clone() }, ErrorCode::InvalidRequest),
-        (NewBuild { recipe: lines(&["FROM debian:12", "echo"]), ..good.clone() }, ErrorCode::InvalidRequest),
-        (NewBuild { recipe: lines(&["FROM python", "echo"]), ..good.clone() }, ErrorCode::InvalidRequest),
+        (
+            NewBuild { recipe: lines(&["FROM template:python", "x"]), ..good.clone() },
+            ErrorCode::InvalidRequest,
+        ),
+        (NewBuild { recipe: lines(&["FROM Python", "echo"]), ..good.clone() }, ErrorCode::InvalidRequest),
+        (
+            NewBuild { vcpus: Some(33), recipe: lines(&["FROM a/b", "x"]), ..good.clone() },
+            ErrorCode::InvalidRequest,
+        ),
+        (
+            NewBuild { disk_mb: Some(100), recipe: lines(&["FROM a/b", "x"]), ..good.clone() },
+            ErrorCode::InvalidRequest,
+        ),
         (NewBuild { recipe: lines(&["USER a b"]), ..good.clone() }, ErrorCode::InvalidRequest),
         (NewBuild { recipe: env, ..good.clone() }, ErrorCode::InvalidRequest),
         (
@@ -366,6 +379,7 @@ async fn what_cannot_be_built_is_refused_at_once() {
             ErrorCode::InvalidRequest,
         ),
         (NewBuild { vcpus: Some(2), ..good.clone() }, ErrorCode::InvalidRequest),
+        (NewBuild { disk_mb: Some(512), ..good.clone() }, ErrorCode::InvalidRequest),
         (NewBuild { memory_mb: Some(1024), ..good.clone() }, ErrorCode::InvalidRequest),
         (NewBuild { healthcheck: Some(" ".to_owned()), ..good.clone() }, ErrorCode::InvalidRequest),
         (NewBuild { healthcheck_sec: Some(0), ..good.clone() }, ErrorCode::InvalidRequest),

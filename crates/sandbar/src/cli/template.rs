@@ -40,7 +40,7 @@ enum Action {
 
 /// Build a template of a recipe, with live output
 ///
-/// A recipe's lines are RUN (or a shell line alone), START, ENV, WORKDIR and USER, after an optional FROM; a Dockerfile of these is one.
+/// A recipe's lines are RUN (or a shell line alone), START, ENV, WORKDIR and USER, after an optional FROM (a template, or a registry's image); a Dockerfile of these is one.
 /// Ends with 0 once the template can be used, with 1 where there is none. Ctrl-C cancels the build.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sandbar template build Dockerfile --name tools\n  \
@@ -67,13 +67,17 @@ struct BuildArgs {
     #[arg(long, value_name = "SECONDS", requires = "healthcheck")]
     healthcheck_timeout: Option<u32>,
 
-    /// Virtual CPUs: those of the template that it starts from
+    /// Virtual CPUs: those of the template that it starts from; from an image, any
     #[arg(long, value_name = "N")]
     vcpus: Option<u32>,
 
-    /// Memory in MiB: that of the template that it starts from
+    /// Memory in MiB: the same
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
+
+    /// Disk in MiB: that of the template that it starts from, or of `base` for an image
+    #[arg(long, value_name = "MIB")]
+    disk: Option<u32>,
 }
 
 impl TemplateArgs {
@@ -88,7 +92,7 @@ impl TemplateArgs {
 }
 
 async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
-    let BuildArgs { file, name, from, healthcheck, healthcheck_timeout, vcpus, memory } = args;
+    let BuildArgs { file, name, from, healthcheck, healthcheck_timeout, vcpus, memory, disk } = args;
     let new = NewBuild {
         name: name.map_or_else(|| named_after(&file), |name| Ok(name.to_string()))?,
         recipe: read(&file)?.lines().map(str::to_owned).collect(),
@@ -97,6 +101,7 @@ async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
         healthcheck_sec: healthcheck_timeout,
         vcpus,
         memory_mb: memory,
+        disk_mb: disk,
     };
     let mut signals = Signals::listen()?;
     let begun = client.create_build(&new).await?;

@@ -20,6 +20,8 @@ pub(crate) struct NewBuild {
     pub(crate) vcpus: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory_mb: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_mb: Option<u32>,
 }
 
 /// A build, as far as it is shown.

@@ -9,21 +9,25 @@
 //! A claim is known by its `worker`, a name that no two claims share: whatever is written in a build's course is written only
 //! where the claim is still the last one. Leases are measured by the database's clock.
 //!
-//! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote.
+//! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote. `images.rs`:
+//!   templates that are made of images for an attempt.
 
 mod claim;
+mod images;
 mod logs;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Build, Sandbox, Team, Template, User};
+use sandbar_types::recipe::Base;
 use sandbar_types::{BuildStatus, Id, TemplateName};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::convert::{integer, unsigned, word};
+use crate::convert::{integer, unsigned, unsigned_opt, word};
 use crate::{Position, Store, StoreError, Tx};
 
 pub use claim::{Claim, Ended, Lease};
+pub use images::{ImageLeft, NewImageRow};
 pub use logs::{BuildLogRow, LogChunk};
 
 /// One build.
@@ -33,13 +37,14 @@ pub struct BuildRow {
     pub id: Id<Build>,
     pub team_id: Id<Team>,
     pub name: TemplateName,
-    pub base_template: TemplateName,
+    pub base: Base,
     /// The recipe's lines, an array of texts.
     pub recipe: Value,
     pub healthcheck: Option<String>,
     pub healthcheck_sec: u32,
     pub vcpus: u32,
     pub memory_mb: u32,
+    pub disk_mb: Option<u32>,
     pub status: BuildStatus,
     pub current_step: u32,
     pub total_steps: u32,
@@ -61,12 +66,13 @@ pub struct NewBuildRow<'a> {
     pub id: Id<Build>,
     pub team_id: Id<Team>,
     pub name: &'a TemplateName,
-    pub base_template: &'a TemplateName,
+    pub base: &'a Base,
     pub recipe: &'a Value,
     pub healthcheck: Option<&'a str>,
     pub healthcheck_sec: u32,
     pub vcpus: u32,
     pub memory_mb: u32,
+    pub disk_mb: Option<u32>,
     pub total_steps: u32,
     pub created_by: Option<Id<User>>,
     pub operation: &'a Value,
@@ -82,6 +88,7 @@ pub(crate) struct Raw {
     healthcheck_sec: i32,
     vcpus: i32,
     memory_mb: i32,
+    disk_mb: Option<i32>,
     status: String,
     current_step: i32,
     total_steps: i32,
@@ -104,12 +111,13 @@ impl TryFrom<Raw> for BuildRow {
             id: Id::from_uuid(raw.id),
             team_id: Id::from_uuid(raw.team_id),
             name: word("template_builds.name", &raw.name)?,
-            base_template: word("template_builds.base_template", &raw.base_template)?,
+            base: word("template_builds.base_template", &raw.base_template)?,
             recipe: raw.recipe,
             healthcheck: raw.healthcheck,
             healthcheck_sec: unsigned("template_builds.healthcheck_sec", raw.healthcheck_sec)?,
             vcpus: unsigned("template_builds.vcpus", raw.vcpus)?,
             memory_mb: unsigned("template_builds.memory_mb", raw.memory_mb)?,
+            disk_mb: unsigned_opt("template_builds.disk_mb", raw.disk_mb)?,
             status: word("template_builds.status", &raw.status)?,
             current_step: unsigned("template_builds.current_step", raw.current_step)?,
             total_steps: unsigned("template_builds.total_steps", raw.total_steps)?,
@@ -131,7 +139,7 @@ macro_rules! builds {
     ($before:literal, $after:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             crate::builds::Raw,
-            $before + "id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, status,
+            $before + "id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb, status,
              current_step, total_steps, error, template_id, sandbox_id, attempts, cancel_asked, operation, created_at,
              started_at, finished_at " + $after
             $(, $argument)*
@@ -189,13 +197,13 @@ impl Tx {
     pub async fn build_insert(&mut self, new: &NewBuildRow<'_>) -> Result<BuildRow, StoreError> {
         builds!(
             "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
-                                          memory_mb, total_steps, created_by, operation)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING ",
+                                          memory_mb, total_steps, created_by, operation, disk_mb)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING ",
             "",
             new.id.uuid(),
             new.team_id.uuid(),
             new.name.as_str(),
-            new.base_template.as_str(),
+            new.base.to_string(),
             new.recipe,
             new.healthcheck,
             integer(new.healthcheck_sec),
@@ -204,6 +212,7 @@ impl Tx {
             integer(new.total_steps),
             new.created_by.map(Id::uuid),
             new.operation,
+            new.disk_mb.map(integer),
         )
         .fetch_one(self.connection())
         .await?

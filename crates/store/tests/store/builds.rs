@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sandbar_store::Store;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease, LogChunk, NewBuildRow};
+use sandbar_types::recipe::Base;
 use sandbar_types::{BuildStatus, Id};
 use serde_json::json;
 use uuid::Uuid;
@@ -20,12 +21,13 @@ async fn submit(store: &Store, team: Id<sandbar_types::id::Team>) -> BuildRow {
             id: Id::new(),
             team_id: team,
             name: &name,
-            base_template: &name,
+            base: &Base::Template(name.clone()),
             recipe: &json!(["RUN true"]),
             healthcheck: None,
             healthcheck_sec: 60,
             vcpus: 1,
             memory_mb: 512,
+            disk_mb: None,
             total_steps: 2,
             created_by: None,
             operation: &json!({}),

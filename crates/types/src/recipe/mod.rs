@@ -1,7 +1,7 @@
 //! Recipes: what a template is built of. Lines of text in, steps out; nothing here runs anything.
 //!
 //! ```text
-//!   FROM base                     what the build starts from: a template
+//!   FROM base                     what the build starts from: a template, or a registry's image
 //!   # a comment
 //!   RUN --timeout=5m make all     a shell line, as is any line that begins with no word of ours
 //!   apt-get install -y \
@@ -16,9 +16,11 @@
 //! what cannot be done is refused with its line.
 //!
 //! - `parse.rs`: from text, with the numbers of lines. [`Recipe`]'s `Display` is the way back.
+//! - `base.rs`: what a build starts from.
 //! - `value.rs`: quoting and variables.
 //! - `state.rs`: what environment, folder and user a step finds.
 
+mod base;
 mod parse;
 mod state;
 #[cfg(test)]
@@ -28,8 +30,7 @@ mod value;
 use std::fmt;
 use std::time::Duration;
 
-use crate::TemplateName;
-
+pub use base::{Base, Origin, UnknownBase};
 pub use parse::{MAX_STEPS, RecipeError, RecipeFault};
 pub use state::{Action, Defaults, State};
 pub use value::{Part, Value};
@@ -38,18 +39,9 @@ pub use value::{Part, Value};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     /// What it starts from, where it says so.
-    pub from: Option<Base>,
+    pub from: Option<Origin>,
     /// In order.
     pub steps: Vec<Step>,
-}
-
-/// What a build starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
-    /// A template.
-    Template(TemplateName),
-    /// An image of a registry.
-    Image(String),
 }
 
 /// One step.
@@ -88,7 +80,7 @@ impl Recipe {
     /// Its lines, one for each step, such that they are read as the same recipe.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let from = self.from.iter().map(ToString::to_string);
+        let from = self.from.iter().map(|origin| format!("FROM {origin}"));
         from.chain(self.steps.iter().map(ToString::to_string)).collect()
     }
 }
@@ -96,15 +88,6 @@ impl Recipe {
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
-    }
-}
-
-impl fmt::Display for Base {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Template(name) => write!(f, "FROM template:{name}"),
-            Self::Image(reference) => write!(f, "FROM {reference}"),
-        }
     }
 }
 

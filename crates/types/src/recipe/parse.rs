@@ -4,11 +4,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::value::{assignments, checked_name};
-use super::{Base, Recipe, Step, Value};
+use super::{Origin, Recipe, Step, Value};
 use crate::limits;
 
 /// Most steps of a recipe.
 pub const MAX_STEPS: usize = 200;
+/// The longest name of an image.
+const IMAGE_BYTES: usize = 512;
 /// The longest time that one `RUN` may be given.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -65,8 +67,8 @@ pub enum RecipeFault {
     /// `FROM` with more than a name.
     #[error("FROM takes one name: stages and platforms are not possible")]
     From,
-    /// `FROM template:` with what is no name.
-    #[error("{name:?} is no template's name")]
+    /// `FROM` with what is no name.
+    #[error("{name:?} is no name of a template or an image")]
     BaseName {
         /// What was said.
         name: String,
@@ -128,8 +130,8 @@ impl FromStr for Recipe {
         for (line, logical) in logical_lines(text) {
             let at = |fault| RecipeError { line, fault };
             match instruction(&logical).map_err(at)? {
-                Instruction::From(base) if recipe.from.is_none() && recipe.steps.is_empty() => {
-                    recipe.from = Some(base);
+                Instruction::From(origin) if recipe.from.is_none() && recipe.steps.is_empty() => {
+                    recipe.from = Some(origin);
                 }
                 Instruction::From(_) => return Err(at(RecipeFault::LateFrom)),
                 Instruction::Step(_) if recipe.steps.len() == MAX_STEPS => {
@@ -148,7 +150,7 @@ impl FromStr for Recipe {
 
 /// What one logical line says.
 enum Instruction {
-    From(Base),
+    From(Origin),
     Step(Step),
     PassedOver,
 }
@@ -208,18 +210,25 @@ fn instruction(line: &str) -> Result<Instruction, RecipeFault> {
     Ok(Instruction::Step(step))
 }
 
-fn from(rest: &str) -> Result<Base, RecipeFault> {
+fn from(rest: &str) -> Result<Origin, RecipeFault> {
     if rest.is_empty() {
         return Err(RecipeFault::Nothing { word: "FROM" });
     }
     if rest.contains(char::is_whitespace) || rest.starts_with("--") || rest.contains('$') {
         return Err(RecipeFault::From);
     }
+    let wrong = || RecipeFault::BaseName { name: rest.to_owned() };
     if let Some(name) = rest.strip_prefix("template:") {
-        return name.parse().map(Base::Template).map_err(|_| RecipeFault::BaseName { name: name.to_owned() });
+        return name.parse().map(Origin::Template).map_err(|_| wrong());
     }
     // A template's name has neither slash nor colon; whether there is one of the name is not known here.
-    Ok(rest.parse().map_or_else(|_| Base::Image(rest.to_owned()), Base::Template))
+    match rest.parse() {
+        Ok(name) => Ok(Origin::Named(name)),
+        Err(_) if rest.len() <= IMAGE_BYTES && rest.contains(['/', ':', '@']) => {
+            Ok(Origin::Image(rest.to_owned()))
+        }
+        Err(_) => Err(wrong()),
+    }
 }
 
 fn run(rest: &str) -> Result<Step, RecipeFault> {

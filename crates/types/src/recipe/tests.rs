@@ -42,7 +42,7 @@ fn a_dockerfile_of_the_subset_is_read_as_it_is() {
          echo bare | tr a b\n\
          START server --port 80\n",
     );
-    assert_eq!(recipe.from, Some(Base::Template("base".parse().unwrap())));
+    assert_eq!(recipe.from, Some(Origin::Named("base".parse().unwrap())));
     let mut state = State::new(Defaults::default());
     assert_eq!((state.user(), state.workdir()), ("root", "/"));
     let actions: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
@@ -82,10 +82,10 @@ fn a_path_may_be_made_longer_though_nobody_has_set_it() {
 #[test]
 fn where_it_starts_from_is_a_template_or_an_image() {
     let from = |text: &str| parse(&format!("FROM {text}\nRUN true")).from.unwrap();
-    assert_eq!(from("template:work-1.0"), Base::Template("work-1.0".parse().unwrap()));
-    assert_eq!(from("python"), Base::Template("python".parse().unwrap()));
+    assert_eq!(from("template:work-1.0"), Origin::Template("work-1.0".parse().unwrap()));
+    assert_eq!(from("python"), Origin::Named("python".parse().unwrap()));
     for image in ["debian:12", "ghcr.io/a/b@sha256:00", "library/redis"] {
-        assert_eq!(from(image), Base::Image(image.to_owned()));
+        assert_eq!(from(image), Origin::Image(image.to_owned()));
     }
 }
 
@@ -157,10 +157,26 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let base = prop_oneof![
-        "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Base::Template(name.parse().unwrap())),
-        "[a-z]{1,8}/[a-z]{1,8}:[a-z0-9]{1,5}".prop_map(Base::Image),
+        "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Origin::Template(name.parse().unwrap())),
+        "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Origin::Named(name.parse().unwrap())),
+        "[a-z]{1,8}/[a-z]{1,8}:[a-z0-9]{1,5}".prop_map(Origin::Image),
     ];
     (option::of(base), vec(step(), 1..10)).prop_map(|(from, steps)| Recipe { from, steps })
+}
+
+#[test]
+fn a_base_is_a_template_or_an_image_and_its_text_says_which() {
+    let name = "python".parse().unwrap();
+    let image = Base::image_named(&name).unwrap();
+    assert_eq!(image, Base::Image("python:latest".to_owned()));
+    for base in [image, Base::Template(name), Base::Image("localhost:5000/a/b@sha256:00".to_owned())] {
+        assert_eq!(base.to_string().parse(), Ok(base));
+    }
+    assert_eq!(Base::image_named(&"Mine".parse().unwrap()), None);
+    assert_eq!("_".parse::<Base>(), Err(UnknownBase));
+    assert!(matches!(refused("FROM _x\nRUN a"), (1, RecipeFault::BaseName { .. })));
+    let long = format!("FROM a/{}\nRUN a", "a".repeat(600));
+    assert!(matches!(refused(&long), (1, RecipeFault::BaseName { .. })));
 }
 
 proptest! {

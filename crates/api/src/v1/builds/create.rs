@@ -23,7 +23,8 @@ pub(crate) struct CreateBuild {
     /// The template that it starts from, where the recipe has no `FROM`; `base` by default.
     base_template: Option<String>,
     /// Its lines: `RUN [--timeout=5m] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
-    /// comments, lines that go on after a backslash. `FROM`, if there is one, comes first.
+    /// comments, lines that go on after a backslash. `FROM`, if there is one, comes first: a template's name, or an image's as
+    /// `docker pull` takes it. What there is decides about a name that could be either's; `template:NAME` is a template in any case.
     #[schema(example = json!(["RUN pip install numpy", "ENV MODE=fast"]))]
     recipe: Vec<String>,
     /// A shell line that succeeds once the sandbox is as it is to be kept; it is tried until it does.
@@ -31,19 +32,30 @@ pub(crate) struct CreateBuild {
     /// For how long, in seconds; 120 by default.
     #[schema(minimum = 1, maximum = 3600)]
     healthcheck_sec: Option<u32>,
-    /// A template has its base's size: that, or nothing.
+    /// A template has its base's size: that, or nothing. One that starts from an image has any; 1 by default.
     #[schema(minimum = 1, maximum = 32)]
     vcpus: Option<u32>,
-    /// The same.
+    /// The same; 512 by default.
     #[schema(minimum = 128, maximum = 131_072)]
     memory_mb: Option<u32>,
+    /// The same; by default as large as that of `base`.
+    #[schema(minimum = 512, maximum = 1_048_576)]
+    disk_mb: Option<u32>,
 }
 
 impl From<CreateBuild> for NewBuild {
     fn from(body: CreateBuild) -> Self {
-        let CreateBuild { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb } =
-            body;
-        Self { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb }
+        let CreateBuild {
+            name,
+            base_template,
+            recipe,
+            healthcheck,
+            healthcheck_sec,
+            vcpus,
+            memory_mb,
+            disk_mb,
+        } = body;
+        Self { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb }
     }
 }
 

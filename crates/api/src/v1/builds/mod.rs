@@ -46,11 +46,15 @@ pub(crate) struct Build {
     /// The template's name.
     #[schema(value_type = String, example = "python-tools")]
     name: TemplateName,
-    #[schema(value_type = String, example = "base")]
-    base_template: TemplateName,
+    /// What it starts from: a template's name, or a registry's image, whose name has a slash or a colon.
+    #[schema(example = "base")]
+    base_template: String,
     healthcheck: Option<String>,
     vcpus: u32,
     memory_mb: u32,
+    /// Where it starts from an image and asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_mb: Option<u32>,
     #[schema(schema_with = crate::schema::build_status)]
     status: BuildStatus,
     /// The step that it is at, from 1; 0 before the first.
@@ -73,10 +77,11 @@ impl From<builds::Build> for Build {
             id: build.id,
             team_id: build.team_id,
             name: build.name,
-            base_template: build.base_template,
+            base_template: build.base.to_string(),
             healthcheck: build.healthcheck,
             vcpus: build.vcpus,
             memory_mb: build.memory_mb,
+            disk_mb: build.disk_mb,
             status: build.status,
             current_step: build.current_step,
             total_steps: build.total_steps,

@@ -79,8 +79,10 @@ async fn what_is_wrong_with_a_recipe_is_told_with_its_line() {
     assert!(
         refused(json!(["RUN a", "", "COPY a b"])).await.starts_with("recipe: line 3: COPY is not possible")
     );
-    assert!(refused(json!(["FROM debian:12", "a"])).await.contains("registry"));
-    assert!(refused(json!(["FROM nothing", "a"])).await.contains("there is no template nothing"));
+    assert!(refused(json!(["FROM template:nothing", "a"])).await.contains("there is no template nothing"));
+    let body = json!({"name": "tools", "recipe": ["FROM Nothing", "a"]});
+    let told = platform.api.post("/v1/builds", body).await.refused(400, "invalid_request");
+    assert!(told.contains("there is no template Nothing"), "{told}");
     assert!(refused(json!([])).await.contains("no steps"));
     platform.api.post("/v1/builds", json!({"name": "tools"})).await.refused(400, "invalid_request");
     platform.api.get("/v1/builds/bld-x").await.refused(404, "not_found");

@@ -1,0 +1,72 @@
+//! What a build starts from: what its recipe says, and what that came to.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::TemplateName;
+
+/// What `FROM` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `template:NAME`: a template.
+    Template(TemplateName),
+    /// `NAME`: the template of that name; where there is none, the registry's image.
+    Named(TemplateName),
+    /// What can only be an image of a registry.
+    Image(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(name) => write!(f, "template:{name}"),
+            Self::Named(name) => name.fmt(f),
+            Self::Image(reference) => f.write_str(reference),
+        }
+    }
+}
+
+/// What a build starts from. As a text it is a template's name, which has neither slash nor colon nor at sign, or an image's, which has
+/// one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// A template.
+    Template(TemplateName),
+    /// An image of a registry.
+    Image(String),
+}
+
+/// A text that names neither a template nor an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither a template's name nor an image's")]
+pub struct UnknownBase;
+
+impl Base {
+    /// The image of a name that no template has, as registries have it; none where no image can have it.
+    #[must_use]
+    pub fn image_named(name: &TemplateName) -> Option<Self> {
+        let is_possible = !name.as_str().bytes().any(|byte| byte.is_ascii_uppercase());
+        is_possible.then(|| Self::Image(format!("{name}:latest")))
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(name) => name.fmt(f),
+            Self::Image(reference) => f.write_str(reference),
+        }
+    }
+}
+
+impl FromStr for Base {
+    type Err = UnknownBase;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBase> {
+        match text.parse() {
+            Ok(name) => Ok(Self::Template(name)),
+            Err(_) if text.contains(['/', ':', '@']) => Ok(Self::Image(text.to_owned())),
+            Err(_) => Err(UnknownBase),
+        }
+    }
+}
