@@ -71,7 +71,7 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 
 	// The list has both, and the menu counts them.
 	await page.getByRole('link', { name: /^Capsules/ }).click();
-	await expect(page.getByRole('link', { name })).toBeVisible();
+	await expect(page.getByRole('table', { name: 'Capsules' }).getByRole('link', { name })).toBeVisible();
 	await page.getByRole('searchbox').fill(`task=${task}`);
 	await expect(page.getByRole('table', { name: 'Capsules' }).getByRole('row')).toHaveCount(3);
 
