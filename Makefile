@@ -45,11 +45,12 @@ test: ## install what is missing, run every check and every test
 .PHONY: soak
 soak: build ## a thousand pauses of one sandbox, proved step by step (an hour under emulation; CYCLES=200 for fewer)
 	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(CURDIR)/$(SANDBAR) SANDBAR_SOAK=$(or $(CYCLES),1000) \
-	  cargo test --locked -p sandbar-tests --test e2e -- life::many_pauses
+	  cargo test --workspace --locked --test e2e -- life::many_pauses
 
 .PHONY: bench
 bench: build ## measure the platform beside the bare VMM: a table, and target/bench.json
-	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(SANDBAR) cargo run --release --locked -p sandbar-bench -- $(ARGS)
+	cargo build --release --locked -p sandbar -p sandbar-bench
+	$(SUDO) env SANDBAR_BIN=$(SANDBAR) target/release/sandbar-bench $(ARGS)
 
 .PHONY: lint
 lint: guest ## formatting, lints, licences

@@ -5,10 +5,12 @@
 //! - [`bare`]: the same template restored by the same VMM in the same kind of network slot, with nothing else around it.
 //! - [`scenarios`], [`life`]: what is measured of the platform; [`guest`]: of the guest's agent, against the bare [`link`].
 //! - [`proxy`]: what the edge adds to a request to a server in a sandbox.
-//! - [`stats`]: what a team's figures cost with a year behind them.
+//! - [`stats`]: what a team's figures cost with a year behind them; [`fleet`]: what a large fleet costs; each on a [`database`] of its own.
 //! - [`report`]: the table and `bench.json`.
 
 mod bare;
+mod database;
+mod fleet;
 mod guest;
 mod life;
 mod link;

@@ -1,6 +1,7 @@
 //! The platform under test: one that runs, or one of the benchmark's own; and its REST API.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// Where the benchmark's own platform listens, and the network of its sandboxes: beside the defaults.
-const OWN_LISTEN: &str = "127.0.0.1:18080";
+/// The network of the sandboxes of the benchmark's own platform: beside the default.
 const OWN_NETWORK: &str = "10.216.0.0/16";
 
 /// How long a spare machine may take to be made, and to use no processor before it counts as ready.
@@ -31,8 +31,16 @@ pub(crate) struct Platform {
     http: reqwest::Client,
     endpoint: Endpoint,
     data_dir: PathBuf,
-    /// Whether it is to be stopped at the end, and by which binary.
-    own: Option<PathBuf>,
+    /// None for one that was there.
+    own: Option<Own>,
+}
+
+/// A platform that is to be stopped at the end.
+#[derive(Debug)]
+struct Own {
+    binary: PathBuf,
+    listen: SocketAddr,
+    data_dir: PathBuf,
 }
 
 /// A sandbox that was made, and how long that took.
@@ -58,16 +66,19 @@ impl Platform {
         let binary = binary()?;
         let folder = binary.with_file_name("bench-platform");
         eprintln!("no platform runs on {}: starting one on {}", data_dir.display(), folder.display());
-        up(&binary, &folder, "off").await?;
-        let endpoint = first_run(&folder)?;
-        Ok(Self { http, endpoint, data_dir: folder, own: Some(binary) })
+        // Free now; another program that takes it first makes the start fail, and says so.
+        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let own = Own { binary, listen, data_dir: folder.clone() };
+        own.up("off").await?;
+        let endpoint = Endpoint { url: format!("http://{listen}"), ..first_run(&folder)? };
+        Ok(Self { http, endpoint, data_dir: folder, own: Some(own) })
     }
 
     /// Starts the platform anew with one machine of each template in use kept ready, if it is our own; whether it is.
     pub(crate) async fn keep_warm(&self) -> Result<bool> {
-        let Some(binary) = &self.own else { return Ok(false) };
+        let Some(own) = &self.own else { return Ok(false) };
         self.leave().await?;
-        up(binary, &self.data_dir, "1").await?;
+        own.up("1").await?;
         Ok(true)
     }
 
@@ -92,8 +103,8 @@ impl Platform {
 
     /// Stops the platform if it is our own.
     pub(crate) async fn leave(&self) -> Result<()> {
-        let Some(binary) = &self.own else { return Ok(()) };
-        let down = Command::new(binary).args(["down", "--data-dir"]).arg(&self.data_dir).status().await?;
+        let Some(Own { binary, data_dir, .. }) = &self.own else { return Ok(()) };
+        let down = Command::new(binary).args(["down", "--data-dir"]).arg(data_dir).status().await?;
         ensure!(down.success(), "sandbar down failed: {down}");
         Ok(())
     }
@@ -207,16 +218,26 @@ impl Platform {
     }
 }
 
-async fn up(binary: &Path, folder: &Path, warm_pool: &str) -> Result<()> {
-    let up = Command::new(binary)
-        .args(["up", "--detach", "--listen", OWN_LISTEN, "--network", OWN_NETWORK, "--data-dir"])
-        .arg(folder)
-        .env_remove("DATABASE_URL")
-        .env("SANDBAR_WARM_POOL", warm_pool)
-        .status()
-        .await?;
-    ensure!(up.success(), "sandbar up failed: {up}");
-    Ok(())
+impl Own {
+    async fn up(&self, warm_pool: &str) -> Result<()> {
+        let up = Command::new(&self.binary)
+            .args([
+                "up",
+                "--detach",
+                "--listen",
+                &self.listen.to_string(),
+                "--network",
+                OWN_NETWORK,
+                "--data-dir",
+            ])
+            .arg(&self.data_dir)
+            .env_remove("DATABASE_URL")
+            .env("SANDBAR_WARM_POOL", warm_pool)
+            .status()
+            .await?;
+        ensure!(up.success(), "sandbar up failed: {up}");
+        Ok(())
+    }
 }
 
 /// Clock ticks that a process has used, of its own and in the kernel.

@@ -26,6 +26,15 @@ pub(crate) struct Row {
 }
 
 impl Samples {
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The same, told otherwise.
+    pub(crate) fn map(self, tell: impl Fn(f64) -> f64) -> Self {
+        Self(self.0.into_iter().map(tell).collect())
+    }
+
     pub(crate) fn push(&mut self, value: f64) {
         self.0.push(value);
     }

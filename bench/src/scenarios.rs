@@ -8,7 +8,7 @@ use futures::future::{join_all, try_join_all};
 use crate::bare::{Bare, SLOTS};
 use crate::platform::{Platform, pss_mb};
 use crate::report::{Row, Samples};
-use crate::{guest, life, proxy, stats};
+use crate::{fleet, guest, life, proxy, stats};
 
 /// How often each is measured.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,7 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Res
     rows.extend(proxy::edge(platform, rounds.agent).await?);
     rows.extend(life::rows(platform, bare, rounds.life).await?);
     rows.push(stats::year(rounds.warm).await?);
+    rows.extend(fleet::rows(rounds.warm).await?);
     if platform.keep_warm().await? {
         rows.extend(claimed(platform, bare, rounds.fresh).await?);
     }

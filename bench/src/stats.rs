@@ -1,16 +1,14 @@
 //! What a team's figures cost with a year of samples behind them: on a database of its own, since no platform has that at hand.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use sandbar_postgres::{DATABASE, Durability, Options, Server};
+use anyhow::Result;
 use sandbar_store::Store;
 use sandbar_types::id::Team;
 use sandbar_types::{Id, StatsRange};
 use sqlx::{Connection as _, PgConnection};
 
+use crate::database::with_scratch;
 use crate::report::{Row, Samples};
 
 /// A sample each hour of a year, one each minute of its last two days, one each ten seconds of its last two hours, for twenty teams and the
@@ -25,16 +23,7 @@ const YEAR: &str = "INSERT INTO team_usage_snapshots (team_id, at, span_sec, run
 
 /// All ranges, with a year behind them, against the same with nothing.
 pub(crate) async fn year(rounds: u32) -> Result<Row> {
-    let folder = std::env::temp_dir().join(format!("sandbar-bench-{}", std::process::id()));
-    fs::create_dir_all(&folder)?;
-    // The server is another user's, and what is in there is closed by itself.
-    fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
-    let options = Options::in_folder(&folder, Durability::Off);
-    let server = Server::start(&options).await.context("cannot start PostgreSQL")?;
-    let measured = measure(&server.url(DATABASE), rounds).await;
-    server.stop().await.context("cannot stop PostgreSQL")?;
-    fs::remove_dir_all(&folder)?;
-    measured
+    with_scratch(async |url| measure(url, rounds).await).await
 }
 
 async fn measure(url: &str, rounds: u32) -> Result<Row> {
