@@ -347,3 +347,7 @@ async fn error_text(response: http::Response<hyper::body::Incoming>) -> String {
         Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "guest_tests.rs"]
+mod tests;
