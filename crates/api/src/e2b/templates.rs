@@ -116,7 +116,7 @@ pub(super) async fn remove(
     PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
     let template = app.control.template_resolve(&ctx, &name).await?;
-    if template.kind != TemplateKind::Snapshot {
+    if template.is_platform() {
         return Err(ApiError::new(ErrorCode::NotFound, format!("there is no template {name:?}")));
     }
     app.control.snapshot_delete(&ctx, &template.name).await?;
