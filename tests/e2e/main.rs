@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`] break it, or want it for themselves;
+//! 4. [`life`], [`boot`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`] break it, or want it for themselves;
 //! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -14,6 +14,7 @@
 //! base image, for the next run; `SANDBAR_E2E_DATA` says where it is; `SANDBAR_E2E_LOG` is the platform's log filter.
 
 mod bad_input;
+mod boot;
 mod builds;
 mod cli;
 mod control_faults;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
             Together::Alone,
             [
                 life::tests(),
+                boot::tests(),
                 full_disk::tests(),
                 crowd::tests(),
                 host_faults::tests(),

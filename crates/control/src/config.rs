@@ -23,6 +23,8 @@ pub struct Config {
     pub pause_deadline: Duration,
     /// How long one host may take to resume a sandbox.
     pub resume_deadline: Duration,
+    /// How long one host may take to make or resume a sandbox that has to boot. Shorter than `operation_deadline`.
+    pub boot_deadline: Duration,
     /// How long one host may take to keep a sandbox as a template.
     pub snapshot_deadline: Duration,
     /// How long one host may take to fork a sandbox, all children together.
@@ -109,6 +111,7 @@ impl Default for Config {
             destroy_deadline: Duration::from_secs(30),
             pause_deadline: Duration::from_secs(50),
             resume_deadline: Duration::from_secs(40),
+            boot_deadline: Duration::from_secs(50),
             snapshot_deadline: Duration::from_secs(50),
             fork_deadline: Duration::from_secs(50),
             verify_deadline: Duration::from_secs(900),

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sandbar_proto::host;
 use sandbar_store::sandbox_metrics::MetricPoint;
 use sandbar_store::sandboxes::{Activity, Deadline, RunningOn};
-use sandbar_types::{Id, MetricsRange, OnTimeout, TimeoutFrom, id};
+use sandbar_types::{Id, MetricsRange, OnTimeout, PauseMode, TimeoutFrom, id};
 
 /// What a host says of a sandbox that it runs.
 pub(crate) fn running_on(sandbox: &host::Sandbox) -> RunningOn {
@@ -28,12 +28,23 @@ pub(crate) fn activity(id: Id<id::Sandbox>, generation: Option<i64>, sandbox: &h
     }
 }
 
+/// What a host says that it keeps of a paused sandbox. One that does not say knows of one way.
+pub(crate) fn pause_mode(sandbox: &host::Sandbox) -> PauseMode {
+    match sandbox.pause_mode.as_known() {
+        Some(host::PauseMode::PAUSE_MODE_FILESYSTEM) => PauseMode::Filesystem,
+        Some(host::PauseMode::PAUSE_MODE_FULL | host::PauseMode::PAUSE_MODE_UNSPECIFIED) | None => {
+            PauseMode::Full
+        }
+    }
+}
+
 /// When a sandbox ends by itself, by its host's journal. None where the host does not say how.
 fn deadline(sandbox: &host::Sandbox) -> Option<Deadline> {
     let on_timeout = match sandbox.on_timeout.as_known()? {
         host::OnTimeout::ON_TIMEOUT_UNSPECIFIED => return None,
         host::OnTimeout::ON_TIMEOUT_KILL => OnTimeout::Kill,
         host::OnTimeout::ON_TIMEOUT_PAUSE => OnTimeout::Pause,
+        host::OnTimeout::ON_TIMEOUT_PAUSE_FILESYSTEM => OnTimeout::PauseFilesystem,
     };
     let timeout_from = match sandbox.timeout_from.as_known()? {
         // A host that knows of no other.

@@ -3,7 +3,7 @@
 
 use sandbar_store::StoreError;
 use sandbar_types::id::{self, Host, Team};
-use sandbar_types::{Id, Ingress, SandboxStatus};
+use sandbar_types::{Id, Ingress, PauseMode, SandboxStatus};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
@@ -65,7 +65,11 @@ impl Control {
             id,
             team_id: row.team_id,
             status: row.status,
-            ingress: row.ingress,
+            // What woke it would not find what it is for: its servers are gone, and a boot takes longer than anybody waits.
+            ingress: Ingress {
+                auto_resume: row.ingress.auto_resume && row.pause_mode != Some(PauseMode::Filesystem),
+                ..row.ingress
+            },
             host: row.host_id.zip(row.host_address),
         }))
     }

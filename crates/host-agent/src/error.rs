@@ -193,10 +193,6 @@ impl From<StoreError> for Error {
             StoreError::DamagedTemplate { .. }
             | StoreError::DamagedPause { .. }
             | StoreError::UnknownPause { .. } => Self::SnapshotDamaged(error.to_string()),
-            StoreError::NoMemory { id } => Self::TemplateUnusable {
-                id,
-                reason: "it is an image alone, without a machine's memory".into(),
-            },
             other => Self::internal("use the store")(other),
         }
     }

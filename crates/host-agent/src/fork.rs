@@ -11,7 +11,7 @@ use sandbar_types::id::{Id, Sandbox};
 
 use crate::error::Error;
 use crate::registry::Registry;
-use crate::sandbox::machine::{Origin, Source};
+use crate::sandbox::machine::{Origin, Source, Start};
 use crate::sandbox::{Captured, CreateRequest, Draft, Handle, Order, Target};
 
 /// Children that are made at once. Each start keeps a processor busy for a while.
@@ -52,12 +52,13 @@ pub(crate) async fn fork(
 
 async fn copy(registry: &Registry, source: &Handle) -> Result<(Option<Arc<Origin>>, Duration), Error> {
     let captured = source.ask(|reply| Order::Capture(Target::Children, reply)).await?;
-    let Captured { draft, spec, stall } = captured;
+    let Captured { draft, spec, surroundings, stall } = captured;
     // The source may have outlived an upgrade of what runs it.
     registry.resources().check(&spec)?;
     let Draft::Image(draft) = draft else {
         return Err(Error::Internal { step: "copy the sandbox", source: "the copy is a template".into() });
     };
-    let origin = Origin { image: draft.image(), spec, of: Source::Copy { _files: draft } };
+    let start = Start::Restore(draft.image());
+    let origin = Origin { start, spec, of: Source::Copy { _files: draft, surroundings } };
     Ok((Some(Arc::new(origin)), stall))
 }

@@ -11,10 +11,13 @@ use std::path::{Path, PathBuf};
 
 use sandbar_hostnet::SlotIndex;
 use sandbar_storage::TemplateSpec;
+use sandbar_types::guest::DEFAULT_USER;
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{NetworkPolicy, OnTimeout, TemplateKind, TimeoutFrom};
+use sandbar_types::{NetworkPolicy, OnTimeout, PauseMode, TemplateKind, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
+
+use crate::guest::Defaults;
 
 /// The version of the record's form. A reader refuses others, by name.
 const FORMAT: u32 = 2;
@@ -37,10 +40,38 @@ pub(crate) struct Record {
     /// The guest's credential. The file is readable by root alone.
     pub(crate) access_token: String,
     pub(crate) hostname: String,
+    /// What its guest has to be told again where it boots. Records that are older say nothing of it.
+    #[serde(default)]
+    pub(crate) surroundings: Surroundings,
     pub(crate) deadline: Deadline,
     /// Where it may connect to.
     pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
+}
+
+/// What commands in a guest have that do not say otherwise. A guest's memory holds it; one that boots has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Surroundings {
+    pub(crate) env: Vec<(String, String)>,
+    /// None: the usual one.
+    pub(crate) user: Option<String>,
+    /// None: the user's home.
+    pub(crate) workdir: Option<String>,
+}
+
+impl Surroundings {
+    /// Whose commands are run as whom, and where, in a guest that has just booted.
+    pub(crate) fn defaults(&self) -> Defaults<'_> {
+        Defaults {
+            user: Some(self.user.as_deref().unwrap_or(DEFAULT_USER)),
+            workdir: self.workdir.as_deref(),
+        }
+    }
+
+    /// The environment, as a guest is told of it.
+    pub(crate) fn env(&self) -> Vec<(&str, &str)> {
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
 }
 
 /// When a sandbox ends by itself, and how.
@@ -88,19 +119,27 @@ pub(crate) enum Phase {
         /// The VMM.
         process: ProcessIdentity,
     },
-    /// Its memory is being kept. Found at start, it is paused if the files of the pause are in place, and else it goes on as this
-    /// process.
+    /// It is being kept. Found at start, it is paused if the files of the pause are in place, and else it goes on as this process.
     Pausing {
         /// The VMM.
         process: ProcessIdentity,
         reason: PauseReason,
+        #[serde(default = "full")]
+        mode: PauseMode,
     },
-    /// Its memory and disk are files, and it holds nothing else.
-    Paused { reason: PauseReason },
-    /// A machine is being restored from those files, which are still there. Found at start, it is paused.
+    /// It is files, and holds nothing else.
+    Paused {
+        reason: PauseReason,
+        #[serde(default = "full")]
+        mode: PauseMode,
+    },
+    /// A machine is being restored from those files, or booted, and they are still there. Found at start, it is paused.
     Resuming {
         /// Why it was paused.
         reason: PauseReason,
+        /// What was kept then.
+        #[serde(default = "full")]
+        mode: PauseMode,
     },
     /// Being ended. Found at start, the work is finished.
     Stopping,
@@ -111,7 +150,22 @@ pub(crate) enum Phase {
     },
 }
 
+/// What records say that are older than the choice.
+const fn full() -> PauseMode {
+    PauseMode::Full
+}
+
 impl Phase {
+    /// What is kept of a sandbox that is paused, or was about to be.
+    pub(crate) const fn mode(&self) -> Option<PauseMode> {
+        match self {
+            Self::Pausing { mode, .. } | Self::Paused { mode, .. } | Self::Resuming { mode, .. } => {
+                Some(*mode)
+            }
+            Self::Running { .. } | Self::Stopping | Self::Stopped { .. } => None,
+        }
+    }
+
     /// Whether there is a sandbox that a VMM may still have to go on with.
     pub(crate) fn can_go_on(&self) -> bool {
         match self {
@@ -153,6 +207,7 @@ pub(crate) struct Birth {
     pub(crate) machine: TemplateSpec,
     pub(crate) access_token: String,
     pub(crate) hostname: String,
+    pub(crate) surroundings: Surroundings,
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
     pub(crate) created_at_unix_ms: i64,
@@ -169,6 +224,7 @@ impl Record {
             machine,
             access_token,
             hostname,
+            surroundings,
             deadline,
             network,
             created_at_unix_ms,
@@ -184,6 +240,7 @@ impl Record {
             machine,
             access_token,
             hostname,
+            surroundings,
             deadline,
             network,
             created_at_unix_ms,
@@ -202,6 +259,12 @@ impl Record {
         Self { slot, ..self }
     }
 
+    /// The same on another machine.
+    #[must_use]
+    pub(crate) fn on_machine(self, machine: TemplateSpec) -> Self {
+        Self { machine, ..self }
+    }
+
     /// The same with another deadline.
     #[must_use]
     pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
@@ -214,13 +277,13 @@ impl Record {
         Self { network, ..self }
     }
 
-    /// What a snapshot says of the machine: that its memory holds this sandbox's token.
-    pub(crate) fn snapshot_spec(&self) -> TemplateSpec {
-        TemplateSpec {
-            kind: TemplateKind::Snapshot,
-            guest_token: Some(self.access_token.clone()),
-            ..self.machine.clone()
-        }
+    /// What a copy says of the machine. One with memory: that this holds the sandbox's token.
+    pub(crate) fn kept_spec(&self, mode: PauseMode) -> TemplateSpec {
+        let (kind, guest_token) = match mode {
+            PauseMode::Full => (TemplateKind::Snapshot, Some(self.access_token.clone())),
+            PauseMode::Filesystem => (TemplateKind::Base, None),
+        };
+        TemplateSpec { kind, guest_token, ..self.machine.clone() }
     }
 }
 
@@ -388,6 +451,11 @@ mod tests {
             },
             access_token: "secret".into(),
             hostname: "sb".into(),
+            surroundings: Surroundings {
+                env: vec![("A".into(), "1".into())],
+                user: None,
+                workdir: Some("/srv".into()),
+            },
             deadline: Deadline {
                 timeout_sec: 60,
                 on_timeout: OnTimeout::Pause,
@@ -463,9 +531,9 @@ mod tests {
         let process = ProcessIdentity { pid: 42, start_time: 4242 };
         let phases = [
             running(),
-            Phase::Pausing { process, reason: PauseReason::Idle },
-            Phase::Paused { reason: PauseReason::HostRefused },
-            Phase::Resuming { reason: PauseReason::Requested },
+            Phase::Pausing { process, reason: PauseReason::Idle, mode: PauseMode::Filesystem },
+            Phase::Paused { reason: PauseReason::HostRefused, mode: PauseMode::Full },
+            Phase::Resuming { reason: PauseReason::Requested, mode: PauseMode::Filesystem },
             Phase::Stopping,
             Phase::Stopped { reason: "it ended".into() },
         ];
@@ -475,8 +543,24 @@ mod tests {
             journal.write(&last).unwrap();
             assert_eq!(journal.read_all().unwrap(), [last.clone()]);
         }
-        let snapshot = last.snapshot_spec();
+        let snapshot = last.kept_spec(PauseMode::Full);
         assert_eq!(snapshot.guest_token.as_deref(), Some("secret"), "the token that the memory holds by now");
+        let disk = last.kept_spec(PauseMode::Filesystem);
+        assert_eq!((disk.kind, disk.guest_token), (TemplateKind::Base, None));
+    }
+
+    #[test]
+    fn a_record_that_is_older_than_pauses_without_memory_is_of_one_with_it() {
+        let mode = PauseMode::Filesystem;
+        let record = record().advance(Phase::Paused { reason: PauseReason::Idle, mode });
+        let mut json = serde_json::to_value(&record).unwrap();
+        assert_eq!((&json["phase"], &json["mode"]), (&"paused".into(), &"filesystem".into()));
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("mode");
+        fields.remove("surroundings");
+        let older: Record = serde_json::from_value(json).unwrap();
+        assert_eq!(older.phase, Phase::Paused { reason: PauseReason::Idle, mode: PauseMode::Full });
+        assert_eq!(older.surroundings, Surroundings::default());
     }
 
     #[test]

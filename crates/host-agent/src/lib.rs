@@ -8,6 +8,7 @@
 //! whatever has no record is removed), then enrolment, then service. An end leaves every machine of a sandbox running.
 
 mod arrivals;
+mod boot;
 mod enrolment;
 mod error;
 mod exec;

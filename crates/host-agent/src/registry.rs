@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use sandbar_hostnet::SlotIndex;
-use sandbar_storage::Store;
-use sandbar_types::id::{self, Id, Sandbox};
+use sandbar_storage::{Store, TemplateFile, TemplateSpec};
+use sandbar_types::PauseMode;
+use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::{Machine, ProcessIdentity, Vmm};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +19,9 @@ use crate::metrics::Figures;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::actor::{Actor, Ended};
 use crate::sandbox::admission::{Request, Verdict, admit};
-use crate::sandbox::machine::{Holdings, Origin, Source, remove_record, write_record};
+use crate::sandbox::machine::{Holdings, Origin, Source, Start, remove_record, write_record};
 use crate::sandbox::{CreateRequest, Handle, Order, PauseView, State};
+use crate::template::check_size;
 
 /// Pauses under way at once when all are paused: each writes to the one disk.
 const PAUSES_AT_ONCE: usize = 4;
@@ -79,12 +81,12 @@ impl Found {
                 machine => machine,
             },
             // Files that are there are complete, and the machine was about to be ended.
-            Phase::Pausing { process, reason } => match files(reason) {
+            Phase::Pausing { process, reason, .. } => match files(reason) {
                 None => machine(process).await,
                 files => files,
             },
             // Files that are missing are reported by the resume, by name.
-            Phase::Paused { reason } | Phase::Resuming { reason } => Some(Remains::Files(reason)),
+            Phase::Paused { reason, .. } | Phase::Resuming { reason, .. } => Some(Remains::Files(reason)),
             Phase::Stopped { .. } => None,
             Phase::Stopping => Some(Remains::Rubble),
         };
@@ -159,21 +161,25 @@ impl Registry {
         if let Err(error) = holdings.rest(&self.inner.resources).await {
             tracing::error!(sandbox = %id, error = chain(&error), "not all that its machine held is freed");
         }
-        let record = match record.phase {
-            Phase::Paused { .. } => record,
-            _ => self.rewrite(record.advance(Phase::Paused { reason }).on_slot(None)).await,
-        };
         let store = self.inner.resources.store.clone();
         let read = blocking("read the pause", move || {
             let paused = store.paused(id)?;
             let (at_unix_ms, bytes) = (paused.manifest.paused_at.timestamp_millis(), paused.own_bytes()?);
-            Ok((PauseView { at_unix_ms, bytes, reason }, paused.metrics()))
+            Ok((PauseView { at_unix_ms, bytes, reason, mode: paused.mode() }, paused.metrics()))
         });
         let (pause, metrics) = read.await.unwrap_or_else(|error| {
             // Reported as what it is, and its resume is refused with this.
             tracing::error!(sandbox = %id, error = chain(&error), "the files of a pause are not as they should be");
-            (PauseView { at_unix_ms: 0, bytes: 0, reason }, None)
+            let mode = record.phase.mode().unwrap_or(PauseMode::Full);
+            (PauseView { at_unix_ms: 0, bytes: 0, reason, mode }, None)
         });
+        let record = match record.phase {
+            Phase::Paused { .. } => record,
+            _ => {
+                let phase = Phase::Paused { reason, mode: pause.mode };
+                self.rewrite(record.advance(phase).on_slot(None)).await
+            }
+        };
         self.own_at_rest(record, Some(pause), metrics.as_deref());
     }
 
@@ -228,7 +234,7 @@ impl Registry {
     /// Makes a sandbox from its template and returns once it runs. Asked again for the same id, it answers with the outcome of the
     /// first.
     pub(crate) async fn create(&self, request: CreateRequest) -> Result<Handle, Error> {
-        let origin = self.origin(request.template_id).await?;
+        let origin = self.origin(&request).await?;
         self.create_from(request, Arc::new(origin)).await
     }
 
@@ -284,7 +290,8 @@ impl Registry {
     pub(crate) async fn pause_all(&self) -> (u32, u32) {
         let running = self.all().into_iter().filter(|handle| handle.view().state == State::Running);
         let pauses = running.map(|handle| async move {
-            let paused = handle.ask(|reply| Order::Pause(PauseReason::HostRefused, reply)).await;
+            let order = |reply| Order::Pause(PauseReason::HostRefused, PauseMode::Full, reply);
+            let paused = handle.ask(order).await;
             paused.inspect_err(|error| {
                 tracing::error!(sandbox = %handle.id, error = chain(error), "not paused; it runs on");
             })
@@ -326,17 +333,22 @@ impl Registry {
         &self.inner.resources
     }
 
-    /// The machine of a template that this host can restore.
-    async fn origin(&self, id: Id<id::Template>) -> Result<Origin, Error> {
-        let store = self.inner.resources.store.clone();
+    /// What a sandbox's machine begins as: a template's that this host can restore, or one that it boots on the template's disk.
+    async fn origin(&self, request: &CreateRequest) -> Result<Origin, Error> {
+        let resources = &self.inner.resources;
+        let (store, id) = (resources.store.clone(), request.template_id);
         let template = blocking("read the template", move || store.template(id).map_err(Error::from)).await?;
-        let spec = template.manifest.spec.clone();
-        self.inner.resources.check(&spec)?;
-        Ok(Origin {
-            image: template.image()?,
-            spec,
-            of: Source::Template { made: template.manifest.created_at },
-        })
+        let of = Source::Template { made: template.manifest.created_at };
+        let spec = &template.manifest.spec;
+        if let Some(image) = template.image() {
+            resources.check(spec)?;
+            return Ok(Origin { start: Start::Restore(image), spec: spec.clone(), of });
+        }
+        let vcpus = request.size.vcpus.unwrap_or(spec.vcpus);
+        let memory_mb = request.size.memory_mb.unwrap_or(spec.memory_mb);
+        check_size(vcpus, memory_mb)?;
+        let spec = TemplateSpec { vcpus, memory_mb, ..resources.booted(spec)? };
+        Ok(Origin { start: Start::Boot(template.path(TemplateFile::Disk)), spec, of })
     }
 
     fn own_at_rest(&self, record: Record, pause: Option<PauseView>, metrics: Option<&[u8]>) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sandbar_hostnet::{Pool, Slot};
 use sandbar_storage::{Kernel, Store, TemplateSpec};
+use sandbar_types::Arch;
 use sandbar_vmm::{Compatibility, Confinement, DiskRate, Vmm};
 use tokio::sync::{Notify, Semaphore};
 
@@ -46,6 +47,29 @@ impl Resources {
             .map_err(|error| Error::Incompatible(error.to_string()))?;
         let host = self.vmm.compatibility();
         needed.check(host).map_err(|mismatch| Error::Incompatible(mismatch.to_string()))
+    }
+
+    /// What a machine is that this host boots on the disk of another one, whatever that ran on.
+    pub(crate) fn booted(&self, disk_of: &TemplateSpec) -> Result<TemplateSpec, Error> {
+        if disk_of.arch != Arch::host() {
+            let (needed, host) = (disk_of.arch, Arch::host());
+            return Err(Error::Incompatible(format!(
+                "its programs are for {needed}, and this host is {host}"
+            )));
+        }
+        Ok(TemplateSpec {
+            vmm: self.vmm.kind(),
+            compatibility: self.compatibility()?,
+            kernel: self.kernel.hash.clone(),
+            guest_token: None,
+            ..disk_of.clone()
+        })
+    }
+
+    /// What machines of this host say that they need, in the words that are kept with them.
+    pub(crate) fn compatibility(&self) -> Result<serde_json::Value, Error> {
+        serde_json::to_value(self.vmm.compatibility())
+            .map_err(Error::internal("describe the virtual machine monitor"))
     }
 }
 

@@ -34,7 +34,7 @@ use crate::fork::{self, Forked};
 use crate::journal::PauseReason;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{CreateRequest, DeadlineChange, Extent, Order, State, Visit};
+use crate::sandbox::{Awakening, CreateRequest, DeadlineChange, Extent, Order, Size, State, Visit};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
 use crate::{arrivals, exec, files, import, network_wire, processes, snapshot, tree, tunnel};
@@ -95,6 +95,7 @@ impl HostService for Service {
         let request = CreateRequest {
             id: parse(&request.id)?,
             template_id: parse(&request.template_id)?,
+            size: Size { vcpus: wire::some(request.vcpus), memory_mb: wire::some(request.memory_mb) },
             access_token: request.access_token,
             env: Some(request.env.into_iter().collect()),
             user: Some(request.default_user).filter(|user| !user.is_empty()),
@@ -316,8 +317,9 @@ impl HostService for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, PauseSandboxRequest>,
     ) -> ServiceResult<PauseSandboxResponse> {
-        let handle = self.registry.get(parse(request.id)?)?;
-        handle.ask(|reply| Order::Pause(PauseReason::Requested, reply)).await?;
+        let PauseSandboxRequest { id, mode, .. } = request.to_owned_message();
+        let (handle, mode) = (self.registry.get(parse(&id)?)?, wire::pause_mode(mode));
+        handle.ask(|reply| Order::Pause(PauseReason::Requested, mode, reply)).await?;
         Response::ok(PauseSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }
 
@@ -335,7 +337,8 @@ impl HostService for Service {
             from: wire::timeout_from(request.timeout_from),
             extent: Extent::Any,
         };
-        handle.ask(|reply| Order::Resume(change, reply)).await?;
+        let awakening = if request.reboot { Awakening::Reboot } else { Awakening::AsKept };
+        handle.ask(|reply| Order::Resume(change, awakening, reply)).await?;
         Response::ok(ResumeSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }
 

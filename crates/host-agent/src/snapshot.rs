@@ -27,7 +27,7 @@ pub(crate) async fn snapshot(
     Ok((or_existing(registry.resources(), template, made).await?, stall))
 }
 
-/// Keeps a sandbox's disk, checked and shrunk, as a base template; a template that is there is a success.
+/// Keeps a sandbox's disk, checked and packed, as a base template; a template that is there is a success.
 pub(crate) async fn flatten(
     registry: &Registry,
     sandbox: Id<Sandbox>,
@@ -37,10 +37,9 @@ pub(crate) async fn flatten(
         return Ok(there);
     }
     let (draft, spec, _) = copy(registry, sandbox, Target::Disk(template)).await?;
-    let made = blocking("shrink and keep the disk", move || {
-        let bytes = draft.shrink_disk()?;
-        let disk_mb = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
-        Ok(draft.commit(TemplateSpec { disk_mb, ..spec })?)
+    let made = blocking("pack and keep the disk", move || {
+        draft.pack_disk()?;
+        Ok(draft.commit(spec)?)
     })
     .await;
     or_existing(registry.resources(), template, made).await
@@ -52,7 +51,8 @@ async fn copy(
     target: Target,
 ) -> Result<(TemplateDraft, TemplateSpec, Duration), Error> {
     let handle = registry.get(sandbox)?;
-    let Captured { draft, spec, stall } = handle.ask(|reply| Order::Capture(target, reply)).await?;
+    let Captured { draft, spec, surroundings: _, stall } =
+        handle.ask(|reply| Order::Capture(target, reply)).await?;
     match draft {
         Draft::Template(draft) => Ok((draft, spec, stall)),
         Draft::Image(_) => {

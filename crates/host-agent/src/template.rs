@@ -1,22 +1,20 @@
 //! Making a snapshot template: an image is booted once, warmed up, and kept as a running machine. Which image: the host's own (`create`),
 //! or a disk that is ready (`boot_and_keep`).
 
-use std::time::Duration;
-
 use sandbar_hostnet::Slot;
 use sandbar_oci::ImageError;
 use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateFile, TemplateSpec, clone_file};
 use sandbar_types::guest::DEFAULT_USER;
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, TemplateKind, limits};
-use sandbar_vmm::{BootSource, Compatibility, DiskRate, Machine, MachineSpec, SnapshotFiles};
+use sandbar_vmm::{Compatibility, DiskRate, Machine, MachineSpec, SnapshotFiles};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::boot::{self, Guest};
 use crate::error::Error;
 use crate::exec;
 use crate::guest::{Defaults, GuestClient, Identity};
-use crate::push;
 use crate::resources::{Resources, blocking};
 use sandbar_proto::host::{Command, ExecRequest};
 
@@ -193,21 +191,12 @@ async fn make(
         // Nobody else waits for its disk.
         disk_rate: DiskRate::default(),
     };
-    let source = BootSource {
-        kernel: resources.kernel.vmlinux.clone(),
-        initramfs: resources.kernel.initramfs.clone(),
-        memory: draft.path(TemplateFile::Memory),
+    let (machine, booting) = match boot::start(resources, &spec, draft.path(TemplateFile::Memory), slot).await
+    {
+        Ok(started) => started,
+        Err(error) => return Ok(Err(error)),
     };
-    // Before the machine: the guest pushes as soon as its agent serves.
-    let listener = match slot.ready_listener().await {
-        Ok(listener) => listener,
-        Err(error) => return Ok(Err(Error::internal("listen for the guest")(error))),
-    };
-    let machine = match resources.vmm.boot(&spec, &source).await {
-        Ok(machine) => machine,
-        Err(error) => return Ok(Err(Error::internal("boot the image")(error))),
-    };
-    let snapshot = snapshot(resources, &making, &draft, slot, listener, &*machine).await;
+    let snapshot = snapshot(resources, &making, &draft, slot, booting, &*machine).await;
     // Its files are final once nothing writes to them; and a failed one must not run on.
     machine.kill().await.map_err(Error::internal("end the template's machine"))?;
     Ok(match snapshot {
@@ -231,8 +220,7 @@ async fn commit(
         disk_mb: u32::try_from(disk.len() >> 20).unwrap_or(u32::MAX),
         arch: Arch::host(),
         vmm: resources.vmm.kind(),
-        compatibility: serde_json::to_value(resources.vmm.compatibility())
-            .map_err(Error::internal("describe the virtual machine monitor"))?,
+        compatibility: resources.compatibility()?,
         kernel: resources.kernel.hash.clone(),
         guest_token: Some(guest_token),
         image_config: making.image_config,
@@ -246,17 +234,11 @@ async fn snapshot(
     making: &Making,
     draft: &TemplateDraft,
     slot: &Slot,
-    listener: tokio::net::TcpListener,
+    booting: Guest,
     machine: &dyn Machine,
 ) -> Result<String, Error> {
     tokio::select! {
-        pushed = tokio::time::timeout(resources.deadlines.guest_boot, ready(&listener)) => {
-            pushed.map_err(|_| boot_timeout(resources.deadlines.guest_boot))??;
-        }
-        () = machine.exited() => {
-            tracing::error!(template = %making.id, folder = %draft.dir().display(), "the guest ended before its agent was ready");
-            return Err(Error::DoesNotBoot("the guest ended before its agent was ready".into()));
-        }
+        ready = booting.ready(resources, machine) => ready?,
         () = making.cancelled.cancelled() => return Err(cancelled()),
     }
 
@@ -311,14 +293,4 @@ async fn warm_up(guest: &GuestClient, command: &[&'static str]) -> Result<(), Er
 /// Whoever wanted it does so no more.
 pub(crate) fn cancelled() -> Error {
     ImageError::Stopped("the import was cancelled".into()).into()
-}
-
-/// Waits for the guest agent's ready push.
-async fn ready(listener: &tokio::net::TcpListener) -> Result<(), Error> {
-    while push::next(listener).await?.event != push::Event::Ready {}
-    Ok(())
-}
-
-fn boot_timeout(limit: Duration) -> Error {
-    Error::DoesNotBoot(format!("the guest's agent was not ready within {} s", limit.as_secs()))
 }

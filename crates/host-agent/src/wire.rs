@@ -10,12 +10,12 @@ use sandbar_proto::host::{
 };
 use sandbar_types::guest::GUEST_IP;
 use sandbar_types::id::{Id, Kind, Sandbox, Template};
-use sandbar_types::{MetricsRange, NetworkPolicy, OnTimeout, TemplateKind, TimeoutFrom, limits};
+use sandbar_types::{MetricsRange, NetworkPolicy, OnTimeout, PauseMode, TemplateKind, TimeoutFrom, limits};
 
 use crate::error::Error;
 use crate::journal::Deadline;
 use crate::metrics::Point;
-use crate::sandbox::{CreateRequest, Handle, State};
+use crate::sandbox::{CreateRequest, Handle, Size, State};
 use crate::warm::Counts;
 
 /// An id in its prefixed form.
@@ -42,8 +42,24 @@ pub(crate) fn on_timeout(wire: EnumValue<host::OnTimeout>) -> Option<OnTimeout> 
     match wire.as_known() {
         Some(host::OnTimeout::ON_TIMEOUT_KILL) => Some(OnTimeout::Kill),
         Some(host::OnTimeout::ON_TIMEOUT_PAUSE) => Some(OnTimeout::Pause),
+        Some(host::OnTimeout::ON_TIMEOUT_PAUSE_FILESYSTEM) => Some(OnTimeout::PauseFilesystem),
         Some(host::OnTimeout::ON_TIMEOUT_UNSPECIFIED) | None => None,
     }
+}
+
+/// What a pause is to keep.
+pub(crate) fn pause_mode(wire: EnumValue<host::PauseMode>) -> PauseMode {
+    match wire.as_known() {
+        Some(host::PauseMode::PAUSE_MODE_FILESYSTEM) => PauseMode::Filesystem,
+        Some(host::PauseMode::PAUSE_MODE_FULL | host::PauseMode::PAUSE_MODE_UNSPECIFIED) | None => {
+            PauseMode::Full
+        }
+    }
+}
+
+/// A number that may be left out.
+pub(crate) const fn some(number: u32) -> Option<u32> {
+    if number == 0 { None } else { Some(number) }
 }
 
 /// From when the time-out counts; none where the caller leaves it open.
@@ -84,6 +100,7 @@ pub(crate) fn child(
     Ok(CreateRequest {
         id: parse(&child.id)?,
         template_id,
+        size: Size::default(),
         access_token: child.access_token,
         // A child that is given none goes on with its source's.
         env: if env.is_empty() { None } else { Some(env) },
@@ -147,6 +164,7 @@ pub(crate) fn describe(handle: &Handle) -> host::Sandbox {
         on_timeout: match on_timeout {
             OnTimeout::Kill => host::OnTimeout::ON_TIMEOUT_KILL,
             OnTimeout::Pause => host::OnTimeout::ON_TIMEOUT_PAUSE,
+            OnTimeout::PauseFilesystem => host::OnTimeout::ON_TIMEOUT_PAUSE_FILESYSTEM,
         }
         .into(),
         timeout_from: match from {
@@ -158,6 +176,12 @@ pub(crate) fn describe(handle: &Handle) -> host::Sandbox {
         paused_at_unix_ms: view.pause.map_or(0, |pause| pause.at_unix_ms),
         snapshot_bytes: view.pause.map_or(0, |pause| pause.bytes),
         pause_reason: view.pause.map(|pause| pause.reason.as_str().to_owned()).unwrap_or_default(),
+        pause_mode: match view.pause.map(|pause| pause.mode) {
+            None => host::PauseMode::PAUSE_MODE_UNSPECIFIED,
+            Some(PauseMode::Full) => host::PauseMode::PAUSE_MODE_FULL,
+            Some(PauseMode::Filesystem) => host::PauseMode::PAUSE_MODE_FILESYSTEM,
+        }
+        .into(),
         ..Default::default()
     }
 }

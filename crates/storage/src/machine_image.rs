@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::files::{self, FileError};
 use crate::session::TempDir;
 use crate::store::{Store, StoreError};
 use crate::template::TemplateFile;
@@ -27,19 +26,6 @@ impl MachineImage {
             state: file(TemplateFile::State),
             memory: file(TemplateFile::Memory),
         }
-    }
-
-    /// Makes all of it outlive a power cut.
-    pub(crate) fn fsync(&self) -> Result<(), FileError> {
-        let Self { disk, state, memory } = self;
-        // Each waits for the disk; together they wait once.
-        std::thread::scope(|scope| {
-            let others = [state, memory].map(|path| scope.spawn(|| files::fsync(path)));
-            files::fsync(disk)?;
-            others
-                .into_iter()
-                .try_for_each(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
     }
 }
 

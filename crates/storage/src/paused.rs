@@ -1,7 +1,7 @@
-//! Paused sandboxes: a machine image in the sandbox's folder, described by a manifest.
+//! Paused sandboxes: a machine image in the sandbox's folder, or its disk alone, described by a manifest.
 //!
 //! ```text
-//!   sandboxes/sb-<uuid>/paused/     disk.ext4, state, memory, manifest.json, metrics.json
+//!   sandboxes/sb-<uuid>/paused/     disk.ext4, state and memory where they were kept, manifest.json, metrics.json
 //! ```
 //!
 //! It appears complete, by one rename, when everything in it is on the disk, and is there until it is removed after the sandbox runs
@@ -16,8 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use sandbar_types::Id;
 use sandbar_types::id::Sandbox;
+use sandbar_types::{Id, PauseMode, TemplateKind};
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
@@ -68,15 +68,31 @@ pub struct Paused {
 }
 
 impl Paused {
-    /// Its machine.
+    /// What was kept of it.
     #[must_use]
-    pub fn image(&self) -> MachineImage {
-        MachineImage::in_folder(&self.dir)
+    pub const fn mode(&self) -> PauseMode {
+        match self.manifest.spec.kind {
+            TemplateKind::Snapshot => PauseMode::Full,
+            TemplateKind::Base => PauseMode::Filesystem,
+        }
     }
 
-    /// Gives its files, which never change, second names: a copy that takes no time and no room.
+    /// The machine that it is restored from; none where its disk alone was kept.
+    #[must_use]
+    pub fn image(&self) -> Option<MachineImage> {
+        (self.mode() == PauseMode::Full).then(|| MachineImage::in_folder(&self.dir))
+    }
+
+    /// Its disk: never written, to be cloned.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.path(TemplateFile::Disk)
+    }
+
+    /// Gives its files, which never change, second names: a copy that takes no time and no room. There must be a machine among them.
     pub fn copy(&self, into: &MachineImage) -> Result<(), StoreError> {
-        let MachineImage { disk, state, memory } = self.image();
+        let no_memory = || StoreError::NoMemoryKept { id: self.manifest.sandbox };
+        let MachineImage { disk, state, memory } = self.image().ok_or_else(no_memory)?;
         link(&disk, &into.disk)?;
         link(&state, &into.state)?;
         Ok(link(&memory, &into.memory)?)
@@ -84,14 +100,22 @@ impl Paused {
 
     /// Clones its disk, to be changed.
     pub fn copy_disk(&self, to: &Path) -> Result<(), StoreError> {
-        clone_file(&self.image().disk, to)?;
+        clone_file(&self.disk(), to)?;
         Ok(())
     }
 
     /// Bytes of disk that it shares with nothing.
     pub fn own_bytes(&self) -> Result<u64, StoreError> {
-        let MachineImage { disk, state, memory } = self.image();
-        Ok(extents::own_bytes(&disk)? + extents::own_bytes(&state)? + extents::own_bytes(&memory)?)
+        let mut bytes = 0;
+        for &file in self.files() {
+            bytes += extents::own_bytes(&self.path(file))?;
+        }
+        Ok(bytes)
+    }
+
+    /// The files that it consists of.
+    pub(crate) const fn files(&self) -> &'static [TemplateFile] {
+        TemplateFile::of(self.manifest.spec.kind)
     }
 
     /// What was kept of the sandbox's metrics. Nothing depends on them, so none there is no damage.
@@ -116,7 +140,7 @@ impl Paused {
         if paused.manifest.sandbox != id {
             return Err(damaged("it describes another sandbox"));
         }
-        for file in TemplateFile::MACHINE {
+        for &file in paused.files() {
             let Some(record) = paused.manifest.files.get(&file) else {
                 return Err(paused.damaged(file, "the manifest does not list it"));
             };
@@ -130,7 +154,9 @@ impl Paused {
             }
         }
         // Some kilobytes, which the virtual machine monitor would believe.
-        paused.compare(TemplateFile::State)?;
+        if paused.mode() == PauseMode::Full {
+            paused.compare(TemplateFile::State)?;
+        }
         Ok(paused)
     }
 
@@ -158,7 +184,8 @@ impl Paused {
 }
 
 impl ImageDraft {
-    /// Makes the image a paused sandbox's: durable, and then in place in one step. Nobody may write to its files any more.
+    /// Makes the image a paused sandbox's: durable, and then in place in one step. Nobody may write to its files any more. Of which files
+    /// it consists is the specification's kind to say: an image with memory, or a disk alone.
     ///
     /// Takes as long as writing what the machine changed through to the disk.
     pub fn publish_paused(
@@ -167,12 +194,19 @@ impl ImageDraft {
         spec: TemplateSpec,
         metrics: &[u8],
     ) -> Result<Paused, StoreError> {
-        let image = self.image();
         let folder = self.dir.path();
+        let names = TemplateFile::of(spec.kind);
         files::write_new(&folder.join(METRICS), metrics)?;
-        image.fsync()?;
+        // Each waits for the disk; together they wait once.
+        std::thread::scope(|scope| {
+            let syncs = names.iter().map(|file| scope.spawn(move || files::fsync(&folder.join(file.name()))));
+            let syncs: Vec<_> = syncs.collect();
+            syncs
+                .into_iter()
+                .try_for_each(|sync| sync.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
         let mut records = BTreeMap::new();
-        for file in TemplateFile::MACHINE {
+        for &file in names {
             let path = folder.join(file.name());
             let size = path.metadata().on("look at", &path)?.len();
             let checksum = match file {

@@ -20,7 +20,7 @@ pub struct SandboxFiles {
     /// Its disk, while it runs.
     pub disk: PathBuf,
     /// The memory image that it was restored from, while it runs: the very file, under a second name. So clones share their page
-    /// cache, and the image is there for the sandbox's next pause whatever becomes of its template.
+    /// cache, and the image is there for the sandbox's next pause whatever becomes of its template. Where it boots, the VMM makes it.
     pub memory: PathBuf,
 }
 
@@ -34,7 +34,21 @@ impl Store {
     /// Makes the folder of a new sandbox with a clone of the image's disk. On the hot path: nothing is fsynced, since a sandbox
     /// that never ran is worth nothing after a power cut.
     pub fn create_sandbox(&self, id: Id<Sandbox>, image: &MachineImage) -> Result<SandboxFiles, StoreError> {
-        self.require_space(self.cost_of_clones([&*image.disk]))?;
+        self.create_with(id, &image.disk, |files| fill(files, image))
+    }
+
+    /// The same for a sandbox that boots from a disk: a clone of that is all that it has.
+    pub fn create_sandbox_to_boot(&self, id: Id<Sandbox>, disk: &Path) -> Result<SandboxFiles, StoreError> {
+        self.create_with(id, disk, |files| clone_file(disk, &files.disk).map(drop))
+    }
+
+    fn create_with(
+        &self,
+        id: Id<Sandbox>,
+        disk: &Path,
+        fill: impl FnOnce(&SandboxFiles) -> Result<(), FileError>,
+    ) -> Result<SandboxFiles, StoreError> {
+        self.require_space(self.cost_of_clones([disk]))?;
         let files = self.sandbox_files(id);
         match fs::create_dir(&files.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -42,7 +56,7 @@ impl Store {
             }
             made => made.on("create", &files.dir)?,
         }
-        match fill(&files, image) {
+        match fill(&files) {
             Ok(()) => Ok(files),
             Err(error) => {
                 if let Err(left) = remove_all(&files.dir) {
@@ -59,6 +73,14 @@ impl Store {
         self.rest_sandbox(id)?;
         let files = self.sandbox_files(id);
         fill(&files, image)?;
+        Ok(files)
+    }
+
+    /// The same for one that boots: a clone of its disk.
+    pub fn wake_sandbox_to_boot(&self, id: Id<Sandbox>, disk: &Path) -> Result<SandboxFiles, StoreError> {
+        self.rest_sandbox(id)?;
+        let files = self.sandbox_files(id);
+        clone_file(disk, &files.disk)?;
         Ok(files)
     }
 

@@ -68,6 +68,9 @@ impl Store {
     ) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         for file in [TemplateFile::Memory, TemplateFile::Disk] {
+            if !paused.files().contains(&file) {
+                continue;
+            }
             let path = paused.path(file);
             if extents::count(&path)? > most_pieces {
                 let size = path.metadata().on("look at", &path)?.len();

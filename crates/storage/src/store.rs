@@ -74,11 +74,11 @@ pub enum StoreError {
         /// The template.
         id: Id<Template>,
     },
-    /// A template that is an image alone was to be resumed.
-    #[error("template {id} is an image without memory: no sandbox can be resumed from it")]
-    NoMemory {
-        /// The template.
-        id: Id<Template>,
+    /// A machine was asked for of a pause that kept the disk alone.
+    #[error("paused sandbox {id} has no memory: its disk alone was kept")]
+    NoMemoryKept {
+        /// The sandbox.
+        id: Id<Sandbox>,
     },
     /// The sandbox is not paused on this host.
     #[error("sandbox {id} has no files of a pause on this host")]
@@ -96,9 +96,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A disk could not be checked and shrunk.
-    #[error("the disk cannot be checked and shrunk")]
-    Shrink {
+    /// A disk could not be checked and packed.
+    #[error("the disk cannot be checked and packed")]
+    Pack {
         /// Why.
         source: ToolError,
     },

@@ -125,10 +125,11 @@ impl Template {
     }
 
     /// The machine that sandboxes are restored from; a template that is an image alone has none.
-    pub fn image(&self) -> Result<MachineImage, StoreError> {
+    #[must_use]
+    pub fn image(&self) -> Option<MachineImage> {
         match self.manifest.spec.kind {
-            TemplateKind::Snapshot => Ok(MachineImage::in_folder(&self.dir)),
-            TemplateKind::Base => Err(StoreError::NoMemory { id: self.id() }),
+            TemplateKind::Snapshot => Some(MachineImage::in_folder(&self.dir)),
+            TemplateKind::Base => None,
         }
     }
 

@@ -73,7 +73,7 @@ fn play(role: &str, dir: &Path) {
                 say(&byte.to_string());
                 // Everything is rewritten, and may be cut as well.
                 store.settle_paused(id, 0, &|| true).unwrap();
-                store.wake_sandbox(id, &store.paused(id).unwrap().image()).unwrap();
+                store.wake_sandbox(id, &store.paused(id).unwrap().image().unwrap()).unwrap();
                 store.rest_sandbox(id).unwrap();
             }
         }
@@ -162,7 +162,7 @@ fn pauses_are_whole_or_not_at_all() {
         match (store.paused(id), acknowledged.last()) {
             (Ok(paused), last) => {
                 store.verify_paused(id).unwrap();
-                let image = paused.image();
+                let image = paused.image().unwrap();
                 let bytes = [image.disk, image.state, image.memory].map(|path| fs::read(path).unwrap()[0]);
                 assert!(bytes.iter().all(|&byte| byte == bytes[0]), "files of two pauses: {bytes:?}");
                 assert!(last.is_none_or(|&last| bytes[0] >= last), "an older one than was acknowledged");

@@ -164,7 +164,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE team_id = $1 AND kind = 'snapshot' AND deleted_at IS NULL AND ready_at IS NOT NULL
+             WHERE team_id = $1 AND deleted_at IS NULL AND ready_at IS NOT NULL
                AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
                AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
              ORDER BY created_at DESC, id DESC LIMIT $6",

@@ -248,7 +248,7 @@ impl SimHost {
     /// `id` was idle for its time-out, and the host pauses it by itself.
     pub fn auto_pause(&self, id: &str) {
         // A sandbox that cannot be paused now is one that is not idle.
-        let _ = self.agent.inventory().pause(id, "idle");
+        let _ = self.agent.inventory().expire(id);
     }
 
     /// `id` goes on although nobody knows that it was asked to: a request that came late.

@@ -21,7 +21,7 @@ pub mod words;
 pub use error_code::ErrorCode;
 pub use id::Id;
 pub use ingress::Ingress;
-pub use life::{MetricsRange, OnTimeout, TimeoutFrom};
+pub use life::{MetricsRange, OnTimeout, PauseMode, TimeoutFrom};
 pub use name::TemplateName;
 pub use network::NetworkPolicy;
 pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};

@@ -9,6 +9,30 @@ words! {
         Kill = "kill",
         /// Its memory and disk are kept, and it can go on later.
         Pause = "pause",
+        /// Its disk alone is kept, and it boots from that later.
+        PauseFilesystem = "pause_filesystem",
+    }
+}
+
+impl OnTimeout {
+    /// What is kept of it; none = nothing.
+    #[must_use]
+    pub const fn keeps(self) -> Option<PauseMode> {
+        match self {
+            Self::Kill => None,
+            Self::Pause => Some(PauseMode::Full),
+            Self::PauseFilesystem => Some(PauseMode::Filesystem),
+        }
+    }
+}
+
+words! {
+    /// What a pause keeps of a sandbox.
+    PauseMode {
+        /// Its memory and its disk: it goes on where it was.
+        Full = "full",
+        /// Its disk alone: it boots.
+        Filesystem = "filesystem",
     }
 }
 

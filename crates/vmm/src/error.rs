@@ -136,16 +136,6 @@ pub enum VmmError {
         /// The machine.
         process: ProcessIdentity,
     },
-    /// A booted machine's memory is in the file that it booted on, and in no other.
-    #[error("the memory of {process} is in {found}, not in {wanted}", found = .found.display(), wanted = .wanted.display())]
-    OtherMemory {
-        /// The machine.
-        process: ProcessIdentity,
-        /// Its memory's file.
-        found: PathBuf,
-        /// The file that was named.
-        wanted: PathBuf,
-    },
     /// The recorded process is gone, or its pid is another process by now.
     #[error("{process} is gone")]
     Gone {

@@ -45,8 +45,8 @@ pub struct BootSource {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initramfs: PathBuf,
-    /// The file of the guest's memory. The driver makes it; it must not exist. Once the machine has been [saved](Machine::save) its
-    /// memory is this file's content; when before that it gets there is the driver's affair.
+    /// What the guest's memory begins as, which is nothing: the driver makes this file, all holes; it must not exist. From then on it is to
+    /// the machine what a [snapshot's](SnapshotFiles::memory) is to one that was restored; only such a machine may be saved into it.
     pub memory: PathBuf,
 }
 
@@ -63,8 +63,7 @@ pub struct SnapshotFiles {
 /// What saving a machine wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
-    /// Bytes of the pages that the guest changed since the machine was restored. Of a booted machine what its memory's file had not
-    /// got yet: nothing, or all.
+    /// Bytes of the pages that the guest changed since the machine was started; of a booted one perhaps all that it has.
     pub changed_bytes: u64,
     /// How much of that is zero, where the driver looks.
     pub zeroed_bytes: u64,
@@ -114,8 +113,8 @@ pub trait Machine: Send + Sync {
 
     /// Saves a paused machine, which stays paused, goes on undisturbed when it is resumed, and can be saved again.
     ///
-    /// The state file must not exist. The memory file must hold what the machine was restored from (a clone of that image), and the
-    /// pages that changed since are written into it; a booted machine's is the very file that it booted on. Together with a clone of
+    /// The state file must not exist. The memory file must hold what the machine was started from (a clone of that image), and the
+    /// pages that changed since are written into it. A machine that booted and ends with its save may be saved into the very file. Together with a clone of
     /// the disk, made before the machine goes on, they are a snapshot. Neither file is synced: that is left to who keeps them.
     async fn save(&self, into: &SnapshotFiles) -> Result<Saved, VmmError>;
 

@@ -1,6 +1,6 @@
 //! The pages that a machine has written since its start, found and copied from outside its process.
 //!
-//! A restored machine maps its memory image privately: what the guest writes is in pages of the process alone, and the kernel says
+//! A machine maps its memory image privately, be it a snapshot's or the empty one that it booted on: what the guest writes is in pages of the process alone, and the kernel says
 //! which those are (`/proc/PID/pagemap`: there, and not the file's). So nothing has to be tracked while the guest runs, and saving a
 //! machine costs what it has changed. The guest's memory lies in the file from end to end; the hole below 4 GB that a guest with
 //! more than 3 GB sees is none in the file.

@@ -59,11 +59,6 @@ async def test_a_pause_and_what_ends_it(platform):
     assert (await again.get_info()).state == SandboxState.RUNNING
     assert await sandbox.pause(strict=True)
     await sandbox.connect()
-    # What is kept is memory, or nothing.
-    for refused in (sandbox.pause(mode="filesystem"), sandbox.create_snapshot(mode="filesystem")):
-        with pytest.raises(SandboxException) as error:
-            await refused
-        assert error.value.status_code == 400
     # At the end of its time it pauses.
     await sandbox.set_timeout(0)
     assert (await sandbox.get_info()).state == SandboxState.PAUSED
@@ -71,6 +66,23 @@ async def test_a_pause_and_what_ends_it(platform):
     for missing in (platform.kind.connect(sandbox.sandbox_id), platform.kind.pause(UNKNOWN)):
         with pytest.raises(NotFoundException):
             await missing
+
+
+async def test_what_is_kept_without_memory(platform):
+    lifecycle = {"on_timeout": {"action": "pause", "mode": "filesystem"}}
+    sandbox = await platform.create(lifecycle=lifecycle)
+    info = await sandbox.get_info()
+    assert (info.lifecycle["on_timeout"], info.lifecycle["auto_resume"]) == ("pause", False)
+    for pause in ({"mode": "filesystem"}, {"keep_memory": False}, {"mode": "full"}):
+        assert await sandbox.pause(**pause)
+        assert not await sandbox.pause(**pause)
+        again = await platform.kind.connect(sandbox.sandbox_id, on_resume="reboot")
+        assert again.sandbox_id == sandbox.sandbox_id
+    snapshot = await sandbox.create_snapshot(mode="filesystem")
+    assert await platform.create(snapshot.snapshot_id)
+    assert await platform.kind.delete_snapshot(snapshot.snapshot_id)
+    await sandbox.set_timeout(0)
+    assert (await sandbox.get_info()).state == SandboxState.PAUSED
 
 
 async def test_lists(platform):

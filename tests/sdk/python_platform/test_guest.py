@@ -39,6 +39,15 @@ async def test_a_life(platform):
     assert sleeper.pid in [process.pid for process in await again.commands.list()]
     assert await again.commands.kill(sleeper.pid)
 
+    # Without memory it boots: other processes, the same files and the same token.
+    sleeper = await again.commands.run("sleep 100000", background=True)
+    assert await again.pause(mode="filesystem")
+    booted = await platform.kind.connect(sandbox.sandbox_id, timeout=600)
+    assert await booted.files.read(BOOT_ID) != boot
+    assert await again.files.read("work/numbers.txt") == "1\n2\n3\n"
+    assert sleeper.pid not in [process.pid for process in await booted.commands.list()]
+    assert (await booted.commands.run("echo $FOR")).stdout == "everybody\n"
+
     snapshot = await again.create_snapshot()
     other = await platform.create(snapshot.snapshot_id)
     assert await other.files.read("work/numbers.txt") == "1\n2\n3\n"

@@ -58,7 +58,7 @@ pub(crate) fn routes() -> Router<AppState> {
 pub(crate) async fn no_route(request: Request) -> Response<axum::body::Body> {
     let theirs = is_theirs(request.uri());
     let error = request::no_route(request).await;
-    if theirs { errors::render(&error, None) } else { error.into_response() }
+    if theirs { errors::render(&error) } else { error.into_response() }
 }
 
 fn is_theirs(uri: &Uri) -> bool {

@@ -7,7 +7,6 @@ use sandbar_control::PageRequest;
 use sandbar_control::page::MAX_LIMIT;
 use sandbar_control::templates::Template;
 use sandbar_types::guest::ENVD_VERSION;
-use sandbar_types::{ErrorCode, TemplateKind};
 use serde::Serialize;
 
 use super::names;
@@ -55,7 +54,7 @@ pub(super) async fn list(
     loop {
         let page =
             PageRequest::new(Some(MAX_LIMIT), after).map_err(|error| ApiError::invalid(error.to_string()))?;
-        let page = app.control.template_list(&ctx, Some(TemplateKind::Snapshot), &page).await?;
+        let page = app.control.template_list(&ctx, None, &page).await?;
         templates.extend(page.items);
         after = page.next;
         if after.is_none() {
@@ -116,9 +115,6 @@ pub(super) async fn remove(
     PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
     let template = app.control.template_resolve(&ctx, &name).await?;
-    if template.kind != TemplateKind::Snapshot {
-        return Err(ApiError::new(ErrorCode::NotFound, format!("there is no template {name:?}")));
-    }
     app.control.snapshot_delete(&ctx, &template.name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -94,12 +94,16 @@ pub(crate) struct CreateSnapshot {
     /// One is chosen where it is left out.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     name: Option<String>,
+    /// Whether its memory is kept. Without it, it is a `base`: sandboxes that are made from it boot, in any size.
+    #[schema(default = true)]
+    memory: Option<bool>,
 }
 
 /// Keeps a sandbox's memory and disk as a template of the team: sandboxes that are made from it go on where it was.
 ///
-/// A running sandbox runs on: it stands still only while its memory is copied, and is `snapshotting` meanwhile. A paused one stays
-/// paused. Sandboxes made from a snapshot have its number of processors and its memory.
+/// A running sandbox runs on: it stands still only while it is copied, and is `snapshotting` meanwhile. A paused one stays
+/// paused. Sandboxes made from a snapshot have its number of processors and its memory; those made from one without memory boot, and
+/// nothing runs in them that ran when it was made.
 #[utoipa::path(
     post,
     path = "",
@@ -119,10 +123,13 @@ pub(crate) async fn create_snapshot(
     query: QueryPairs,
     JsonBody(body): JsonBody<CreateSnapshot>,
 ) -> Result<(StatusCode, Json<Snapshot>), ApiError> {
-    let CreateSnapshot { sandbox_id, name } = body;
+    let CreateSnapshot { sandbox_id, name, memory } = body;
     let new = NewSnapshot { name, overwrite: query.parse("overwrite")?.unwrap_or_default() };
     let sandbox = app.control.sandbox_get(&ctx, sandbox_id).await?;
-    let template = app.control.snapshot_create(&ctx, &sandbox, &new).await?;
+    let template = match memory {
+        None | Some(true) => app.control.snapshot_create(&ctx, &sandbox, &new).await?,
+        Some(false) => app.control.sandbox_flatten(&ctx, &sandbox, &new).await?,
+    };
     Ok((StatusCode::CREATED, Json(template.into())))
 }
 

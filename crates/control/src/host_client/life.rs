@@ -4,19 +4,29 @@ use std::time::Duration;
 
 use sandbar_proto::host;
 use sandbar_types::id::{Sandbox, Template};
-use sandbar_types::{Id, MetricsRange, OnTimeout, TimeoutFrom};
+use sandbar_types::{Id, MetricsRange, OnTimeout, PauseMode, TimeoutFrom};
 
 use super::client::{HostClient, within};
 use super::{HostError, Reason};
-use crate::sandboxes::{Extent, NewDeadline, Resume};
+use crate::sandboxes::{Awakening, Extent, NewDeadline, Resume};
 
 const NO_SANDBOX: HostError = HostError::Protocol("no sandbox in the answer");
 const NO_TEMPLATE: HostError = HostError::Protocol("no template in the answer");
 
 impl HostClient {
-    /// Pauses a sandbox. A paused one is a success.
-    pub async fn pause_sandbox(&self, id: Id<Sandbox>, limit: Duration) -> Result<host::Sandbox, HostError> {
-        let request = host::PauseSandboxRequest { id: id.to_string(), ..Default::default() };
+    /// Pauses a sandbox. A paused one is a success, whatever was kept of it.
+    pub async fn pause_sandbox(
+        &self,
+        id: Id<Sandbox>,
+        mode: PauseMode,
+        limit: Duration,
+    ) -> Result<host::Sandbox, HostError> {
+        let mode = match mode {
+            PauseMode::Full => host::PauseMode::PAUSE_MODE_FULL,
+            PauseMode::Filesystem => host::PauseMode::PAUSE_MODE_FILESYSTEM,
+        };
+        let request =
+            host::PauseSandboxRequest { id: id.to_string(), mode: mode.into(), ..Default::default() };
         let answer =
             self.call(self.rpc().pause_sandbox_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
@@ -36,12 +46,13 @@ impl HostClient {
         resume: Resume,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
-        let Resume { timeout_sec, on_timeout, timeout_from } = resume;
+        let Resume { timeout_sec, on_timeout, timeout_from, awakening } = resume;
         let request = host::ResumeSandboxRequest {
             id: id.to_string(),
             timeout_sec,
             on_timeout: on_timeout_word(on_timeout).into(),
             timeout_from: timeout_from_word(timeout_from).into(),
+            reboot: awakening == Awakening::Reboot,
             ..Default::default()
         };
         let answer =
@@ -195,5 +206,6 @@ pub(crate) const fn on_timeout_word(on_timeout: Option<OnTimeout>) -> host::OnTi
         None => host::OnTimeout::ON_TIMEOUT_UNSPECIFIED,
         Some(OnTimeout::Kill) => host::OnTimeout::ON_TIMEOUT_KILL,
         Some(OnTimeout::Pause) => host::OnTimeout::ON_TIMEOUT_PAUSE,
+        Some(OnTimeout::PauseFilesystem) => host::OnTimeout::ON_TIMEOUT_PAUSE_FILESYSTEM,
     }
 }

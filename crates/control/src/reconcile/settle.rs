@@ -82,8 +82,10 @@ impl Control {
             }
             Rest::Paused => {
                 let metrics = self.all_metrics(client, id).await;
-                let mut transition =
-                    Transition::new(id, SandboxStatus::Paused).only_from(&[was]).at_generation(generation);
+                let mut transition = Transition::new(id, SandboxStatus::Paused)
+                    .only_from(&[was])
+                    .at_generation(generation)
+                    .keeping(reported::pause_mode(seen));
                 if let Some(why) = why_paused(&seen.pause_reason) {
                     transition = transition.because(why);
                 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1 place   one transaction: row, quota, idempotency key, room on a host   undo: the transaction
-//!   2 start   the host clones, restores, waits for the guest                 undo: destroy on the host; row -> error
+//!   2 start   the host clones, restores or boots, waits for the guest                 undo: destroy on the host; row -> error
 //!   3 run     row: starting -> running                                       undo: as 2
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! the undoing. The steps run in a task of their own: a caller that goes away does not cut them.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sandbar_proto::host::CreateSandboxRequest;
 use sandbar_store::audit::Outcome;
@@ -60,17 +60,16 @@ impl Control {
         let template = self.store().template_by_name(team, &checked.template).await?;
         let template =
             template.ok_or_else(|| SandboxError::TemplateNotFound { name: checked.template.to_string() })?;
-        if template.kind == TemplateKind::Base {
-            return Err(InvalidSandbox::NoMemory { name: template.name }.into());
-        }
         if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }
+        let size = size_of(&template, &checked);
         let request = Request {
             team,
             placed_for: team,
             template,
             checked,
+            size,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
             ingress: new.ingress.clone(),
@@ -89,11 +88,13 @@ impl Control {
         template: TemplateRow,
         new: &NewSandbox,
     ) -> Result<Sandbox, SandboxError> {
+        let checked = validate::new_sandbox(new)?;
         let request = Request {
             team: Id::PLATFORM,
             placed_for,
+            size: size_of(&template, &checked),
             template: TemplateRow { defaults: Defaults::default(), ..template },
-            checked: validate::new_sandbox(new)?,
+            checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
             ingress: new.ingress.clone(),
@@ -121,7 +122,7 @@ impl Control {
                 Err(error) => {
                     let may_go_elsewhere = may_go_elsewhere(&error) && tried.len() + 1 < PLACEMENT_TRIES;
                     self.undo_create(ctx, &client, id, error.agent_message()).await;
-                    let error = self.create_failed(&row, error).await;
+                    let error = self.create_failed(&row, self.create_limit(&request), error).await;
                     if !may_go_elsewhere {
                         return Err(error);
                     }
@@ -161,8 +162,8 @@ impl Control {
         request: &Request,
         tried: &[Id<Host>],
     ) -> Result<Placed, SandboxError> {
-        let Request { placed_for, template, .. } = request;
-        let need = Need { demand: demand_of(template), arch: template.arch, vmm: template.vmm };
+        let Request { placed_for, template, size, .. } = request;
+        let need = Need { demand: *size, arch: template.arch, vmm: template.vmm };
         let scheduling = self.config().scheduling;
         let (limits, turn) = (self.config().limits(), self.next_turn());
         let mut sample = scheduling.sample();
@@ -218,7 +219,8 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, placed_for: _, template, checked, metadata, env: _, ingress, key } = request;
+        let Request { team, placed_for: _, template, checked, size, metadata, env: _, ingress, key } =
+            request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // Before the row is made, which would be counted.
@@ -231,9 +233,9 @@ impl Control {
             id,
             team_id: *team,
             template_id: template.id,
-            vcpus: template.vcpus,
-            memory_mb: template.memory_mb,
-            disk_mb: template.disk_mb,
+            vcpus: size.vcpus,
+            memory_mb: size.memory_mb,
+            disk_mb: size.disk_mb,
             timeout_sec: checked.timeout_sec,
             on_timeout: checked.on_timeout,
             timeout_from: checked.timeout_from,
@@ -254,9 +256,9 @@ impl Control {
         }
         // The platform's own are those of its build workers, and no more than those are.
         if *team != Id::PLATFORM {
-            room.take(&PerResource::of_sandbox(template.vcpus, template.memory_mb))?;
+            room.take(&PerResource::of_sandbox(size.vcpus, size.memory_mb))?;
         }
-        match tx.host_room(host, demand_of(template), self.config().limits(), Purpose::New).await? {
+        match tx.host_room(host, *size, self.config().limits(), Purpose::New).await? {
             Room::Enough => {}
             Room::Full => return Ok(Err(NoHostReason::Full)),
             Room::Gone | Room::Draining => return Ok(Err(NoHostReason::NoneOnline)),
@@ -298,10 +300,20 @@ impl Control {
             network: network_word(&row.network).into(),
             default_user: defaults.user.clone().unwrap_or_default(),
             default_workdir: defaults.workdir.clone().unwrap_or_default(),
+            vcpus: row.vcpus,
+            memory_mb: row.memory_mb,
             ..Default::default()
         };
-        let answer = client.create_sandbox(call, self.config().create_deadline).await?;
+        let answer = client.create_sandbox(call, self.create_limit(request)).await?;
         Ok(reported::running_on(&answer))
+    }
+
+    /// How long the host may take.
+    fn create_limit(&self, request: &Request) -> Duration {
+        match request.template.kind {
+            TemplateKind::Snapshot => self.config().create_deadline,
+            TemplateKind::Base => self.config().boot_deadline,
+        }
     }
 
     /// Step 3. None when the row is no longer ours to run: it was stopped meanwhile, or given up.
@@ -355,7 +367,7 @@ impl Control {
     }
 
     /// What the caller is told when the host failed to make the sandbox.
-    async fn create_failed(&self, row: &SandboxRow, error: HostError) -> SandboxError {
+    async fn create_failed(&self, row: &SandboxRow, limit: Duration, error: HostError) -> SandboxError {
         match error.reason() {
             Some(Reason::REASON_NO_CAPACITY) => SandboxError::NoHosts { reason: NoHostReason::Full },
             Some(Reason::REASON_TEMPLATE_NOT_FOUND) => {
@@ -369,12 +381,7 @@ impl Control {
                 SandboxError::NoHosts { reason: NoHostReason::NoTemplateFiles }
             }
             _ => self.host_failed(
-                CallSite {
-                    sandbox: row.id,
-                    host: row.host_id,
-                    what: "making the sandbox",
-                    limit: self.config().create_deadline,
-                },
+                CallSite { sandbox: row.id, host: row.host_id, what: "making the sandbox", limit },
                 error,
             ),
         }
@@ -389,6 +396,7 @@ struct Request {
     placed_for: Id<Team>,
     template: TemplateRow,
     checked: Checked,
+    size: Demand,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
     ingress: Ingress,
@@ -425,8 +433,17 @@ fn may_go_elsewhere(error: &HostError) -> bool {
         || error.reason().is_some_and(|reason| elsewhere.contains(&reason))
 }
 
-fn demand_of(template: &TemplateRow) -> Demand {
-    Demand { memory_mb: template.memory_mb, vcpus: template.vcpus, disk_mb: template.disk_mb }
+/// How large the sandbox is. A machine that goes on keeps the size that it had; one that boots has the one that is asked for.
+fn size_of(template: &TemplateRow, checked: &Checked) -> Demand {
+    let &TemplateRow { vcpus, memory_mb, disk_mb, .. } = template;
+    match template.kind {
+        TemplateKind::Snapshot => Demand { memory_mb, vcpus, disk_mb },
+        TemplateKind::Base => Demand {
+            memory_mb: checked.memory_mb.unwrap_or(memory_mb),
+            vcpus: checked.vcpus.unwrap_or(vcpus),
+            disk_mb,
+        },
+    }
 }
 
 impl From<Option<Obstacle>> for NoHostReason {

@@ -59,9 +59,9 @@ impl Control {
 
     /// Ends a sandbox now, as it would end at its deadline: destroyed or paused.
     pub async fn sandbox_expire(&self, ctx: &OpContext, sandbox: &Sandbox) -> Result<(), SandboxError> {
-        match sandbox.on_timeout {
-            OnTimeout::Kill => self.sandbox_destroy(ctx, sandbox).await,
-            OnTimeout::Pause => self.sandbox_pause(ctx, sandbox).await.map(drop),
+        match sandbox.on_timeout.keeps() {
+            None => self.sandbox_destroy(ctx, sandbox).await,
+            Some(mode) => self.sandbox_pause_keeping(ctx, sandbox, mode).await.map(drop),
         }
     }
 }

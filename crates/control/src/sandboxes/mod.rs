@@ -49,8 +49,8 @@ pub use metrics::SandboxMetrics;
 pub(crate) use metrics::keep_last;
 pub use network::{DenialReason, DeniedAddress, DeniedName, SandboxNetwork};
 pub use processes::Process;
-pub use resume::Resume;
-pub use sandbar_types::OnTimeout;
+pub use resume::{Awakening, Resume};
+pub use sandbar_types::{OnTimeout, PauseMode};
 pub use settled::Entered;
 pub use started::{StartOrder, StartedFilter};
 pub use terminal::{ProcessRef, TerminalSize};
@@ -73,6 +73,8 @@ pub struct Sandbox {
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
     pub timeout_from: TimeoutFrom,
+    /// What is kept of it, where it is paused.
+    pub pause_mode: Option<PauseMode>,
     pub network: NetworkPolicy,
     pub metadata: BTreeMap<String, String>,
     pub host_id: Option<Id<Host>>,

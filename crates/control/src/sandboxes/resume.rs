@@ -2,7 +2,7 @@
 
 use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{RunningOn, SandboxRow, Transition};
-use sandbar_types::{OnTimeout, SandboxStatus, TimeoutFrom, limits};
+use sandbar_types::{OnTimeout, PauseMode, SandboxStatus, TimeoutFrom, limits};
 
 use super::change::{Begun, Change};
 use super::validate::within;
@@ -26,10 +26,22 @@ pub struct Resume {
     pub on_timeout: Option<OnTimeout>,
     /// From when these seconds count.
     pub timeout_from: Option<TimeoutFrom>,
+    /// Whether its memory is used.
+    pub awakening: Awakening,
+}
+
+/// How a paused sandbox comes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Awakening {
+    /// It goes on where it was, if its memory was kept; else it boots.
+    #[default]
+    AsKept,
+    /// It boots from its disk, whatever was kept.
+    Reboot,
 }
 
 impl Control {
-    /// Lets a paused sandbox go on. A resume that fails leaves it paused. The work goes on when the caller goes away.
+    /// Lets a paused sandbox go on, or boots it. A resume that fails leaves it paused as it was. The work goes on when the caller goes away.
     pub async fn sandbox_resume(
         &self,
         ctx: &OpContext,
@@ -50,7 +62,10 @@ impl Control {
         resume: Resume,
     ) -> Result<Sandbox, SandboxError> {
         let begun = self.begin_change(ctx, sandbox, RESUME).await?;
-        let (client, limit) = (self.client_of(&begun.row)?, self.config().resume_deadline);
+        let boots =
+            resume.awakening == Awakening::Reboot || begun.row.pause_mode == Some(PauseMode::Filesystem);
+        let limit = if boots { self.config().boot_deadline } else { self.config().resume_deadline };
+        let client = self.client_of(&begun.row)?;
         match client.resume_sandbox(begun.row.id, resume, limit).await {
             Ok(running) => match self.mark_resumed(&begun, &reported::running_on(&running)).await? {
                 Some(row) => Ok(row.try_into()?),

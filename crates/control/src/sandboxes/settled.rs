@@ -5,7 +5,7 @@ use std::time::Duration;
 use sandbar_types::{Id, SandboxStatus, id};
 use tokio::time::{Instant, sleep};
 
-use super::{Extent, NewDeadline, Resume, Sandbox, SandboxError};
+use super::{Awakening, Extent, NewDeadline, Resume, Sandbox, SandboxError};
 use crate::{Control, OpContext};
 
 /// How often a row is looked at that is between two states. Whoever ends the change may be in another process, and the database tells
@@ -46,12 +46,14 @@ impl Control {
         }
     }
 
-    /// Comes into a sandbox, for at least `timeout_sec` from now: one that is paused is resumed, and no deadline comes nearer.
+    /// Comes into a sandbox, for at least `timeout_sec` from now: one that is paused is resumed, in the way that is asked for, and no
+    /// deadline comes nearer.
     pub async fn sandbox_enter(
         &self,
         ctx: &OpContext,
         sandbox: &Sandbox,
         timeout_sec: u32,
+        awakening: Awakening,
     ) -> Result<Entered, SandboxError> {
         let mut now = sandbox.clone();
         // Others may do the same: whoever loses a race finds the sandbox running, or paused again.
@@ -61,7 +63,7 @@ impl Control {
             }
             let outcome = match now.status {
                 SandboxStatus::Paused => {
-                    let resume = Resume { timeout_sec: Some(timeout_sec), ..Resume::default() };
+                    let resume = Resume { timeout_sec: Some(timeout_sec), awakening, ..Resume::default() };
                     self.sandbox_resume(ctx, &now, resume).await.map(Entered::Resumed)
                 }
                 _ => {

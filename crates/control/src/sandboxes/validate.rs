@@ -57,12 +57,9 @@ pub enum InvalidSandbox {
     /// Who may connect to it cannot be said like that.
     #[error(transparent)]
     Ingress(#[from] InvalidIngress),
-    /// A template without memory.
-    #[error("template {name} is a disk image alone: sandboxes start from a template with memory")]
-    NoMemory {
-        /// Its name.
-        name: TemplateName,
-    },
+    /// A request for traffic cannot wait for a boot.
+    #[error("auto_resume needs a sandbox's memory: not with on_timeout \"pause_filesystem\"")]
+    AutoResume,
     /// Another disk size than the template's.
     #[error("disk_mb must be the template's own ({template_mb}) or left out")]
     DiskSize {
@@ -112,6 +109,8 @@ pub(super) fn within(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checked {
     pub(super) template: TemplateName,
+    pub(super) vcpus: Option<u32>,
+    pub(super) memory_mb: Option<u32>,
     pub(super) disk_mb: Option<u32>,
     pub(super) timeout_sec: u32,
     pub(super) on_timeout: OnTimeout,
@@ -133,9 +132,13 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     let timeout_from = new.timeout_from.unwrap_or(TimeoutFrom::Activity);
     let network = new.network.as_ref().map(network).transpose()?.unwrap_or_default();
     new.ingress.check()?;
+    if new.ingress.auto_resume && on_timeout == OnTimeout::PauseFilesystem {
+        return Err(InvalidSandbox::AutoResume);
+    }
     map("metadata", &new.metadata)?;
     map("env", &new.env)?;
-    Ok(Checked { template, disk_mb: new.disk_mb, timeout_sec, on_timeout, timeout_from, network })
+    let NewSandbox { vcpus, memory_mb, disk_mb, .. } = *new;
+    Ok(Checked { template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, timeout_from, network })
 }
 
 /// Checks a network policy.

@@ -2,10 +2,12 @@
 
 use futures::future::join_all;
 use sandbar_control::Config;
-use sandbar_control::sandboxes::{Entered, NewDeadline, NewSandbox, OnTimeout, Resume, SandboxError};
+use sandbar_control::sandboxes::{
+    Awakening, Entered, NewDeadline, NewSandbox, OnTimeout, PauseMode, Resume, SandboxError,
+};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
-use sandbar_types::{ErrorCode, MetricsRange, SandboxStatus, TimeoutFrom};
+use sandbar_types::{ErrorCode, Ingress, MetricsRange, SandboxStatus, TimeoutFrom};
 
 use crate::support::{World, config};
 
@@ -50,6 +52,61 @@ async fn a_paused_sandbox_has_no_address_and_no_end_and_goes_on_with_both() {
         let error = answer.unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidState, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_pause_may_keep_the_disk_alone_and_a_resume_may_boot_what_has_memory() {
+    let world = World::new().await;
+    let made = world.create().await.unwrap();
+    assert_eq!(made.pause_mode, None);
+    let pause =
+        async |sandbox, mode| world.control.sandbox_pause_keeping(&world.ctx, sandbox, mode).await.unwrap();
+    let paused = pause(&made, PauseMode::Filesystem).await;
+    assert_eq!((paused.status, paused.pause_mode), (SandboxStatus::Paused, Some(PauseMode::Filesystem)));
+    let refused = world.control.snapshot_create(&world.ctx, &paused, &NewSnapshot::default()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidState, "{refused}");
+    let now = world.get(made.id).await;
+    assert_eq!((now.status, now.pause_mode), (SandboxStatus::Paused, Some(PauseMode::Filesystem)));
+
+    // The boot fails once: it is paused as before.
+    world.host.inject(Rpc::ResumeSandbox, Fault::Fail, Times::Once);
+    world.control.sandbox_resume(&world.ctx, &now, Resume::default()).await.unwrap_err();
+    let now = world.get(made.id).await;
+    assert_eq!((now.status, now.pause_mode), (SandboxStatus::Paused, Some(PauseMode::Filesystem)));
+    let running = world.control.sandbox_resume(&world.ctx, &now, Resume::default()).await.unwrap();
+    assert_eq!((running.status, running.pause_mode), (SandboxStatus::Running, None));
+    assert_eq!((running.vcpus, running.started_at), (made.vcpus, made.started_at));
+
+    let paused = pause(&running, PauseMode::Full).await;
+    assert_eq!(paused.pause_mode, Some(PauseMode::Full));
+    let reboot = Resume { awakening: Awakening::Reboot, ..Resume::default() };
+    let running = world.control.sandbox_resume(&world.ctx, &paused, reboot).await.unwrap();
+    assert_eq!(running.status, SandboxStatus::Running);
+
+    // An answer that is lost: the row follows the host, and says what that kept.
+    world.host.inject(Rpc::PauseSandbox, Fault::LoseReply, Times::Once);
+    let paused = pause(&running, PauseMode::Filesystem).await;
+    assert_eq!((paused.status, paused.pause_mode), (SandboxStatus::Paused, Some(PauseMode::Filesystem)));
+}
+
+#[tokio::test]
+async fn a_request_for_traffic_cannot_wait_for_a_boot() {
+    let world = World::new().await;
+    let ingress = Ingress { auto_resume: true, ..Ingress::default() };
+    let new = |on_timeout| NewSandbox {
+        on_timeout: Some(on_timeout),
+        ingress: ingress.clone(),
+        ..NewSandbox::default()
+    };
+    let refused =
+        world.control.sandbox_create(&world.ctx, &new(OnTimeout::PauseFilesystem), None).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidRequest, "{refused}");
+    let made = world.control.sandbox_create(&world.ctx, &new(OnTimeout::Pause), None).await.unwrap();
+    let resumes = async || world.control.destination(made.id).await.unwrap().unwrap().ingress.auto_resume;
+    assert!(resumes().await);
+    world.control.sandbox_pause_keeping(&world.ctx, &made, PauseMode::Filesystem).await.unwrap();
+    assert!(!resumes().await, "its servers are gone");
 }
 
 #[tokio::test]
@@ -323,6 +380,7 @@ async fn a_time_out_is_the_hosts_first_and_the_rows_after() {
         timeout_sec: Some(90),
         on_timeout: Some(OnTimeout::Pause),
         timeout_from: Some(TimeoutFrom::Start),
+        awakening: Awakening::AsKept,
     };
     let resumed = world.control.sandbox_resume(&world.ctx, &paused, resume).await.unwrap();
     assert_eq!((resumed.timeout_sec, resumed.on_timeout), (90, OnTimeout::Pause));
@@ -335,26 +393,30 @@ async fn who_comes_in_never_brings_the_end_nearer_and_wakes_what_sleeps() {
     let sandbox = world.create().await.unwrap();
     let start = NewDeadline { timeout_from: Some(TimeoutFrom::Start), ..NewDeadline::default() };
     let set = world.control.sandbox_set_timeout(&world.ctx, &sandbox, 600, start).await.unwrap();
-    let Entered::Running(shorter) = world.control.sandbox_enter(&world.ctx, &set, 60).await.unwrap() else {
+    let Entered::Running(shorter) =
+        world.control.sandbox_enter(&world.ctx, &set, 60, Awakening::AsKept).await.unwrap()
+    else {
         panic!("it ran");
     };
     assert_eq!((shorter.expires_at, shorter.timeout_sec), (set.expires_at, 600));
     // Use does not move it either, whoever tells of it.
     world.control.sandbox_ping(&world.ctx, &sandbox).await.unwrap();
     assert_eq!(world.get(sandbox.id).await.expires_at, set.expires_at);
-    let Entered::Running(longer) = world.control.sandbox_enter(&world.ctx, &set, 900).await.unwrap() else {
+    let Entered::Running(longer) =
+        world.control.sandbox_enter(&world.ctx, &set, 900, Awakening::AsKept).await.unwrap()
+    else {
         panic!("it ran");
     };
     assert!(longer.expires_at > set.expires_at);
     world.control.sandbox_pause(&world.ctx, &longer).await.unwrap();
     // What the caller was shown is old: it is looked at again.
-    let entered = world.control.sandbox_enter(&world.ctx, &longer, 30).await.unwrap();
+    let entered = world.control.sandbox_enter(&world.ctx, &longer, 30, Awakening::AsKept).await.unwrap();
     let Entered::Resumed(resumed) = entered else { panic!("it was paused") };
     assert_eq!((resumed.status, resumed.timeout_sec), (SandboxStatus::Running, 30));
     world.control.sandbox_expire(&world.ctx, &resumed).await.unwrap();
     let over = world.get(sandbox.id).await;
     assert_eq!(over.status, SandboxStatus::Stopped);
-    let refused = world.control.sandbox_enter(&world.ctx, &over, 30).await.unwrap_err();
+    let refused = world.control.sandbox_enter(&world.ctx, &over, 30, Awakening::AsKept).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::InvalidState);
 }
 

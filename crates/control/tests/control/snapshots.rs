@@ -346,6 +346,10 @@ async fn a_check_names_what_is_wrong_and_a_flattened_disk_is_a_base() {
     assert_eq!((flat.kind, flat.name.as_str()), (TemplateKind::Base, "disk"));
     assert_eq!(world.get(source.id).await.status, SandboxStatus::Running);
     assert_eq!(world.host.calls(Rpc::FlattenRootfs), 1);
-    assert_eq!(world.from("disk").await.unwrap_err().code(), ErrorCode::InvalidRequest, "it has no memory");
+    let new = NewSandbox { template: Some("disk".to_owned()), vcpus: Some(3), ..NewSandbox::default() };
+    let booted = world.control.sandbox_create(&world.ctx, &new, None).await.unwrap();
+    assert_eq!((booted.vcpus, booted.memory_mb), (3, source.memory_mb), "what is not said is the template's");
+    let asked = world.host.creation_of(&booted.id.to_string()).unwrap();
+    assert_eq!((asked.vcpus, asked.memory_mb), (3, source.memory_mb));
     assert_eq!(world.look().await.deleted, 0);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sandbar_types::OnTimeout;
+use sandbar_types::PauseMode;
 use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -274,14 +274,14 @@ impl Actor {
     /// The sandbox was idle for its time-out.
     async fn expire(&mut self) {
         let on_timeout = self.view.borrow().deadline.on_timeout;
-        match on_timeout {
-            OnTimeout::Kill => self.stopped(REASON_IDLE).await,
-            OnTimeout::Pause => self.expire_into_pause().await,
+        match on_timeout.keeps() {
+            None => self.stopped(REASON_IDLE).await,
+            Some(mode) => self.expire_into_pause(mode).await,
         }
     }
 
-    async fn expire_into_pause(&mut self) {
-        match self.pause(PauseReason::Idle).await {
+    async fn expire_into_pause(&mut self, mode: PauseMode) {
+        match self.pause(PauseReason::Idle, mode).await {
             Ok(()) => {
                 tracing::info!(sandbox = %self.id, "idle; paused");
                 self.resources.inventory.changed_unasked();

@@ -3,7 +3,7 @@
 use sandbar_types::id::{Id, Template};
 
 use super::CreateRequest;
-use super::machine::{Files, Holdings, Origin, Source, Stranger};
+use super::machine::{Files, Holdings, Origin, Source, Start, Stranger};
 use crate::error::Error;
 use crate::resources::{Resources, blocking};
 use crate::warm::Spare;
@@ -11,9 +11,11 @@ use crate::warm::Spare;
 impl Origin {
     /// A spare of this very machine, if there is one.
     pub(super) fn spare(&self, resources: &Resources, template: Id<Template>) -> Option<Spare> {
-        match self.of {
-            Source::Template { made } => resources.spares.claim(template, made, self.spec.memory_mb),
-            Source::Copy { .. } => None,
+        match (&self.start, &self.of) {
+            (Start::Restore(_), Source::Template { made }) => {
+                resources.spares.claim(template, *made, self.spec.memory_mb)
+            }
+            (Start::Boot(_), _) | (_, Source::Copy { .. }) => None,
         }
     }
 }

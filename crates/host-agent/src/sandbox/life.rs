@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbar_storage::{ImageDraft, MachineImage, Paused};
-use sandbar_types::TemplateKind;
+use sandbar_types::PauseMode;
 
 use super::activity::now_unix_ms;
 use super::actor::Actor;
 use super::admission::{Request, Verdict, admit};
 use super::settling::Settling;
 use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
-use super::{Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
+use super::{Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
 use crate::error::{Error, chain};
 use crate::journal::{PauseReason, Phase, Record};
 use crate::resources::blocking;
@@ -22,8 +22,8 @@ impl Order {
         // A caller that has given up needs no answer.
         match self {
             Self::Destroy(reply)
-            | Self::Pause(_, reply)
-            | Self::Resume(_, reply)
+            | Self::Pause(_, _, reply)
+            | Self::Resume(_, _, reply)
             | Self::SetDeadline(_, reply)
             | Self::SetNetwork(_, reply) => {
                 let _gone = reply.send(Err(error));
@@ -43,11 +43,11 @@ impl Actor {
     pub(super) async fn carry_out(&mut self, order: Order) {
         // A caller that has given up needs no answer.
         match order {
-            Order::Pause(reason, reply) => {
-                let _gone = reply.send(self.pause(reason).await);
+            Order::Pause(reason, mode, reply) => {
+                let _gone = reply.send(self.pause(reason, mode).await);
             }
-            Order::Resume(change, reply) => {
-                let _gone = reply.send(self.resume(change).await);
+            Order::Resume(change, awakening, reply) => {
+                let _gone = reply.send(self.resume(change, awakening).await);
             }
             Order::Capture(target, reply) => {
                 let _gone = reply.send(self.capture(target).await);
@@ -78,23 +78,23 @@ impl Actor {
     }
 
     /// Makes the sandbox files. Whatever fails before they are published, it goes on as it was; after that it is paused.
-    pub(super) async fn pause(&mut self, reason: PauseReason) -> Result<(), Error> {
+    pub(super) async fn pause(&mut self, reason: PauseReason, mode: PauseMode) -> Result<(), Error> {
         if !self.admitted(Request::Pause)? {
             return Ok(());
         }
         let begun = Instant::now();
         let Running { process, guest, .. } = self.running().ok_or(Error::SandboxNotFound(self.id))?;
-        if reason != PauseReason::HostRefused {
+        if reason != PauseReason::HostRefused && mode == PauseMode::Full {
             // A machine that outlived an upgrade of its VMM runs on, and could not be resumed here. On a host that is given up, to
-            // be resumed elsewhere is all that is left.
+            // be resumed elsewhere is all that is left. A disk can be booted everywhere.
             let (_, _, record) = self.machine()?;
             self.resources.check(&record.machine)?;
         }
         // What a former pause left must not pass for this one's files: where it cannot be removed, nothing is begun.
         let (store, id) = (self.resources.store.clone(), self.id);
         blocking("remove the files of a former pause", move || Ok(store.remove_paused(id)?)).await?;
-        let draft = self.begin_pause().await?;
-        self.record_phase(Phase::Pausing { process, reason }).await?;
+        let draft = self.begin_pause(mode).await?;
+        self.record_phase(Phase::Pausing { process, reason, mode }).await?;
         self.show(|view| view.state = State::Pausing);
         self.resources.inventory.changed();
         // Whoever came while all this was measured and written is not cut off: from here on nobody comes in.
@@ -102,13 +102,13 @@ impl Actor {
             PauseReason::Idle if self.until_expiry().is_none_or(|left| !left.is_zero()) => {
                 Err(Error::Busy("it is used again".into()))
             }
-            _ => self.publish(draft).await,
+            _ => self.publish(draft, mode).await,
         };
         match published {
             Ok(paused) => {
                 self.paused(&paused, reason).await;
                 self.retry.clear();
-                tracing::info!(sandbox = %self.id, took = ?begun.elapsed(), "paused");
+                tracing::info!(sandbox = %self.id, took = ?begun.elapsed(), %mode, "paused");
                 Ok(())
             }
             Err(error) => {
@@ -128,16 +128,25 @@ impl Actor {
         }
     }
 
-    /// Copies the running machine into `draft` and puts it in place as the sandbox's pause.
-    async fn publish(&self, draft: ImageDraft) -> Result<Paused, Error> {
+    /// Copies the running machine, or its disk alone, into `draft` and puts it in place as the sandbox's pause.
+    async fn publish(&self, draft: ImageDraft, mode: PauseMode) -> Result<Paused, Error> {
         let (machine, running, record) = self.machine()?;
         let image = draft.image();
-        lay_out(machine, &image).await?;
-        stand_still(&self.resources, machine, &running.guest).await?;
         let disk = self.resources.store.sandbox_files(self.id).disk;
-        let saved = copy(machine, &disk, &image).await?;
-        tracing::debug!(sandbox = %self.id, bytes = saved.changed_bytes, "memory saved");
-        let (id, spec) = (self.id, record.snapshot_spec());
+        match mode {
+            PauseMode::Full => {
+                lay_out(machine, &image).await?;
+                stand_still(&self.resources, machine, &running.guest).await?;
+                let saved = copy(machine, &disk, &image).await?;
+                tracing::debug!(sandbox = %self.id, bytes = saved.changed_bytes, "memory saved");
+            }
+            PauseMode::Filesystem => {
+                // Flushed, and nothing of it written any more.
+                stand_still(&self.resources, machine, &running.guest).await?;
+                copy_disk(&disk, &image.disk).await?;
+            }
+        }
+        let (id, spec) = (self.id, record.kept_spec(mode));
         let metrics = self.figures.to_json();
         blocking("publish the pause", move || Ok(draft.publish_paused(id, spec, &metrics)?)).await
     }
@@ -152,10 +161,12 @@ impl Actor {
                 at_unix_ms: paused.manifest.paused_at.timestamp_millis(),
                 bytes: 0,
                 reason,
+                mode: paused.mode(),
             });
         });
         if let Some(record) = &self.record {
-            let record = record.advance(Phase::Paused { reason }).on_slot(None);
+            let phase = Phase::Paused { reason, mode: paused.mode() };
+            let record = record.advance(phase).on_slot(None);
             if let Err(error) = self.write(record.clone()).await {
                 // The next agent finds the files in place.
                 tracing::error!(sandbox = %self.id, error = chain(&error), "its pause is not in the journal");
@@ -175,25 +186,28 @@ impl Actor {
         self.resources.inventory.changed();
     }
 
-    /// Restores the sandbox from its files, which are there until the journal says that it runs.
-    async fn resume(&mut self, change: DeadlineChange) -> Result<(), Error> {
+    /// Restores the sandbox from its files, or boots it on their disk. They are there until the journal says that it runs.
+    async fn resume(&mut self, change: DeadlineChange, awakening: Awakening) -> Result<(), Error> {
         if !self.admitted(Request::Resume)? {
             return if change.is_none() { Ok(()) } else { self.set_deadline(change).await };
         }
         let begun = Instant::now();
         let (store, id) = (self.resources.store.clone(), self.id);
         let paused = blocking("read the pause", move || Ok(store.paused(id)?)).await?;
-        self.resources.check(&paused.manifest.spec)?;
-        let (Some(record), Some(pause)) = (self.record.clone(), self.pause_view()) else {
+        let mode = paused.mode();
+        if mode == PauseMode::Full && awakening == Awakening::AsKept {
+            self.resources.check(&paused.manifest.spec)?;
+        }
+        let (Some(record), Some(PauseView { reason, .. })) = (self.record.clone(), self.pause_view()) else {
             return Err(Error::SandboxNotFound(self.id));
         };
         self.settling = None;
         self.holdings.rest(&self.resources).await?;
         self.show(|view| view.state = State::Resuming);
-        let phase = Phase::Resuming { reason: pause.reason };
+        let phase = Phase::Resuming { reason, mode };
         let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
         let resuming = record.advance(phase.clone()).with_deadline(deadline);
-        match self.holdings.wake(&self.resources, &resuming, &paused).await {
+        match self.holdings.wake(&self.resources, &resuming, &paused, awakening).await {
             Ok((record, process, guest)) => {
                 // In use from now on, before anybody can see it run.
                 drop(self.activity.begin());
@@ -209,7 +223,7 @@ impl Actor {
                     tracing::error!(sandbox = %self.id, error = chain(&left), "not all that a resume took is freed");
                 }
                 // One further: that it runs may have been written, if not durably.
-                let paused = Phase::Paused { reason: pause.reason };
+                let paused = Phase::Paused { reason, mode };
                 let paused = resuming.advance(phase).advance(paused).with_deadline(record.deadline);
                 if let Err(unwritten) = self.write(paused.clone()).await {
                     // The next agent finds the files in place, and no machine.
@@ -272,6 +286,10 @@ impl Actor {
         blocking("copy the pause", move || {
             let paused = store.paused(id)?;
             match target {
+                Target::Snapshot(_) | Target::Children if paused.mode() == PauseMode::Filesystem => {
+                    let refusal = "its disk alone was kept: keep that, or resume it first";
+                    return Err(Error::InvalidState { id, state: State::Paused, refusal });
+                }
                 Target::Snapshot(_) | Target::Children => paused.copy(&image)?,
                 Target::Disk(_) => paused.copy_disk(&image.disk)?,
             }
@@ -282,11 +300,12 @@ impl Actor {
     }
 
     fn captured(&self, target: Target, draft: Draft, record: &Record, stall: Duration) -> Captured {
-        let mut spec = record.snapshot_spec();
-        if matches!(target, Target::Disk(_)) {
-            (spec.kind, spec.guest_token) = (TemplateKind::Base, None);
-        }
-        Captured { draft, spec, stall }
+        let mode = match target {
+            Target::Snapshot(_) | Target::Children => PauseMode::Full,
+            Target::Disk(_) => PauseMode::Filesystem,
+        };
+        let surroundings = record.surroundings.clone();
+        Captured { draft, spec: record.kept_spec(mode), surroundings, stall }
     }
 
     async fn begin_draft(&self, target: Target, bytes: u64) -> Result<Draft, Error> {
@@ -300,8 +319,14 @@ impl Actor {
         .await
     }
 
-    async fn begin_pause(&self) -> Result<ImageDraft, Error> {
-        let bytes = self.cost_of_copy().await?;
+    async fn begin_pause(&self, mode: PauseMode) -> Result<ImageDraft, Error> {
+        let bytes = match mode {
+            PauseMode::Full => self.cost_of_copy().await?,
+            PauseMode::Filesystem => {
+                let store = &self.resources.store;
+                store.cost_of_clones([&*store.sandbox_files(self.id).disk])
+            }
+        };
         let store = self.resources.store.clone();
         blocking("make room for a pause", move || Ok(store.begin_pause(bytes)?)).await
     }

@@ -5,7 +5,7 @@
 //! steps is no different: the next agent gives back what a record names, and what has none.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use sandbar_hostnet::{Egress, NetError, Slot};
@@ -13,19 +13,40 @@ use sandbar_storage::{ImageDraft, MachineImage, Paused, SandboxFiles, TemplateSp
 use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::{Machine, MachineSpec, ProcessIdentity, SnapshotFiles, process};
 
-use super::CreateRequest;
 use super::activity::now_unix_ms;
+use super::{Awakening, CreateRequest};
+use crate::boot;
 use crate::error::{Error, chain};
 use crate::guest::{Defaults, GuestClient, Identity};
-use crate::journal::{Birth, Phase, Record};
+use crate::journal::{Birth, Phase, Record, Surroundings};
 use crate::resources::{Resources, blocking};
 
-/// What a new sandbox's machine is restored from.
+/// What a new sandbox's machine begins as.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) image: MachineImage,
+    pub(crate) start: Start,
+    /// The machine.
     pub(crate) spec: TemplateSpec,
     pub(crate) of: Source,
+}
+
+/// How a machine begins.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    /// It goes on where the one of this image was.
+    Restore(MachineImage),
+    /// It boots on a clone of this disk.
+    Boot(PathBuf),
+}
+
+impl Start {
+    /// How a paused sandbox's machine begins.
+    fn of(paused: &Paused, awakening: Awakening) -> Self {
+        match (paused.image(), awakening) {
+            (Some(image), Awakening::AsKept) => Self::Restore(image),
+            (None, _) | (_, Awakening::Reboot) => Self::Boot(paused.disk()),
+        }
+    }
 }
 
 /// Whose files an image is.
@@ -33,15 +54,15 @@ pub(crate) struct Origin {
 pub(crate) enum Source {
     /// A template's, as it was made at that time.
     Template { made: DateTime<Utc> },
-    /// A sandbox's, copied for its children alone. They go with this.
-    Copy { _files: ImageDraft },
+    /// A sandbox's, copied for its children alone, which have what its guest was told. They go with this.
+    Copy { _files: ImageDraft, surroundings: Surroundings },
 }
 
 /// A machine whose guest runs, and does not know yet whose it is.
 pub(super) struct Stranger {
     pub(super) slot: Slot,
     pub(super) process: ProcessIdentity,
-    /// What its guest takes until it is told otherwise.
+    /// What its guest takes until it is told otherwise; none where it has just booted, and takes whatever it is told first.
     pub(super) token: Option<String>,
 }
 
@@ -172,44 +193,59 @@ impl Holdings {
         let slot = self.take_slot(resources).await?;
         self.files = Files::Perhaps;
         let files = {
-            let (store, id, image) = (resources.store.clone(), request.id, origin.image.clone());
-            blocking("prepare the sandbox's files", move || Ok(store.create_sandbox(id, &image)?)).await?
+            let (store, id, start) = (resources.store.clone(), request.id, origin.start.clone());
+            let prepare = move || {
+                Ok(match start {
+                    Start::Restore(image) => store.create_sandbox(id, &image)?,
+                    Start::Boot(disk) => store.create_sandbox_to_boot(id, &disk)?,
+                })
+            };
+            blocking("prepare the sandbox's files", prepare).await?
         };
         self.restrict_fresh(resources, &request.network).await?;
-        let process = self.start(resources, &origin.spec, &slot, &files, &origin.image.state).await?;
+        let process = self.start(resources, &origin.spec, &slot, &files, &origin.start).await?;
         Ok(Stranger { slot, process, token: origin.spec.guest_token.clone() })
     }
 
-    /// Makes a paused sandbox's machine from clones of its files, in `record`'s next phase. On failure the caller
-    /// [rests](Self::rest) it.
+    /// Makes a paused sandbox's machine from clones of its files, or boots it on one of its disk, in `record`'s next phase. On failure the
+    /// caller [rests](Self::rest) it.
     pub(crate) async fn wake(
         &mut self,
         resources: &Resources,
         record: &Record,
         paused: &Paused,
+        awakening: Awakening,
     ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
         let slot = self.take_slot(resources).await?;
-        let record = record.clone().on_slot(Some(slot.index));
-        let image = paused.image();
+        let start = Start::of(paused, awakening);
+        let machine = match start {
+            Start::Restore(_) => paused.manifest.spec.clone(),
+            Start::Boot(_) => resources.booted(&paused.manifest.spec)?,
+        };
+        let record = record.clone().on_slot(Some(slot.index)).on_machine(machine);
         let files = {
             let (store, journal) = (resources.store.clone(), resources.journal.clone());
-            let (record, image) = (record.clone(), image.clone());
+            let (record, start) = (record.clone(), start.clone());
             blocking("clone the sandbox's files", move || {
                 journal.write(&record).map_err(Error::internal("write the journal"))?;
-                store.wake_sandbox(record.id, &image).map_err(Error::from)
+                Ok(match start {
+                    Start::Restore(image) => store.wake_sandbox(record.id, &image)?,
+                    Start::Boot(disk) => store.wake_sandbox_to_boot(record.id, &disk)?,
+                })
             })
             .await?
         };
         self.restrict_fresh(resources, &record.network).await?;
-        let process = self.start(resources, &record.machine, &slot, &files, &image.state).await?;
+        let process = self.start(resources, &record.machine, &slot, &files, &start).await?;
         let token = record.access_token.as_str();
-        let identity = Identity {
-            access_token: token,
-            hostname: &record.hostname,
-            env: None,
-            defaults: Defaults::default(),
+        let surroundings = &record.surroundings;
+        let (env, defaults, current_token) = match start {
+            Start::Restore(_) => (None, Defaults::default(), Some(token)),
+            // It remembers nothing.
+            Start::Boot(_) => (Some(surroundings.env()), surroundings.defaults(), None),
         };
-        let guest = identify(resources, &slot, &identity, Some(token)).await?;
+        let identity = Identity { access_token: token, hostname: &record.hostname, env, defaults };
+        let guest = identify(resources, &slot, &identity, current_token).await?;
         let deadline = record.deadline.since(now_unix_ms());
         let record = record.advance(Phase::Running { process }).with_deadline(deadline);
         write_record(resources, record.clone()).await?;
@@ -222,7 +258,7 @@ impl Holdings {
         spec: &TemplateSpec,
         slot: &Slot,
         files: &SandboxFiles,
-        state: &Path,
+        start: &Start,
     ) -> Result<ProcessIdentity, Error> {
         let machine_spec = MachineSpec {
             vcpus: spec.vcpus,
@@ -234,12 +270,21 @@ impl Holdings {
             confinement: resources.confinement(slot, self.id.to_string()),
             disk_rate: resources.disk_rate,
         };
-        let snapshot = SnapshotFiles { state: state.to_owned(), memory: files.memory.clone() };
-        let machine = resources.vmm.restore(&machine_spec, &snapshot).await;
-        let machine = machine.map_err(Error::internal("restore the machine"))?;
-        let process = machine.process();
-        self.machine = Some(machine);
-        Ok(process)
+        match start {
+            Start::Restore(image) => {
+                let snapshot = SnapshotFiles { state: image.state.clone(), memory: files.memory.clone() };
+                let machine = resources.vmm.restore(&machine_spec, &snapshot).await;
+                let machine = machine.map_err(Error::internal("restore the machine"))?;
+                Ok(self.machine.insert(machine).process())
+            }
+            Start::Boot(_) => {
+                let memory = files.memory.clone();
+                let (machine, guest) = boot::start(resources, &machine_spec, memory, slot).await?;
+                let machine = self.machine.insert(machine);
+                guest.ready(resources, &**machine).await?;
+                Ok(machine.process())
+            }
+        }
     }
 }
 
@@ -251,13 +296,17 @@ async fn introduce(
     stranger: Stranger,
 ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
     let Stranger { slot, process, token } = stranger;
-    let env = request.env.as_ref();
-    let identity = Identity {
-        access_token: &request.access_token,
-        hostname: &request.hostname,
-        env: env.map(|env| env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()),
-        defaults: Defaults { user: request.user.as_deref(), workdir: request.workdir.as_deref() },
+    let surroundings = origin.surroundings(request);
+    let (env, defaults) = match origin.start {
+        // What nobody says is as in its memory.
+        Start::Restore(_) => (
+            request.env.is_some().then(|| surroundings.env()),
+            Defaults { user: request.user.as_deref(), workdir: request.workdir.as_deref() },
+        ),
+        Start::Boot(_) => (Some(surroundings.env()), surroundings.defaults()),
     };
+    let (access_token, hostname) = (request.access_token.as_str(), request.hostname.as_str());
+    let identity = Identity { access_token, hostname, env, defaults };
     let guest = identify(resources, &slot, &identity, token.as_deref()).await?;
     let now = now_unix_ms();
     let record = Record::born(Birth {
@@ -267,6 +316,7 @@ async fn introduce(
         machine: origin.spec.clone(),
         access_token: request.access_token.clone(),
         hostname: request.hostname.clone(),
+        surroundings: surroundings.clone(),
         deadline: request.deadline.since(now),
         network: request.network.clone(),
         created_at_unix_ms: now,
@@ -276,8 +326,24 @@ async fn introduce(
     Ok((record, process, guest))
 }
 
-/// Tells a restored guest who it is. It runs since the restore returned: its answer is the sign that it is ready, and nothing is
-/// polled.
+impl Origin {
+    /// What the sandbox's guest has been told, once it is introduced.
+    fn surroundings(&self, request: &CreateRequest) -> Surroundings {
+        let before = match &self.of {
+            Source::Template { .. } => Surroundings::default(),
+            Source::Copy { surroundings, .. } => surroundings.clone(),
+        };
+        let CreateRequest { env, user, workdir, .. } = request;
+        Surroundings {
+            env: env.clone().unwrap_or(before.env),
+            user: user.clone().or(before.user),
+            workdir: workdir.clone().or(before.workdir),
+        }
+    }
+}
+
+/// Tells a guest who it is. A restored one runs since the restore returned, a booted one has said that it serves: its answer is the sign
+/// that it is ready, and nothing is polled.
 async fn identify(
     resources: &Resources,
     slot: &Slot,

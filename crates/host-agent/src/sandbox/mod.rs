@@ -14,14 +14,15 @@
 //!                             └─────────────────┴─────┘
 //! ```
 //!
-//! - `starting`: a slot, a disk and a machine are being taken, one by one or as a spare that has them ([`claim`]). Whatever fails, all of it
-//!   is given back.
+//! - `starting`: a slot, a disk and a machine are being taken, one by one or as a spare that has them ([`claim`]); the machine is restored
+//!   from a template's memory, or booted where there is none. Whatever fails, all of it is given back.
 //! - `running`: the guest has its identity and answers. While it is copied (a snapshot, a fork) it is sealed and stands still for a
 //!   moment; callers wait ([`Handle::enter`]).
-//! - `pausing`: the guest stands still and is copied into files. Until these are published in one step, every failure lets it go
+//! - `pausing`: the guest stands still and is copied into files, or its disk alone is. Until these are published in one step, every failure lets it go
 //!   on; after that it is paused, whatever fails.
 //! - `paused`: files, and nothing else.
-//! - `resuming`: a machine is made from clones of those files, which stay until the journal says that it runs. Every failure before
+//! - `resuming`: a machine is restored from clones of those files, or booted on a clone of the disk; they stay until the journal says that
+//!   it runs. Every failure before
 //!   that gives back what was taken, and it is paused as before.
 //! - `stopped`: the machine ended by itself. What it held is freed at once; the record stays, so that the control plane learns
 //!   of it, until it asks for the sandbox to be destroyed.
@@ -50,13 +51,13 @@ use std::sync::Arc;
 use sandbar_hostnet::Denials;
 use sandbar_storage::{ImageDraft, TemplateDraft, TemplateSpec};
 use sandbar_types::id::{Id, Sandbox, Template};
-use sandbar_types::{NetworkPolicy, OnTimeout, TimeoutFrom};
+use sandbar_types::{NetworkPolicy, OnTimeout, PauseMode, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::guest::GuestClient;
-use crate::journal::{Deadline, PauseReason};
+use crate::journal::{Deadline, PauseReason, Surroundings};
 use crate::metrics::Figures;
 use activity::{Activity, Use};
 use admission::{Request, Verdict, admit};
@@ -115,6 +116,8 @@ pub(crate) struct CreateRequest {
     pub(crate) id: Id<Sandbox>,
     /// What it starts from.
     pub(crate) template_id: Id<Template>,
+    /// How large its machine is where it boots; none: as its template says.
+    pub(crate) size: Size,
     /// The one credential that its guest will take.
     pub(crate) access_token: String,
     /// Environment of all its commands; none: as in the machine that it is copied from.
@@ -129,6 +132,13 @@ pub(crate) struct CreateRequest {
     pub(crate) hostname: String,
     /// Where it may connect to.
     pub(crate) network: NetworkPolicy,
+}
+
+/// How large a machine is to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) vcpus: Option<u32>,
+    pub(crate) memory_mb: Option<u32>,
 }
 
 /// A change of when a sandbox ends by itself: what is absent stays.
@@ -208,6 +218,16 @@ pub(crate) struct PauseView {
     /// Bytes of disk that nothing else shares.
     pub(crate) bytes: u64,
     pub(crate) reason: PauseReason,
+    pub(crate) mode: PauseMode,
+}
+
+/// How a paused sandbox comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awakening {
+    /// It goes on where it was, if its memory was kept.
+    AsKept,
+    /// It boots, whatever was kept.
+    Reboot,
 }
 
 /// A sandbox as the rest of the agent holds it.
@@ -231,9 +251,9 @@ pub(crate) enum Order {
     /// End it; answered when nothing of it is left.
     Destroy(Reply<()>),
     /// Pause it; answered when it is files.
-    Pause(PauseReason, Reply<()>),
+    Pause(PauseReason, PauseMode, Reply<()>),
     /// Let it go on; answered when its guest serves.
-    Resume(DeadlineChange, Reply<()>),
+    Resume(DeadlineChange, Awakening, Reply<()>),
     /// Copy it; answered when the copy is made and it goes on.
     Capture(Target, Reply<Captured>),
     /// Change when it ends by itself; answered when the journal says so.
@@ -261,6 +281,8 @@ pub(crate) struct Captured {
     pub(crate) draft: Draft,
     /// The machine that was copied.
     pub(crate) spec: TemplateSpec,
+    /// What its guest was told beside who it is.
+    pub(crate) surroundings: Surroundings,
     /// For how long the guest stood still.
     pub(crate) stall: std::time::Duration,
 }

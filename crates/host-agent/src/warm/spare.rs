@@ -111,7 +111,11 @@ async fn restore(
     template: &Template,
     slot: &Slot,
 ) -> Result<(Box<dyn Machine>, SpareFiles), Error> {
-    let (store, image) = (resources.store.clone(), template.image()?);
+    let image = template.image().ok_or_else(|| Error::TemplateUnusable {
+        id: template.id(),
+        reason: "it is an image alone, without a machine's memory".into(),
+    })?;
+    let store = resources.store.clone();
     let state = image.state.clone();
     let spare = blocking("prepare a spare's files", move || Ok(store.create_spare(&image)?)).await?;
     let (spec, files) = (&template.manifest.spec, spare.files());

@@ -8,7 +8,7 @@ use sandbar_types::{Id, MetricsRange, OnTimeout, id};
 use super::run::report;
 use super::sandbox::print_json;
 use super::table;
-use crate::client::{Child, Client, NewFork, Timeout};
+use crate::client::{Child, Client, Memory, NewFork, Resume, Timeout};
 
 /// Pause sandboxes: keep their memory and disk, and give back processor, memory and network
 ///
@@ -18,6 +18,10 @@ pub(super) struct PauseArgs {
     /// The sandboxes
     #[arg(value_name = "SANDBOX", required = true)]
     ids: Vec<Id<id::Sandbox>>,
+
+    /// Keep their disks alone: their processes end, and they boot with `resume`
+    #[arg(long)]
+    no_memory: bool,
 }
 
 /// Let paused sandboxes go on where they were
@@ -26,6 +30,10 @@ pub(super) struct ResumeArgs {
     /// The sandboxes
     #[arg(value_name = "SANDBOX", required = true)]
     ids: Vec<Id<id::Sandbox>>,
+
+    /// Boot them from their disks, and drop the memory that was kept
+    #[arg(long)]
+    reboot: bool,
 
     #[command(flatten)]
     timeout: TimeoutOptions,
@@ -64,7 +72,7 @@ pub(super) struct TimeoutArgs {
     #[arg(value_name = "SECONDS")]
     seconds: u32,
 
-    /// What happens then: `kill` or `pause` [default: as it was]
+    /// What happens then: `kill`, `pause` or `pause_filesystem` [default: as it was]
     #[arg(long, value_name = "WORD")]
     on_timeout: Option<OnTimeout>,
 }
@@ -92,7 +100,7 @@ struct TimeoutOptions {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
 
-    /// What happens then: `kill` or `pause` [default: as it was]
+    /// What happens then: `kill`, `pause` or `pause_filesystem` [default: as it was]
     #[arg(long, value_name = "WORD")]
     on_timeout: Option<OnTimeout>,
 }
@@ -105,9 +113,11 @@ impl From<TimeoutOptions> for Timeout {
 
 /// Goes on after a failure: the others are to be paused all the same.
 pub(super) async fn pause(client: &Client, args: PauseArgs) -> ExitCode {
+    let PauseArgs { ids, no_memory } = args;
+    let memory = Memory::of(!no_memory);
     let mut code = ExitCode::SUCCESS;
-    for id in args.ids {
-        match client.pause_sandbox(id).await {
+    for id in ids {
+        match client.pause_sandbox(id, memory).await {
             Ok(_) => println!("{id}"),
             Err(error) => {
                 code = report(&anyhow::Error::from(error).context(format!("{id} could not be paused")), 1);
@@ -119,11 +129,11 @@ pub(super) async fn pause(client: &Client, args: PauseArgs) -> ExitCode {
 
 /// Goes on after a failure.
 pub(super) async fn resume(client: &Client, args: ResumeArgs) -> ExitCode {
-    let ResumeArgs { ids, timeout } = args;
-    let timeout = Timeout::from(timeout);
+    let ResumeArgs { ids, reboot, timeout } = args;
+    let resume = Resume { timeout: timeout.into(), memory: Memory::of(!reboot) };
     let mut code = ExitCode::SUCCESS;
     for id in ids {
-        match client.resume_sandbox(id, timeout).await {
+        match client.resume_sandbox(id, resume).await {
             Ok(_) => println!("{id}"),
             Err(error) => {
                 code = report(&anyhow::Error::from(error).context(format!("{id} could not be resumed")), 1);

@@ -63,7 +63,7 @@ struct CreateArgs {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
 
-    /// How it ends then: `kill` or `pause` [default: kill]
+    /// How it ends then: `kill`, `pause`, or `pause_filesystem` (without memory) [default: kill]
     #[arg(long, value_name = "WORD")]
     on_timeout: Option<OnTimeout>,
 

@@ -9,7 +9,7 @@ use sandbar_types::{Id, TemplateKind, TemplateName, id};
 use super::run::report;
 use super::sandbox::print_json;
 use super::{EndpointArgs, table};
-use crate::client::{Client, Existing, Snapshot};
+use crate::client::{Client, Existing, Memory, Snapshot};
 
 /// Keep sandboxes as snapshots, list, check and delete them
 #[derive(Debug, Args)]
@@ -48,6 +48,10 @@ struct CreateArgs {
     /// Take the place of the snapshot that has the name, once this one is complete
     #[arg(long, requires = "name")]
     overwrite: bool,
+
+    /// Keep its disk alone: sandboxes made from it boot, in any size
+    #[arg(long)]
+    no_memory: bool,
 
     /// Print all that is known of it, as JSON
     #[arg(long)]
@@ -96,7 +100,8 @@ impl SnapshotArgs {
 
 async fn create(client: &Client, args: &CreateArgs) -> anyhow::Result<ExitCode> {
     let existing = if args.overwrite { Existing::Replace } else { Existing::Refuse };
-    let snapshot = client.create_snapshot(args.id, args.name.as_ref(), existing).await?;
+    let snapshot =
+        client.create_snapshot(args.id, args.name.as_ref(), existing, Memory::of(!args.no_memory)).await?;
     if args.json {
         print_json(&snapshot)?;
     } else {

@@ -16,6 +16,28 @@ pub(crate) struct Timeout {
     pub(crate) on_timeout: Option<OnTimeout>,
 }
 
+/// Whether a sandbox's memory is kept, or used; left out where it is, as every platform takes it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Memory {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<bool>,
+}
+
+impl Memory {
+    pub(crate) const fn of(kept: bool) -> Self {
+        Self { memory: if kept { None } else { Some(false) } }
+    }
+}
+
+/// How a sandbox goes on.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Resume {
+    #[serde(flatten)]
+    pub(crate) timeout: Timeout,
+    #[serde(flatten)]
+    pub(crate) memory: Memory,
+}
+
 /// What is asked of a fork.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct NewFork {
@@ -56,17 +78,21 @@ pub(crate) struct MetricsPoint {
 }
 
 impl Client {
-    pub(crate) async fn pause_sandbox(&self, id: Id<id::Sandbox>) -> Result<Sandbox, ClientError> {
-        let request = self.request(Method::POST, &format!("/v1/sandboxes/{id}/pause"));
+    pub(crate) async fn pause_sandbox(
+        &self,
+        id: Id<id::Sandbox>,
+        memory: Memory,
+    ) -> Result<Sandbox, ClientError> {
+        let request = self.request(Method::POST, &format!("/v1/sandboxes/{id}/pause")).json(&memory);
         self.call(request).await?.json().await.map_err(self.broken())
     }
 
     pub(crate) async fn resume_sandbox(
         &self,
         id: Id<id::Sandbox>,
-        timeout: Timeout,
+        resume: Resume,
     ) -> Result<Sandbox, ClientError> {
-        let request = self.request(Method::POST, &format!("/v1/sandboxes/{id}/resume")).json(&timeout);
+        let request = self.request(Method::POST, &format!("/v1/sandboxes/{id}/resume")).json(&resume);
         self.call(request).await?.json().await.map_err(self.broken())
     }
 

@@ -23,7 +23,7 @@ pub(crate) use builds::{Build, BuildEvent, NewBuild, StepLog};
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use hosts::{Host, NewHost, Running};
-pub(crate) use life::{Child, NewFork, Timeout};
+pub(crate) use life::{Child, Memory, NewFork, Resume, Timeout};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use snapshots::{Existing, Snapshot};
 pub(crate) use terminal::{TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};

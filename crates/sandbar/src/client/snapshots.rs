@@ -5,7 +5,7 @@ use reqwest::Method;
 use sandbar_types::{Id, TemplateKind, TemplateName, id};
 use serde::{Deserialize, Serialize};
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, Memory};
 
 /// A snapshot, as the API tells it. What this version does not know of it is kept for `--json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,18 +35,21 @@ impl Client {
         sandbox: Id<id::Sandbox>,
         name: Option<&TemplateName>,
         existing: Existing,
+        memory: Memory,
     ) -> Result<Snapshot, ClientError> {
         #[derive(Serialize)]
         struct Body<'a> {
             sandbox_id: Id<id::Sandbox>,
             #[serde(skip_serializing_if = "Option::is_none")]
             name: Option<&'a TemplateName>,
+            #[serde(flatten)]
+            memory: Memory,
         }
         let path = match existing {
             Existing::Refuse => "/v1/snapshots",
             Existing::Replace => "/v1/snapshots?overwrite=true",
         };
-        let request = self.request(Method::POST, path).json(&Body { sandbox_id: sandbox, name });
+        let request = self.request(Method::POST, path).json(&Body { sandbox_id: sandbox, name, memory });
         self.call(request).await?.json().await.map_err(self.broken())
     }
 

@@ -190,7 +190,7 @@ async fn a_fork_tells_of_each_child_and_a_time_out_says_only_what_was_said() {
         ]))
     }
     async fn resume(Path(id): Path<String>, axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
-        assert_eq!(body, json!({"on_timeout": "pause"}));
+        assert_eq!(body, json!({"on_timeout": "pause", "memory": false}));
         axum::Json(sandbox_json(id.parse().unwrap()))
     }
     let router = Router::new()
@@ -203,7 +203,8 @@ async fn a_fork_tells_of_each_child_and_a_time_out_says_only_what_was_said() {
     assert_eq!(error.code, "no_hosts_available");
     let id = Id::new();
     let timeout = Timeout { timeout_sec: None, on_timeout: Some(sandbar_types::OnTimeout::Pause) };
-    assert_eq!(client.resume_sandbox(id, timeout).await.unwrap().id, id);
+    let resume = Resume { timeout, memory: Memory::of(false) };
+    assert_eq!(client.resume_sandbox(id, resume).await.unwrap().id, id);
 }
 
 #[tokio::test]
@@ -219,9 +220,10 @@ async fn a_snapshot_replaces_only_where_that_is_said() {
         )
     }
     let client = client(&serve(Router::new().route("/v1/snapshots", post(create))).await);
-    let chosen = client.create_snapshot(Id::new(), None, Existing::Refuse).await.unwrap();
+    let chosen = client.create_snapshot(Id::new(), None, Existing::Refuse, Memory::of(true)).await.unwrap();
     assert_eq!(chosen.name, "chosen");
     let name = "work".parse().unwrap();
-    let replaced = client.create_snapshot(Id::new(), Some(&name), Existing::Replace).await.unwrap();
+    let replaced =
+        client.create_snapshot(Id::new(), Some(&name), Existing::Replace, Memory::of(true)).await.unwrap();
     assert_eq!(replaced.name, "work");
 }

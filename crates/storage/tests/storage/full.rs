@@ -87,7 +87,7 @@ fn below_the_reserve_nothing_begins_and_what_is_there_goes_on() {
     let (_, needed) = no_space(store.begin_pause(400 * MIB));
     assert!((400 * MIB..512 * MIB).contains(&needed), "{needed}");
     // So may a resume, and the end of a sandbox.
-    let woken = store.wake_sandbox(paused, &store.paused(paused).unwrap().image()).unwrap();
+    let woken = store.wake_sandbox(paused, &store.paused(paused).unwrap().image().unwrap()).unwrap();
     assert_eq!(fs::read(&woken.disk).unwrap()[0], 9);
     store.remove_sandbox(running).unwrap();
 

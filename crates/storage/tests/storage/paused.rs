@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::fixture::{Place, commit_one, in_tmp, options, pause, spec};
 use sandbar_storage::{MOST_PIECES, Store, StoreError, StoreOptions, own_bytes};
 use sandbar_types::id::Sandbox;
-use sandbar_types::{Id, TemplateKind};
+use sandbar_types::{Id, PauseMode, TemplateKind};
 
 fn sandbox(store: &Store) -> Id<Sandbox> {
     let id = Id::new();
@@ -46,10 +46,10 @@ fn a_sandbox_runs_on_the_templates_very_memory_until_it_is_paused() {
 
     // Resumed, twice, since the first time was cut short: on clones, so that the pause stays as it is.
     for byte in [1, 2] {
-        let awake = store.wake_sandbox(id, &paused.image()).unwrap();
-        assert_eq!(inode(&awake.memory), inode(&paused.image().memory));
+        let awake = store.wake_sandbox(id, &paused.image().unwrap()).unwrap();
+        assert_eq!(inode(&awake.memory), inode(&paused.image().unwrap().memory));
         File::options().write(true).open(&awake.disk).unwrap().write_all_at(&[byte; 4096], 0).unwrap();
-        assert_eq!(first(&paused.image().disk), 9);
+        assert_eq!(first(&paused.image().unwrap().disk), 9);
     }
     store.remove_paused(id).unwrap();
     store.remove_paused(id).unwrap();
@@ -66,7 +66,7 @@ fn a_pause_takes_the_place_of_an_older_one_whole() {
     let id = sandbox(&store);
     pause(&store, id, 1);
     pause(&store, id, 2);
-    let image = store.paused(id).unwrap().image();
+    let image = store.paused(id).unwrap().image().unwrap();
     assert_eq!([&image.disk, &image.state, &image.memory].map(|path| first(path)), [2; 3]);
     let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
     assert_eq!(fs::read_dir(session).unwrap().count(), 0, "the older one is left somewhere");
@@ -80,7 +80,7 @@ fn what_a_pause_shares_is_not_its_own() {
     let paused = pause(&store, id, 1);
     let before = paused.own_bytes().unwrap();
     assert!((6 * 4096..1 << 20).contains(&before), "{before}");
-    let awake = store.wake_sandbox(id, &paused.image()).unwrap();
+    let awake = store.wake_sandbox(id, &paused.image().unwrap()).unwrap();
     assert_eq!(own_bytes(&awake.disk).unwrap(), 0, "a clone that nobody wrote to");
     assert!(paused.own_bytes().unwrap() < before);
     let disk = File::options().write(true).open(&awake.disk).unwrap();
@@ -96,7 +96,7 @@ fn settling_takes_checksums_and_mends_files_in_many_pieces() {
     let id = sandbox(&store);
     let paused = pause(&store, id, 5);
     let content = |path: &Path| fs::read(path).unwrap();
-    let image = paused.image();
+    let image = paused.image().unwrap();
     let before = (content(&image.disk), content(&image.state), content(&image.memory));
     assert!(paused.manifest.files.values().filter(|file| file.checksum.is_some()).count() == 1);
     let state_size = before.1.len() as u64;
@@ -142,7 +142,7 @@ fn settling_never_touches_a_later_pause() {
     };
     assert_eq!(store.settle_paused(id, 0, &meanwhile).unwrap(), None);
     let paused = store.paused(id).unwrap();
-    let image = paused.image();
+    let image = paused.image().unwrap();
     assert_eq!([&image.disk, &image.state, &image.memory].map(|path| first(path)), [2; 3]);
     assert_eq!(paused.manifest.files.values().filter(|file| file.checksum.is_some()).count(), 1);
 }
@@ -171,7 +171,7 @@ fn damage_to_a_pause_is_named() {
     for (file, spoil) in cases {
         let id = sandbox(&store);
         let paused = pause(&store, id, 1);
-        spoil(paused.image().disk.parent().unwrap());
+        spoil(paused.image().unwrap().disk.parent().unwrap());
         let error = store.paused(id).unwrap_err();
         assert!(
             matches!(&error, StoreError::DamagedPause { id: named, file: found, .. } if *named == id && found == file),
@@ -181,7 +181,7 @@ fn damage_to_a_pause_is_named() {
     }
     // Only reading it all shows this one, once it was settled.
     let id = sandbox(&store);
-    let image = pause(&store, id, 1).image();
+    let image = pause(&store, id, 1).image().unwrap();
     store.settle_paused(id, MOST_PIECES, &|| true).unwrap().unwrap();
     open(image.memory).write_all_at(b"!", 12_345_678).unwrap();
     store.paused(id).unwrap();
@@ -208,7 +208,7 @@ fn without_reflink_everything_works_and_costs_a_copy() {
     let native = StoreOptions { backing: sandbar_storage::Backing::Native, ..options() };
     let store = Store::open(&place.store_dir(), &native).unwrap();
     let id = sandbox(&store);
-    let image = pause(&store, id, 4).image();
+    let image = pause(&store, id, 4).image().unwrap();
     assert!(store.cost_of_clones([&*image.memory, &*image.disk]) >= 6 * 4096);
     store.rest_sandbox(id).unwrap();
     let awake = store.wake_sandbox(id, &image).unwrap();
@@ -223,7 +223,7 @@ fn without_reflink_everything_works_and_costs_a_copy() {
 }
 
 #[test]
-fn a_disk_is_checked_shrunk_and_kept_as_a_base() {
+fn a_disk_is_checked_packed_and_kept_as_a_base() {
     let place = Place::new();
     let store = place.open();
     let draft = store.begin_template(Id::new(), 0).unwrap();
@@ -235,14 +235,17 @@ fn a_disk_is_checked_shrunk_and_kept_as_a_base() {
     };
     let content = tempfile::tempdir().unwrap();
     fs::write(content.path().join("kept"), vec![5; 3 << 20]).unwrap();
+    fs::write(content.path().join("gone"), vec![6; 64 << 20]).unwrap();
     run("mkfs.ext4", &["-q", "-F", "-d", content.path().to_str().unwrap()]);
+    run("debugfs", &["-w", "-R", "rm gone"]);
     // As a machine leaves it that was stopped: mounted, the journal not replayed.
     run("debugfs", &["-w", "-R", "ssv state 0"]);
-    let bytes = draft.shrink_disk().unwrap();
-    assert!((3 << 20..100 << 20).contains(&bytes), "{bytes}");
-    assert_eq!(disk.metadata().unwrap().len(), bytes);
+    draft.pack_disk().unwrap();
+    let packed = disk.metadata().unwrap();
+    assert_eq!(packed.len(), 1 << 30, "its size stays");
+    assert!(packed.blocks() * 512 < 64 << 20, "{} bytes are still taken", packed.blocks() * 512);
     let template = draft.commit(spec(TemplateKind::Base)).unwrap();
-    assert!(matches!(template.image(), Err(StoreError::NoMemory { .. })));
+    assert_eq!(template.image(), None);
     let disk = template.path(sandbar_storage::TemplateFile::Disk);
     let checked = std::process::Command::new("e2fsck").args(["-f", "-n"]).arg(&disk).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
@@ -251,5 +254,34 @@ fn a_disk_is_checked_shrunk_and_kept_as_a_base() {
 
     let draft = store.begin_template(Id::new(), 0).unwrap();
     fs::write(draft.image().disk, vec![0; 1 << 20]).unwrap();
-    assert!(matches!(draft.shrink_disk(), Err(StoreError::Shrink { .. })), "what is no filesystem");
+    assert!(matches!(draft.pack_disk(), Err(StoreError::Pack { .. })), "what is no filesystem");
+}
+
+#[test]
+fn a_pause_may_keep_the_disk_alone() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    let files = store.sandbox_files(id);
+    File::options().write(true).open(&files.disk).unwrap().write_all_at(&[9], 0).unwrap();
+    let draft = store.begin_pause(0).unwrap();
+    sandbar_storage::clone_file(&files.disk, &draft.image().disk).unwrap();
+    let paused = draft.publish_paused(id, spec(TemplateKind::Base), b"figures").unwrap();
+    assert_eq!((paused.mode(), paused.image()), (PauseMode::Filesystem, None));
+    store.rest_sandbox(id).unwrap();
+
+    store.settle_paused(id, MOST_PIECES, &|| true).unwrap().unwrap();
+    assert_eq!(store.verify_paused(id).unwrap(), paused.disk().metadata().unwrap().len());
+    let read = store.paused(id).unwrap();
+    assert_eq!((read.mode(), first(&read.disk())), (PauseMode::Filesystem, 9));
+    let nowhere = store.begin_image(0).unwrap();
+    assert!(matches!(read.copy(&nowhere.image()), Err(StoreError::NoMemoryKept { .. })));
+
+    let awake = store.wake_sandbox_to_boot(id, &read.disk()).unwrap();
+    assert_eq!(first(&awake.disk), 9);
+    assert!(!awake.memory.exists(), "the monitor makes it");
+    File::options().write(true).open(&awake.disk).unwrap().write_all_at(&[1], 0).unwrap();
+    assert_eq!(first(&read.disk()), 9, "a boot that fails changes nothing");
+    fs::remove_file(read.disk()).unwrap();
+    assert!(matches!(store.paused(id), Err(StoreError::DamagedPause { .. })));
 }

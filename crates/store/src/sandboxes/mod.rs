@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -42,6 +42,7 @@ pub struct SandboxRow {
     pub timeout_sec: u32,
     pub on_timeout: OnTimeout,
     pub timeout_from: TimeoutFrom,
+    pub pause_mode: Option<PauseMode>,
     pub metadata: BTreeMap<String, String>,
     pub network: NetworkPolicy,
     pub ingress: Ingress,
@@ -73,6 +74,7 @@ struct Raw {
     timeout_sec: i32,
     on_timeout: String,
     timeout_from: String,
+    pause_mode: Option<String>,
     metadata: Json<BTreeMap<String, String>>,
     network: Option<Json<NetworkPolicy>>,
     ingress: Option<Json<Ingress>>,
@@ -107,6 +109,7 @@ impl TryFrom<Raw> for SandboxRow {
             timeout_sec: unsigned("sandboxes.timeout_sec", raw.timeout_sec)?,
             on_timeout: word("sandboxes.on_timeout", &raw.on_timeout)?,
             timeout_from: word("sandboxes.timeout_from", &raw.timeout_from)?,
+            pause_mode: raw.pause_mode.map(|mode| word("sandboxes.pause_mode", &mode)).transpose()?,
             metadata: raw.metadata.0,
             network: raw.network.map(|network| network.0).unwrap_or_default(),
             ingress: raw.ingress.map(|ingress| ingress.0).unwrap_or_default(),
@@ -135,7 +138,7 @@ macro_rules! sandboxes {
                        s.status AS "status!", s.status_reason AS "status_reason?", s.generation AS "generation!",
                        s.vcpus AS "vcpus!", s.memory_mb AS "memory_mb!", s.disk_mb AS "disk_mb!",
                        s.timeout_sec AS "timeout_sec!", s.on_timeout AS "on_timeout!",
-                       s.timeout_from AS "timeout_from!",
+                       s.timeout_from AS "timeout_from!", s.pause_mode AS "pause_mode?",
                        s.metadata AS "metadata!: Json<BTreeMap<String, String>>",
                        s.network AS "network?: Json<NetworkPolicy>", s.ingress AS "ingress?: Json<Ingress>",
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",

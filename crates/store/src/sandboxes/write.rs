@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -43,6 +43,7 @@ pub struct Transition<'a> {
     generation: Option<i64>,
     reason: Reason<'a>,
     operation: Option<&'a Value>,
+    pause: Option<PauseMode>,
 }
 
 /// What becomes of the reason for the state that a sandbox is in.
@@ -66,6 +67,7 @@ impl<'a> Transition<'a> {
             generation: None,
             reason: Reason::None,
             operation: None,
+            pause: None,
         }
     }
 
@@ -94,6 +96,13 @@ impl<'a> Transition<'a> {
     #[must_use]
     pub const fn keeping_the_reason(mut self) -> Self {
         self.reason = Reason::Kept;
+        self
+    }
+
+    /// To `paused`: what was kept of it. Otherwise that stays as it is until the sandbox runs.
+    #[must_use]
+    pub const fn keeping(mut self, mode: PauseMode) -> Self {
+        self.pause = Some(mode);
         self
     }
 
@@ -182,6 +191,7 @@ impl Tx {
                         status_reason = CASE WHEN $7 THEN status_reason ELSE $5 END,
                         host_ip = CASE WHEN $2 = 'paused' THEN NULL ELSE host_ip END,
                         expires_at = CASE WHEN $2 = 'paused' THEN NULL ELSE expires_at END,
+                        pause_mode = CASE WHEN $2 <> 'running' THEN COALESCE($8, pause_mode) END,
                         operation = CASE WHEN $2 NOT IN ('running', 'paused') THEN COALESCE($6, operation) END,
                         transition_started_at = now(), updated_at = now()
                  WHERE id = $1 AND status = ANY($3) AND ($4::bigint IS NULL OR generation = $4) RETURNING *)",
@@ -193,6 +203,7 @@ impl Tx {
             because,
             transition.operation,
             kept,
+            transition.pause.map(PauseMode::as_str),
         )
         .fetch_optional(self.connection())
         .await?
@@ -209,7 +220,8 @@ impl Tx {
         debug_assert_eq!(transition.to, SandboxStatus::Running);
         sandboxes!(
             "WITH s AS (
-                 UPDATE sandboxes SET status = 'running', status_reason = NULL, operation = NULL, generation = generation + 1,
+                 UPDATE sandboxes SET status = 'running', status_reason = NULL, operation = NULL, pause_mode = NULL,
+                        generation = generation + 1,
                         guest_ip = $4, host_ip = $5, last_active_at = $6, expires_at = $7,
                         timeout_sec = COALESCE($8, timeout_sec), on_timeout = COALESCE($9, on_timeout),
                         timeout_from = COALESCE($10, timeout_from),

@@ -82,11 +82,13 @@ impl Inventory {
             .templates
             .get(&request.template_id)
             .ok_or_else(|| refusal(Reason::REASON_TEMPLATE_NOT_FOUND))?;
+        let rpc::Template { vcpus, memory_mb, disk_mb, .. } = &template.record;
+        let (mut vcpus, mut memory_mb, disk_mb) = (*vcpus, *memory_mb, *disk_mb);
+        // What boots is as large as is asked for.
         if template.record.kind == rpc::TemplateKind::TEMPLATE_KIND_BASE {
-            return Err(refusal(Reason::REASON_TEMPLATE_NOT_FOUND));
+            let asked = |asked, own| if asked == 0 { own } else { asked };
+            (vcpus, memory_mb) = (asked(request.vcpus, vcpus), asked(request.memory_mb, memory_mb));
         }
-        let (vcpus, memory_mb, disk_mb) =
-            (template.record.vcpus, template.record.memory_mb, template.record.disk_mb);
         let files = template.files.clone();
         let created_at = unix_ms(SystemTime::now());
         let record = rpc::Sandbox {

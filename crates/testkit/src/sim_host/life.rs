@@ -9,13 +9,22 @@ use rpc::fork_sandbox_response::{ChildResult, Failure};
 use sandbar_proto::host as rpc;
 
 use super::faults::refusal;
-use super::inventory::{Inventory, Stored, Vm, unix_ms};
+use super::inventory::{Files, Inventory, Stored, Vm, unix_ms};
 use super::{Reason, SandboxState};
 
 /// For how long every simulated guest stands still while it is copied.
 const STALL_MS: u64 = 7;
 /// Points of every ring.
 const POINTS: i64 = 3;
+
+/// What of a guest's files is in its memory.
+const IN_MEMORY: &str = "/dev/shm/";
+
+/// The disk of a guest, without what its memory alone holds.
+fn disk(files: &Files) -> Files {
+    let on_disk = files.iter().filter(|(path, _)| !path.starts_with(IN_MEMORY));
+    on_disk.map(|(path, content)| (path.clone(), content.clone())).collect()
+}
 
 /// When a sandbox ends that was last used then.
 pub(super) fn expiry(last_active_ms: i64, timeout_sec: u32) -> i64 {
@@ -41,10 +50,19 @@ pub(super) fn or_kill(given: EnumValue<rpc::OnTimeout>) -> EnumValue<rpc::OnTime
 }
 
 impl Inventory {
-    /// A paused one is a success.
-    pub(super) fn pause(&mut self, id: &str, reason: &str) -> Result<rpc::Sandbox, ConnectError> {
+    /// A paused one is a success, whatever was kept of it.
+    pub(super) fn pause(
+        &mut self,
+        id: &str,
+        reason: &str,
+        mode: rpc::PauseMode,
+    ) -> Result<rpc::Sandbox, ConnectError> {
         let vm = self.at_rest(id)?;
         if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {
+            vm.record.pause_mode = mode.into();
+            if mode == rpc::PauseMode::PAUSE_MODE_FILESYSTEM {
+                vm.files = disk(&vm.files);
+            }
             vm.record.state = SandboxState::SANDBOX_STATE_PAUSED.into();
             vm.record.paused_at_unix_ms = unix_ms(SystemTime::now());
             vm.record.expires_at_unix_ms = 0;
@@ -57,7 +75,17 @@ impl Inventory {
         self.record(id)
     }
 
-    /// A running one is a success.
+    /// It was idle for its time-out: paused, in the way that was said for that.
+    pub(super) fn expire(&mut self, id: &str) -> Result<rpc::Sandbox, ConnectError> {
+        let mode = if self.at_rest(id)?.record.on_timeout == rpc::OnTimeout::ON_TIMEOUT_PAUSE_FILESYSTEM {
+            rpc::PauseMode::PAUSE_MODE_FILESYSTEM
+        } else {
+            rpc::PauseMode::PAUSE_MODE_FULL
+        };
+        self.pause(id, "idle", mode)
+    }
+
+    /// A running one is a success. One that boots has what its disk holds.
     pub(super) fn resume(
         &mut self,
         request: &rpc::ResumeSandboxRequest,
@@ -65,7 +93,11 @@ impl Inventory {
         let address = self.next_address();
         let vm = self.at_rest(&request.id)?;
         if vm.record.state == SandboxState::SANDBOX_STATE_PAUSED {
+            if request.reboot {
+                vm.files = disk(&vm.files);
+            }
             let record = &mut vm.record;
+            record.pause_mode = rpc::PauseMode::PAUSE_MODE_UNSPECIFIED.into();
             record.state = SandboxState::SANDBOX_STATE_RUNNING.into();
             record.paused_at_unix_ms = 0;
             record.snapshot_bytes = 0;
@@ -143,7 +175,8 @@ impl Inventory {
             .filter(|vm| vm.record.state == SandboxState::SANDBOX_STATE_RUNNING)
             .map(|vm| vm.record.id.clone())
             .collect();
-        let paused = running.iter().filter(|id| self.pause(id, "host_refused").is_ok()).count();
+        let full = rpc::PauseMode::PAUSE_MODE_FULL;
+        let paused = running.iter().filter(|id| self.pause(id, "host_refused", full).is_ok()).count();
         rpc::PauseAllResponse { paused: u32::try_from(paused).unwrap_or(u32::MAX), ..Default::default() }
     }
 
@@ -158,6 +191,13 @@ impl Inventory {
             return Ok((stored.record.clone(), 0));
         }
         let vm = self.at_rest(id)?;
+        let files = match kind {
+            rpc::TemplateKind::TEMPLATE_KIND_BASE => disk(&vm.files),
+            _ if vm.record.pause_mode == rpc::PauseMode::PAUSE_MODE_FILESYSTEM => {
+                return Err(refusal(Reason::REASON_INVALID_STATE));
+            }
+            _ => vm.files.clone(),
+        };
         let stall = if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING { STALL_MS } else { 0 };
         let record = rpc::Template {
             id: template.to_owned(),
@@ -171,7 +211,7 @@ impl Inventory {
             kind: kind.into(),
             ..Default::default()
         };
-        let stored = Stored { record: record.clone(), files: vm.files.clone(), spoilt: false };
+        let stored = Stored { record: record.clone(), files, spoilt: false };
         self.templates.insert(template.to_owned(), stored);
         Ok((record, stall))
     }

@@ -312,8 +312,13 @@ impl rpc::HostService for Service {
         _ctx: RequestContext,
         request: ServiceRequest<'_, rpc::PauseSandboxRequest>,
     ) -> ServiceResult<rpc::PauseSandboxResponse> {
+        let request = request.to_owned_message();
+        let mode = match request.mode.as_known() {
+            Some(rpc::PauseMode::PAUSE_MODE_FILESYSTEM) => rpc::PauseMode::PAUSE_MODE_FILESYSTEM,
+            _ => rpc::PauseMode::PAUSE_MODE_FULL,
+        };
         self.answer(Rpc::PauseSandbox, |inventory| {
-            let sandbox = inventory.pause(request.id, "requested")?;
+            let sandbox = inventory.pause(&request.id, "requested", mode)?;
             Ok(rpc::PauseSandboxResponse { sandbox: sandbox.into(), ..Default::default() })
         })
         .await

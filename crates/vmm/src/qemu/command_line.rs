@@ -62,27 +62,12 @@ const DISK_SET: u32 = 1;
 const STATE_SET: u32 = 2;
 pub(super) const SAVED_SET: u32 = 3;
 
-/// How the guest's memory is mapped: so that writes reach the file or so that they do not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Memory {
-    /// A booted machine's: what the guest writes is in the file.
-    Shared,
-    /// A restored machine's: the file is a snapshot's and never changes.
-    Private,
-}
+/// How the guest's memory is mapped: the file never changes, whatever the guest writes. It is opened for reading alone, and the guest's
+/// memory is none the less no ROM.
+const PRIVATE: &str = "share=off,readonly=on,rom=off";
 
 /// The whole machine, without what it starts from.
-pub(super) fn machine(
-    spec: &MachineSpec,
-    accelerator: Accelerator,
-    memory: Memory,
-    data: &[PathBuf],
-) -> Vec<OsString> {
-    let share = match memory {
-        Memory::Shared => "share=on",
-        // The file is opened for reading alone, and the guest's memory is none the less no ROM.
-        Memory::Private => "share=off,readonly=on,rom=off",
-    };
+pub(super) fn machine(spec: &MachineSpec, accelerator: Accelerator, data: &[PathBuf]) -> Vec<OsString> {
     let MachineSpec { vcpus, memory_mb, disk_rate, confinement, .. } = spec;
     let (file, rate) = (Root::file(MEMORY), throttling(disk_rate));
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
@@ -103,7 +88,7 @@ pub(super) fn machine(
         "-m",
         &format!("{memory_mb}M"),
         "-object",
-        &format!("memory-backend-file,id={MEMORY_ID},size={memory_mb}M,mem-path={file},{share}"),
+        &format!("memory-backend-file,id={MEMORY_ID},size={memory_mb}M,mem-path={file},{PRIVATE}"),
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -208,18 +193,18 @@ mod tests {
         }
     }
 
-    fn line(spec: &MachineSpec, memory: Memory) -> String {
-        let arguments = machine(spec, Accelerator::Tcg, memory, &["/usr/share/qemu".into()]);
+    fn line(spec: &MachineSpec) -> String {
+        let arguments = machine(spec, Accelerator::Tcg, &["/usr/share/qemu".into()]);
         arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn the_line_says_what_was_measured() {
-        let line = line(&spec(), Memory::Shared);
+        let line = line(&spec());
         for part in [
             "-name sb-7 -M microvm,acpi=on,x-option-roms=off,rtc=on,suppress-vmdesc=on,memory-backend=mem -bios qboot.rom",
             "-accel tcg,thread=multi,tb-size=128 -cpu max,la57=off -smp 2 -m 512M",
-            "memory-backend-file,id=mem,size=512M,mem-path=/files/memory,share=on",
+            "memory-backend-file,id=mem,size=512M,mem-path=/files/memory,share=off,readonly=on,rom=off",
             "-add-fd fd=4,set=1 -drive id=disk,file=/dev/fdset/1,format=raw,",
             "tap,id=net,fd=5,vhost=off",
             "mac=06:00:ac:1e:00:02",
@@ -233,22 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_machine_differs_from_the_booted_one_in_its_memory_alone() {
-        let booted = line(&spec(), Memory::Shared);
-        let restored = line(&spec(), Memory::Private);
-        assert_eq!(booted.replace(",share=on", ",share=off,readonly=on,rom=off"), restored);
-    }
-
-    #[test]
     fn a_disk_is_bounded_where_there_is_a_bound() {
         let rate = DiskRate { requests: NonZeroU64::new(500), bytes: NonZeroU64::new(1 << 20) };
-        let both = line(&MachineSpec { disk_rate: rate, ..spec() }, Memory::Private);
+        let both = line(&MachineSpec { disk_rate: rate, ..spec() });
         assert!(
             both.contains("auto-read-only=off,throttling.iops-total=500,throttling.bps-total=1048576 "),
             "{both}"
         );
-        let one =
-            line(&MachineSpec { disk_rate: DiskRate { requests: None, ..rate }, ..spec() }, Memory::Private);
+        let one = line(&MachineSpec { disk_rate: DiskRate { requests: None, ..rate }, ..spec() });
         assert!(one.contains("auto-read-only=off,throttling.bps-total=1048576 "), "{one}");
     }
 }

@@ -14,9 +14,8 @@ use sandbar_types::VmmKind;
 use tokio::{process::Command, task};
 
 use super::{
-    command_line::{self, Memory},
-    kernel_arguments,
-    machine::{GuestMemory, MemoryMapping, QemuMachine, Wanted},
+    command_line, kernel_arguments,
+    machine::{GuestMemory, QemuMachine, Wanted},
 };
 use crate::{
     Accelerator, BootSource, Cgroups, Compatibility, Machine, MachineSpec, ProcessIdentity, SnapshotFiles,
@@ -95,7 +94,6 @@ impl QemuVmm {
     async fn start(
         &self,
         spec: &MachineSpec,
-        memory: Memory,
         files: Vec<(&'static str, PathBuf, Access)>,
         state: Option<Handed>,
         source: impl IntoIterator<Item = OsString>,
@@ -110,7 +108,7 @@ impl QemuVmm {
             Handed { number: command_line::DISK, descriptor: disk },
         ];
         handed.extend(state);
-        let mut arguments = command_line::machine(spec, self.compatibility.accelerator, memory, &self.data);
+        let mut arguments = command_line::machine(spec, self.compatibility.accelerator, &self.data);
         arguments.extend(source);
         let stream = spawn::connect(&work_dir).await.map_err(file("connect to the socket in", &work_dir))?;
         let launch = Launch {
@@ -146,7 +144,8 @@ impl Vmm for QemuVmm {
 
     async fn boot(&self, machine: &MachineSpec, source: &BootSource) -> Result<Box<dyn Machine>, VmmError> {
         let BootSource { kernel, initramfs, memory } = source;
-        // Made here and not by QEMU, which would take over a file that is there.
+        // Made here and not by QEMU, which would take over a file that is there. All zeroes, as a machine's memory is when it is switched
+        // on, and mapped as a restored machine's image is: so whatever is done to machines later is one thing.
         let size = u64::from(machine.memory_mb) << 20;
         OpenOptions::new()
             .write(true)
@@ -160,11 +159,11 @@ impl Vmm for QemuVmm {
         let source =
             command_line::kernel(place(command_line::KERNEL), place(command_line::INITRAMFS), &command_line);
         let files = vec![
-            (command_line::MEMORY, memory.clone(), Access::Write),
+            (command_line::MEMORY, memory.clone(), Access::Read),
             (command_line::KERNEL, kernel.clone(), Access::Read),
             (command_line::INITRAMFS, initramfs.clone(), Access::Read),
         ];
-        let starting = self.start(machine, Memory::Shared, files, None, source).await?;
+        let starting = self.start(machine, files, None, source).await?;
         let runs = async {
             starting.qmp.call(&qmp::Negotiate {}, START_DEADLINE).await?;
             match starting.qmp.call(&qmp::QueryStatus {}, START_DEADLINE).await?.status {
@@ -175,10 +174,7 @@ impl Vmm for QemuVmm {
             }
         };
         match runs.await {
-            Ok(()) => {
-                let (file, mapping) = (memory.clone(), MemoryMapping::Shared);
-                Ok(starting.complete(GuestMemory { file, bytes: size, mapping }))
-            }
+            Ok(()) => Ok(starting.complete(GuestMemory { file: memory.clone(), bytes: size })),
             Err(error) => Err(starting.failed("booting", error).await),
         }
     }
@@ -198,7 +194,7 @@ impl Vmm for QemuVmm {
         let state = Handed { number: command_line::STATE, descriptor };
         let files = vec![(command_line::MEMORY, memory.clone(), Access::Read)];
         let source = command_line::awaiting_state();
-        let starting = self.start(machine, Memory::Private, files, Some(state), source).await?;
+        let starting = self.start(machine, files, Some(state), source).await?;
         let runs = async {
             let qmp = &starting.qmp;
             let mut events = qmp.events();
@@ -219,10 +215,7 @@ impl Vmm for QemuVmm {
             outcome.await?
         };
         match runs.await {
-            Ok(()) => {
-                let (file, mapping) = (memory.clone(), MemoryMapping::Private);
-                Ok(starting.complete(GuestMemory { file, bytes: size, mapping }))
-            }
+            Ok(()) => Ok(starting.complete(GuestMemory { file: memory.clone(), bytes: size })),
             Err(error) => Err(starting.failed("loading the snapshot", error).await),
         }
     }

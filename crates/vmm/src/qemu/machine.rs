@@ -2,10 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -29,21 +26,11 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// For writing the device state: some 20 KB, into the page cache.
 const SAVE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The guest's memory: a file, and how it is mapped.
+/// The guest's memory: the file that it began as. What the guest writes only the process has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GuestMemory {
     pub(super) file: PathBuf,
     pub(super) bytes: u64,
-    pub(super) mapping: MemoryMapping,
-}
-
-/// How the guest's memory is mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MemoryMapping {
-    /// The file has what the guest wrote.
-    Shared,
-    /// Only the process has it.
-    Private,
 }
 
 impl GuestMemory {
@@ -51,9 +38,7 @@ impl GuestMemory {
     pub(super) async fn of(qmp: &Qmp, file: &Path, limit: Duration) -> Result<Self, QmpError> {
         let path = MEMORY_OBJECT;
         let bytes = qmp.call(&qmp::GetNumber { path, property: "size" }, limit).await?;
-        let shared = qmp.call(&qmp::GetSwitch { path, property: "share" }, limit).await?;
-        let mapping = if shared { MemoryMapping::Shared } else { MemoryMapping::Private };
-        Ok(Self { file: file.to_owned(), bytes, mapping })
+        Ok(Self { file: file.to_owned(), bytes })
     }
 }
 
@@ -162,10 +147,7 @@ impl Machine for QemuMachine {
     }
 
     async fn changed_memory(&self) -> Result<u64, VmmError> {
-        match self.memory.mapping {
-            MemoryMapping::Shared => Ok(0),
-            MemoryMapping::Private => self.with_mapping(|mapping| mapping.changed()).await,
-        }
+        self.with_mapping(|mapping| mapping.changed()).await
     }
 
     fn memory_image(&self) -> &Path {
@@ -209,23 +191,10 @@ impl QemuMachine {
                 needed: self.memory.bytes,
             });
         }
-        match self.memory.mapping {
-            MemoryMapping::Shared => {
-                let own = &self.memory.file;
-                let mapped = std::fs::metadata(own).map_err(file("read the memory image", own))?;
-                if (mapped.dev(), mapped.ino()) != (found.dev(), found.ino()) {
-                    let (found, wanted) = (own.clone(), image.to_owned());
-                    return Err(VmmError::OtherMemory { process: self.process(), found, wanted });
-                }
-                Ok(Saved { changed_bytes: 0, zeroed_bytes: 0 })
-            }
-            MemoryMapping::Private => {
-                let opened = OpenOptions::new().write(true).open(image);
-                let target = opened.map_err(file("open the memory image", image))?;
-                let copied = self.with_mapping(move |mapping| mapping.copy_changed(&target)).await?;
-                Ok(Saved { changed_bytes: copied.changed, zeroed_bytes: copied.zeroed })
-            }
-        }
+        let opened = OpenOptions::new().write(true).open(image);
+        let target = opened.map_err(file("open the memory image", image))?;
+        let copied = self.with_mapping(move |mapping| mapping.copy_changed(&target)).await?;
+        Ok(Saved { changed_bytes: copied.changed, zeroed_bytes: copied.zeroed })
     }
 
     /// Looks at the process's pages, off the runtime's threads.
@@ -234,7 +203,7 @@ impl QemuMachine {
         look: impl FnOnce(&PrivateMapping) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, VmmError> {
         let process = self.process();
-        let GuestMemory { file, bytes, .. } = self.memory.clone();
+        let GuestMemory { file, bytes } = self.memory.clone();
         let looked =
             task::spawn_blocking(move || look(&PrivateMapping::open(process, &file, MEMORY, bytes)?));
         looked

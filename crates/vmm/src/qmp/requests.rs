@@ -58,8 +58,6 @@ requests! {
     QueryStatus = "query-status" {} -> Status;
     /// Asks for an object's property that is a number.
     GetNumber = "qom-get" { path: &'static str, property: &'static str } -> u64;
-    /// Asks for an object's property that is a switch.
-    GetSwitch = "qom-get" { path: &'static str, property: &'static str } -> bool;
 }
 
 /// A feature of state transfers, on.

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         cycle::requests_are_the_published_ones_in_their_order,
         cycle::clones_go_on_from_one_snapshot_and_leave_it_as_it_is,
         memory::a_chain_of_saves_is_the_guests_memory_each_time,
+        memory::a_booted_machine_is_saved_into_copies_and_runs_on,
         memory::what_the_guest_zeroed_is_zero,
         memory::a_refused_save_loses_no_changes,
         memory::after_a_save_that_was_cut_off_the_next_one_is_whole,

@@ -48,6 +48,29 @@ pub(crate) async fn a_chain_of_saves_is_the_guests_memory_each_time(mut place: P
     }
 }
 
+pub(crate) async fn a_booted_machine_is_saved_into_copies_and_runs_on(mut place: Place) {
+    let vmm = place.vmm().await;
+    let (spec, source) = (place.spec("booted"), place.source("empty.memory"));
+    let machine = vmm.boot(&spec, &source).await.unwrap();
+    let mut expected = vec![0; PAGES];
+    for (page, name) in [(3, "first"), (4, "second")] {
+        expected[page] = 9;
+        fill(&spec, &[(page, 9)]);
+        let (files, _) = place.save(&*machine, name).await;
+        assert_eq!(image(&files.memory), expected, "{name}");
+        machine.resume().await.unwrap();
+        let child = place.spec(name);
+        let restored = vmm.restore(&child, &files).await.unwrap();
+        assert_eq!(pages(&child), expected, "{name}");
+        restored.kill().await.unwrap();
+    }
+    // All of it once, and then what it has changed since.
+    let saves = log(&spec);
+    assert_eq!(saves.iter().filter(|request| request.ends_with("Full")).count(), 1, "{saves:?}");
+    machine.kill().await.unwrap();
+    place.assert_nothing_left(&[&spec]);
+}
+
 pub(crate) async fn what_the_guest_zeroed_is_zero(mut place: Place) {
     let vmm = place.vmm().await;
     let everywhere: Vec<_> = (0..PAGES).map(|page| (page, 7)).collect();

@@ -186,16 +186,19 @@ async fn a_vmm_reaches_nothing_of_the_host_and_of_other_machines() {
 }
 
 #[tokio::test]
-async fn the_memory_that_many_share_cannot_be_changed_by_who_booted_it() {
+async fn the_memory_that_many_share_cannot_be_changed_by_a_machine() {
     let (vmm, mut place) = (vmm().await, Place::new());
+    let (spec, source) = (place.spec("booted"), place.source("empty.memory"));
+    let booted = vmm.boot(&spec, &source).await.unwrap();
     let files = snapshot(&vmm, &mut place).await;
-    let booted_by = fs::metadata(&files.memory).unwrap().uid();
-    assert_ne!(booted_by, 0, "while it boots, the memory is the machine's own");
     let spec = place.spec("one");
-    let machine = vmm.restore(&spec, &files).await.unwrap();
-    let found = fs::metadata(&files.memory).unwrap();
-    assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o444));
-    machine.kill().await.unwrap();
+    let restored = vmm.restore(&spec, &files).await.unwrap();
+    for memory in [source.memory, files.memory] {
+        let found = fs::metadata(&memory).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o444), "{}", memory.display());
+    }
+    booted.kill().await.unwrap();
+    restored.kill().await.unwrap();
 }
 
 /// The kernel looks for what to kill in the group that is full, and finds the largest process there.

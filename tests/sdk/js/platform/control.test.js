@@ -53,6 +53,16 @@ test('a pause and what ends it', async () => {
   await assert.rejects(Sandbox.pause(unknown), NotFoundError)
 })
 
+test('what is kept without memory', async () => {
+  const sandbox = await platform.create({ lifecycle: { onTimeout: { action: 'pause', keepMemory: false } } })
+  assert.equal((await sandbox.getInfo()).lifecycle.onTimeout, 'pause')
+  for (const keepMemory of [false, true]) {
+    assert.equal(await sandbox.pause({ keepMemory }), true)
+    const again = await Sandbox.connect(sandbox.sandboxId, { onResume: 'reboot' })
+    assert.equal(again.sandboxId, sandbox.sandboxId)
+  }
+})
+
 test('lists', async () => {
   const made = []
   for (const number of ['0', '1', '2']) made.push(await platform.create({ metadata: { number, 'a b': 'c&d' } }))

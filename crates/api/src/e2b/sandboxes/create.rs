@@ -15,7 +15,6 @@ use super::network::NetworkConfig;
 use super::view::Sandbox;
 use crate::AppState;
 use crate::auth::Caller;
-use crate::e2b::errors::{Refusal, with_memory};
 use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::v1::sandboxes::create::idempotency_key;
@@ -56,7 +55,7 @@ pub(in crate::e2b) async fn secured(
     Caller(ctx): Caller,
     headers: HeaderMap,
     JsonBody(body): JsonBody<NewSandbox>,
-) -> Result<(StatusCode, Json<Sandbox>), Refusal> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     create(&app, &ctx, &headers, body, DEFAULT_TIMEOUT_SEC).await
 }
 
@@ -65,7 +64,7 @@ pub(in crate::e2b) async fn first_version(
     Caller(ctx): Caller,
     headers: HeaderMap,
     JsonBody(body): JsonBody<NewSandbox>,
-) -> Result<(StatusCode, Json<Sandbox>), Refusal> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     create(&app, &ctx, &headers, body, FIRST_TIMEOUT_SEC).await
 }
 
@@ -75,7 +74,7 @@ async fn create(
     headers: &HeaderMap,
     body: NewSandbox,
     default_timeout_sec: u32,
-) -> Result<(StatusCode, Json<Sandbox>), Refusal> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     let NewSandbox {
         template_id,
         timeout,
@@ -89,21 +88,26 @@ async fn create(
         iam,
         volume_mounts,
     } = body;
-    with_memory(auto_pause_memory)?;
+    let on_timeout = on_timeout(auto_pause, auto_pause_memory)?;
     if iam.is_some_and(|iam| !is_empty(&iam["tokens"])) {
-        return Err(not_here("iam").into());
+        return Err(not_here("iam"));
     }
     if !volume_mounts.is_empty() {
-        return Err(not_here("volumeMounts").into());
+        return Err(not_here("volumeMounts"));
     }
     let auto_resume = auto_resume.is_some_and(|AutoResume { enabled }| enabled);
+    if auto_resume && on_timeout == OnTimeout::PauseFilesystem {
+        return Err(ApiError::invalid(
+            "autoResume needs the sandbox's memory: not with autoPauseMemory=false",
+        ));
+    }
     let (rules, ingress) = network.unwrap_or_default().into_ours(allow_internet_access, auto_resume)?;
     let key = idempotency_key(headers)?;
     let template = app.control.template_resolve(ctx, &template_id).await?;
     let new = sandboxes::NewSandbox {
         template: Some(template.name.into()),
         timeout_sec: Some(some_time(timeout.unwrap_or(default_timeout_sec))?),
-        on_timeout: Some(if auto_pause == Some(true) { OnTimeout::Pause } else { OnTimeout::Kill }),
+        on_timeout: Some(on_timeout),
         timeout_from: Some(TimeoutFrom::Start),
         metadata: metadata.unwrap_or_default(),
         env: env_vars.unwrap_or_default(),
@@ -113,6 +117,16 @@ async fn create(
     };
     let sandbox = app.control.sandbox_create(ctx, &new, key.as_ref()).await?;
     Ok((StatusCode::CREATED, Json(Sandbox::new(&app.control, &sandbox))))
+}
+
+/// How it ends. What a pause keeps can be said only where there is one.
+fn on_timeout(auto_pause: Option<bool>, memory: Option<bool>) -> Result<OnTimeout, ApiError> {
+    match (auto_pause.unwrap_or_default(), memory) {
+        (false, Some(false)) => Err(ApiError::invalid("autoPauseMemory=false needs autoPause=true")),
+        (false, _) => Ok(OnTimeout::Kill),
+        (true, Some(false)) => Ok(OnTimeout::PauseFilesystem),
+        (true, _) => Ok(OnTimeout::Pause),
+    }
 }
 
 /// A time that a sandbox may be given. With us no time at all means for ever, which nobody has asked for who speaks this contract.

@@ -2,13 +2,12 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use sandbar_types::{ErrorCode, SandboxStatus};
+use sandbar_types::{ErrorCode, PauseMode, SandboxStatus};
 use serde::Deserialize;
 
 use super::find_settled;
 use crate::AppState;
 use crate::auth::Caller;
-use crate::e2b::errors::{Refusal, with_memory};
 use crate::e2b::names::PathSandbox;
 use crate::error::ApiError;
 use crate::extract::JsonBody;
@@ -28,25 +27,25 @@ pub(in crate::e2b) async fn pause(
     Caller(ctx): Caller,
     PathSandbox(id): PathSandbox,
     JsonBody(Pause { memory, require_healthy_guest }): JsonBody<Pause>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let sandbox = find_settled(&app, &ctx, id).await?;
-    with_memory(memory)?;
     if sandbox.status == SandboxStatus::Paused {
-        return Err(already(&id.e2b()).into());
+        return Err(already(&id.e2b()));
     }
     if require_healthy_guest == Some(true) {
         app.control.sandbox_ping(&ctx, &sandbox).await.map_err(unavailable)?;
     }
-    match app.control.sandbox_pause(&ctx, &sandbox).await.map_err(ApiError::from) {
+    let mode = if memory.unwrap_or(true) { PauseMode::Full } else { PauseMode::Filesystem };
+    match app.control.sandbox_pause_keeping(&ctx, &sandbox, mode).await.map_err(ApiError::from) {
         Ok(_) => Ok(StatusCode::NO_CONTENT),
         Err(error) if error.code() == ErrorCode::InvalidState => {
             // Somebody was faster: to their pause, or to something else.
             match find_settled(&app, &ctx, id).await?.status {
-                SandboxStatus::Paused => Err(already(&id.e2b()).into()),
-                _ => Err(unavailable(error).into()),
+                SandboxStatus::Paused => Err(already(&id.e2b())),
+                _ => Err(unavailable(error)),
             }
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

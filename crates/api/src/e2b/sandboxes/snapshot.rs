@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::find_settled;
 use crate::AppState;
 use crate::auth::Caller;
-use crate::e2b::errors::{Refusal, with_memory};
 use crate::e2b::names::{PathSandbox, bare_name};
 use crate::e2b::snapshots::SnapshotInfo;
+use crate::error::ApiError;
 use crate::extract::JsonBody;
 
 #[derive(Debug, Deserialize)]
@@ -26,12 +26,15 @@ pub(in crate::e2b) async fn snapshot(
     Caller(ctx): Caller,
     PathSandbox(id): PathSandbox,
     JsonBody(NewSandboxSnapshot { name, memory }): JsonBody<NewSandboxSnapshot>,
-) -> Result<(StatusCode, Json<SnapshotInfo>), Refusal> {
+) -> Result<(StatusCode, Json<SnapshotInfo>), ApiError> {
     let namespace = app.control.team_namespace(&ctx).await?;
     let name = name.map(|name| bare_name(&name, &namespace)).transpose()?;
     let sandbox = find_settled(&app, &ctx, id).await?;
-    with_memory(memory)?;
     let new = NewSnapshot { overwrite: name.is_some(), name };
-    let template = app.control.snapshot_create(&ctx, &sandbox, &new).await?;
+    let template = match memory {
+        None | Some(true) => app.control.snapshot_create(&ctx, &sandbox, &new).await?,
+        // Its disk alone: what is made from it boots.
+        Some(false) => app.control.sandbox_flatten(&ctx, &sandbox, &new).await?,
+    };
     Ok((StatusCode::CREATED, Json(SnapshotInfo::new(&namespace, &template))))
 }

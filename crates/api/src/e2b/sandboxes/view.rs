@@ -7,7 +7,7 @@ use sandbar_control::Control;
 use sandbar_control::sandboxes::{self, OnTimeout};
 use sandbar_types::guest::ENVD_VERSION;
 use sandbar_types::network::Destination;
-use sandbar_types::{Ingress, NetworkPolicy, SandboxStatus};
+use sandbar_types::{Ingress, NetworkPolicy, PauseMode, SandboxStatus};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
@@ -151,7 +151,7 @@ pub(in crate::e2b) struct SandboxDetail {
     network: Network,
     lifecycle: Lifecycle,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pause_mode: Option<&'static str>,
+    pause_mode: Option<PauseMode>,
 }
 
 /// Where it may connect to, and who may connect to it.
@@ -184,8 +184,16 @@ impl SandboxDetail {
             allow_internet_access: (!allow_internet).then_some(false),
             domain: control.domain().map(str::to_owned),
             network: Network { allow_out, deny_out, allow_public_traffic: public, mask_request_host },
-            lifecycle: Lifecycle { auto_resume, on_timeout: sandbox.on_timeout },
-            pause_mode: (sandbox.status == SandboxStatus::Paused).then_some("full"),
+            lifecycle: Lifecycle {
+                auto_resume,
+                on_timeout: match sandbox.on_timeout.keeps() {
+                    None => OnTimeout::Kill,
+                    // The contract has one word for both.
+                    Some(_) => OnTimeout::Pause,
+                },
+            },
+            pause_mode: (sandbox.status == SandboxStatus::Paused)
+                .then(|| sandbox.pause_mode.unwrap_or(PauseMode::Full)),
         })
     }
 }

@@ -24,11 +24,11 @@ pub(crate) struct CreateSandbox {
     /// The name of a template of the team's or the platform's.
     #[schema(default = "base")]
     template: Option<String>,
-    /// Templates with memory keep their own.
-    #[schema(minimum = 1, maximum = 32, default = 1)]
+    /// Templates with memory keep their own; one that is a disk alone is booted with so many, or with its own.
+    #[schema(minimum = 1, maximum = 32)]
     vcpus: Option<u32>,
-    /// Templates with memory keep their own.
-    #[schema(minimum = 128, maximum = 131_072, default = 512)]
+    /// Templates with memory keep their own; one that is a disk alone is booted with so much, or with its own.
+    #[schema(minimum = 128, maximum = 131_072)]
     memory_mb: Option<u32>,
     /// The template's own, or left out.
     #[schema(minimum = 512, maximum = 1_048_576)]
@@ -39,7 +39,7 @@ pub(crate) struct CreateSandbox {
     /// From when they count.
     #[schema(default = "activity")]
     timeout_from: Option<TimeoutFrom>,
-    /// What happens then: it is destroyed (`kill`), or paused.
+    /// What happens then: it is destroyed (`kill`), or paused with its memory (`pause`) or without it (`pause_filesystem`).
     #[schema(default = "kill")]
     on_timeout: Option<OnTimeout>,
     /// Your own words about it; `GET /v1/sandboxes` can filter by them.
@@ -60,7 +60,7 @@ pub(crate) struct CreateSandbox {
     /// What its servers see as `Host`, in place of the name that the client asked for; `${PORT}` stands for the port.
     #[schema(max_length = 255, example = "localhost:${PORT}")]
     mask_request_host: Option<String>,
-    /// Whether a request to one of its ports resumes it where it is paused.
+    /// Whether a request to one of its ports resumes it where it is paused with its memory. Not with `pause_filesystem`.
     #[schema(default = false)]
     auto_resume: Option<bool>,
 }

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use sandbar_control::sandboxes::{NewDeadline, Resume};
+use sandbar_control::sandboxes::{Awakening, NewDeadline, PauseMode, Resume};
 use sandbar_types::id;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -14,16 +14,26 @@ use crate::error::ApiError;
 use crate::extract::{JsonBody, PathId};
 use crate::schema::ActRefusals;
 
-/// Keeps a sandbox's memory and disk, and gives back its processor, memory and network.
+/// How to pause.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct PauseSandbox {
+    /// Whether its memory is kept. Without it, its processes end, and it boots when it is resumed.
+    #[schema(default = true)]
+    memory: Option<bool>,
+}
+
+/// Keeps a sandbox's memory and disk, or its disk alone, and gives back its processor, memory and network.
 ///
-/// Its processes stand still and go on with `resume`, days later if need be. A pause that fails leaves it running. Takes as long as
-/// writing what the sandbox wrote to its memory since it began or was last resumed.
+/// Its processes stand still and go on with `resume`, days later if need be; without memory they are gone, and `resume` boots it: files,
+/// environment, tokens and network policy are as before. A pause that fails leaves it running. Takes as long as writing what the
+/// sandbox wrote to its memory since it began or was last resumed, and without memory as long as flushing its files.
 #[utoipa::path(
     post,
     path = "/{id}/pause",
     operation_id = "pause_sandbox",
     tag = "sandboxes",
     params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    request_body(content = PauseSandbox, description = "May be left out"),
     responses((status = 200, description = "It is paused", body = Sandbox), ActRefusals),
     security(("api_key" = [])),
 )]
@@ -31,9 +41,11 @@ pub(crate) async fn pause_sandbox(
     State(app): State<AppState>,
     Caller(ctx): Caller,
     PathId(id): PathId<id::Sandbox>,
+    JsonBody(PauseSandbox { memory }): JsonBody<PauseSandbox>,
 ) -> Result<Json<Sandbox>, ApiError> {
+    let mode = if memory.unwrap_or(true) { PauseMode::Full } else { PauseMode::Filesystem };
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
-    Ok(Json(app.control.sandbox_pause(&ctx, &sandbox).await?.into()))
+    Ok(Json(app.control.sandbox_pause_keeping(&ctx, &sandbox, mode).await?.into()))
 }
 
 /// How it goes on. What is left out stays as it was.
@@ -43,9 +55,15 @@ pub(crate) struct ResumeSandbox {
     #[schema(minimum = 0, maximum = 2_592_000)]
     timeout_sec: Option<u32>,
     on_timeout: Option<OnTimeout>,
+    /// Whether it goes on in its memory, where that was kept. Otherwise it boots from its disk, for instance because its processes are
+    /// stuck; its memory is dropped once it serves.
+    #[schema(default = true)]
+    memory: Option<bool>,
 }
 
 /// Lets a paused sandbox go on where it was: the same processes, the same files, the clock put right. Its time-out starts anew.
+///
+/// One whose disk alone was kept boots. A resume that fails leaves it paused as it was.
 #[utoipa::path(
     post,
     path = "/{id}/resume",
@@ -62,9 +80,11 @@ pub(crate) async fn resume_sandbox(
     PathId(id): PathId<id::Sandbox>,
     JsonBody(body): JsonBody<ResumeSandbox>,
 ) -> Result<Json<Sandbox>, ApiError> {
-    let ResumeSandbox { timeout_sec, on_timeout } = body;
+    let ResumeSandbox { timeout_sec, on_timeout, memory } = body;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
-    let resume = Resume { timeout_sec, on_timeout: on_timeout.map(Into::into), timeout_from: None };
+    let awakening = if memory.unwrap_or(true) { Awakening::AsKept } else { Awakening::Reboot };
+    let on_timeout = on_timeout.map(Into::into);
+    let resume = Resume { timeout_sec, on_timeout, timeout_from: None, awakening };
     Ok(Json(app.control.sandbox_resume(&ctx, &sandbox, resume).await?.into()))
 }
 

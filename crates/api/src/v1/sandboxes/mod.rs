@@ -94,6 +94,9 @@ pub(crate) struct Sandbox {
     timeout_sec: u32,
     on_timeout: OnTimeout,
     timeout_from: TimeoutFrom,
+    /// What is kept of it. There while it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_mode: Option<PauseMode>,
     /// When it ends or pauses; where its time-out counts from its activity, unless something happens in it before. Not there while it
     /// is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +163,27 @@ pub(crate) enum OnTimeout {
     Kill,
     /// Its memory and disk are kept, and it can go on later.
     Pause,
+    /// Its disk alone is kept, and it boots from that later.
+    PauseFilesystem,
+}
+
+/// What a pause keeps of a sandbox.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PauseMode {
+    /// Its memory and disk: it goes on where it was.
+    Full,
+    /// Its disk alone: it boots.
+    Filesystem,
+}
+
+impl From<sandboxes::PauseMode> for PauseMode {
+    fn from(mode: sandboxes::PauseMode) -> Self {
+        match mode {
+            sandboxes::PauseMode::Full => Self::Full,
+            sandboxes::PauseMode::Filesystem => Self::Filesystem,
+        }
+    }
 }
 
 /// From when a sandbox's time-out counts.
@@ -195,6 +219,7 @@ impl From<OnTimeout> for sandboxes::OnTimeout {
         match word {
             OnTimeout::Kill => Self::Kill,
             OnTimeout::Pause => Self::Pause,
+            OnTimeout::PauseFilesystem => Self::PauseFilesystem,
         }
     }
 }
@@ -204,6 +229,7 @@ impl From<sandboxes::OnTimeout> for OnTimeout {
         match word {
             sandboxes::OnTimeout::Kill => Self::Kill,
             sandboxes::OnTimeout::Pause => Self::Pause,
+            sandboxes::OnTimeout::PauseFilesystem => Self::PauseFilesystem,
         }
     }
 }
@@ -222,6 +248,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             timeout_sec,
             on_timeout,
             timeout_from,
+            pause_mode,
             metadata,
             host_id,
             guest_ip,
@@ -248,6 +275,8 @@ impl From<sandboxes::Sandbox> for Sandbox {
             timeout_sec,
             on_timeout: on_timeout.into(),
             timeout_from: timeout_from.into(),
+            pause_mode: (status == SandboxStatus::Paused)
+                .then(|| pause_mode.unwrap_or(sandboxes::PauseMode::Full).into()),
             expires_at: expires_at.map(Timestamp),
             metadata,
             host_id,

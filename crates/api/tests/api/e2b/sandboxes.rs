@@ -160,17 +160,66 @@ async fn a_connection_never_brings_the_end_nearer() {
 }
 
 #[tokio::test]
+async fn a_pause_without_memory_boots_and_so_does_a_connection_that_asks_for_it() {
+    let platform = Platform::start().await;
+    let id = platform.api.made(json!({"timeout": 600})).await;
+    let token = platform.api.detail(&id).await["envdAccessToken"].clone();
+    let (pause, connect) = (format!("/sandboxes/{id}/pause"), format!("/v2/sandboxes/{id}/connect"));
+    platform.api.post(&pause, json!({"memory": false})).await.expect(204);
+    refused(&platform.api.post(&pause, json!({"memory": false})).await, 409);
+    let paused = platform.api.detail(&id).await;
+    assert_eq!((&paused["state"], &paused["pauseMode"]), (&json!("paused"), &json!("filesystem")));
+    let running = platform.api.post(&connect, json!({"timeout": 600})).await.expect(201);
+    assert_eq!(running["envdAccessToken"], token);
+    // One that runs is not booted.
+    platform.api.post(&connect, json!({"timeout": 600, "memory": false})).await.expect(200);
+    assert!(platform.api.detail(&id).await.get("pauseMode").is_none());
+
+    platform.api.post(&pause, json!({"memory": true})).await.expect(204);
+    assert_eq!(platform.api.detail(&id).await["pauseMode"], "full");
+    platform.api.post(&connect, json!({"timeout": 600, "memory": false})).await.expect(201);
+
+    let snapshot = json!({"memory": false, "name": "disk"});
+    let kept = platform.api.post(&format!("/sandboxes/{id}/snapshots"), snapshot).await.expect(201);
+    let name = kept["snapshotID"].as_str().unwrap();
+    let listed = platform.api.get("/snapshots").await.expect(200);
+    assert_eq!(listed[0]["snapshotID"], name);
+    platform.api.post("/v2/sandboxes", json!({"templateID": name})).await.expect(201);
+    let path = format!("/templates/{}", name.replace('/', "%2F").replace(':', "%3A"));
+    platform.api.delete(&path).await.expect(204);
+    refused(&platform.api.delete(&path).await, 404);
+}
+
+#[tokio::test]
+async fn what_a_time_out_keeps_can_be_said_where_it_pauses() {
+    let platform = Platform::start().await;
+    for body in [
+        json!({"templateID": "base", "autoPauseMemory": false}),
+        json!({"templateID": "base", "autoPause": false, "autoPauseMemory": false}),
+        json!({"templateID": "base", "autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
+    ] {
+        refused(&platform.api.post("/v2/sandboxes", body).await, 400);
+    }
+    let id = platform.api.made(json!({"autoPause": true, "autoPauseMemory": false})).await;
+    assert_eq!(
+        platform.api.detail(&id).await["lifecycle"],
+        json!({"autoResume": false, "onTimeout": "pause"})
+    );
+    // Its time is up now.
+    platform.api.post(&format!("/sandboxes/{id}/timeout"), json!({"timeout": 0})).await.expect(204);
+    assert_eq!(platform.api.detail(&id).await["pauseMode"], "filesystem");
+    // As it was said, by default.
+    let id = platform.api.made(json!({"autoPause": true, "autoPauseMemory": true})).await;
+    platform.api.post(&format!("/sandboxes/{id}/timeout"), json!({"timeout": 0})).await.expect(204);
+    assert_eq!(platform.api.detail(&id).await["pauseMode"], "full");
+}
+
+#[tokio::test]
 async fn a_pause_is_one_and_a_connection_ends_it() {
     let platform = Platform::start().await;
     let id = platform.api.made(json!({"timeout": 600, "autoPause": true})).await;
     let before = platform.api.detail(&id).await;
     let (pause, connect) = (format!("/sandboxes/{id}/pause"), format!("/sandboxes/{id}/connect"));
-    for path in [&pause, &connect, &format!("/sandboxes/{id}/snapshots"), &format!("/sandboxes/{id}/resume")]
-    {
-        let answer = platform.api.post(path, json!({"memory": false})).await;
-        assert_eq!(answer.body["error_code"], "snapshot_filesystem_only_disabled");
-        refused(&answer, 400);
-    }
     platform.api.post(&pause, json!({"requireHealthyGuest": true})).await.expect(204);
     refused(&platform.api.post(&pause, json!({})).await, 409);
     let paused = platform.api.detail(&id).await;
