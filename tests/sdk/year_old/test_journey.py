@@ -12,6 +12,8 @@ import pytest
 from e2b import AsyncSandbox, CommandExitException, NotFoundException, PtySize, Sandbox, SandboxException, SandboxQuery, SandboxState
 from threads import InThreads
 
+# One for all: the SDK keeps its connections, which belong to a loop.
+LOOP = asyncio.Runner()
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 FLAVOURS = pytest.mark.parametrize("kind", [InThreads(Sandbox), AsyncSandbox], ids=["sync", "async"])
 
@@ -37,7 +39,7 @@ async def listed(kind: Any, **query: Any) -> list[Any]:
 
 @FLAVOURS
 def test_a_life(kind):
-    asyncio.run(a_life(kind))
+    LOOP.run(a_life(kind))
 
 
 async def a_life(kind):
@@ -130,7 +132,7 @@ async def files(sandbox):
 
 @FLAVOURS
 def test_a_time_that_is_over(kind):
-    asyncio.run(a_time_that_is_over(kind))
+    LOOP.run(a_time_that_is_over(kind))
 
 
 async def a_time_that_is_over(kind):
