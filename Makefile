@@ -43,9 +43,11 @@ test: ## install what is missing, run every check and every test
 	@scripts/test.sh
 
 .PHONY: soak
-soak: build ## a thousand pauses of one sandbox, proved step by step (an hour under emulation; CYCLES=200 for fewer)
-	$(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(CURDIR)/$(SANDBAR) SANDBAR_SOAK=$(or $(CYCLES),1000) \
-	  cargo test --workspace --locked --test e2e -- life::many_pauses
+soak: build ## a thousand pauses of one sandbox, proved step by step (an hour under emulation; CYCLES=200 for fewer); 2 GiB through the edge each way
+	for test in life::many_pauses edge::bodies_of_any_size; do \
+	  $(SUDO) env PATH="$$PATH" SANDBAR_BIN=$(CURDIR)/$(SANDBAR) SANDBAR_SOAK=$(or $(CYCLES),1000) \
+	    cargo test --workspace --locked --test e2e -- $$test; \
+	done
 
 .PHONY: bench
 bench: build ## measure the platform beside the bare VMM: a table, and target/bench.json

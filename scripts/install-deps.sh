@@ -187,7 +187,7 @@ for group in "$@"; do
             install_rust
             ;;
         test)
-            install ca-certificates cpio git openssl busybox-static
+            install ca-certificates cpio dnsmasq-base git openssl busybox-static
             install_redis
             install_registry
             install_python

@@ -14,8 +14,10 @@ use crate::{Test, tests};
 
 /// A guest's processor is emulated where these tests run.
 const LIMIT: Duration = Duration::from_secs(240);
-/// What is moved each way.
+/// What is moved each way: several times what it may grow by, and in a soak as much as people send.
 const BYTES: u64 = 200 << 20;
+const SOAK_BYTES: u64 = 2 << 30;
+const TRANSFER_LIMIT: Duration = Duration::from_secs(3600);
 /// By how much the edge's process may grow meanwhile.
 const GROWTH_KIB: i64 = 48 << 10;
 
@@ -173,46 +175,7 @@ async fn the_guest_agent_is_reached_by_its_token_and_its_insides_are_not(platfor
 }
 
 /// Counts by server-sent events, each when it is told to; echoes by WebSocket.
-const STREAMS: &str = r#"
-import base64, hashlib, http.server, struct, threading
-go = threading.Semaphore(0)
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def log_message(self, *args): pass
-    def do_GET(self):
-        if self.path == '/go':
-            go.release()
-            self.send_response(204); self.end_headers()
-        elif self.path == '/events':
-            self.send_response(200)
-            self.send_header('Content-Type', 'text/event-stream'); self.send_header('Transfer-Encoding', 'chunked')
-            self.end_headers()
-            for number in range(3):
-                if number: go.acquire()
-                event = b'data: %d\n\n' % number
-                self.wfile.write(b'%x\r\n%s\r\n' % (len(event), event)); self.wfile.flush()
-            self.wfile.write(b'0\r\n\r\n')
-        elif self.path == '/ws':
-            key = self.headers['Sec-WebSocket-Key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
-            accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-            self.send_response(101)
-            for pair in [('Connection', 'Upgrade'), ('Upgrade', 'websocket'), ('Sec-WebSocket-Accept', accept)]:
-                self.send_header(*pair)
-            self.end_headers()
-            while True:
-                head = self.rfile.read(2)
-                if len(head) < 2: return
-                length = head[1] & 127
-                if length == 126: length, = struct.unpack('>H', self.rfile.read(2))
-                mask = self.rfile.read(4)
-                data = bytes(b ^ mask[i % 4] for i, b in enumerate(self.rfile.read(length)))
-                size = bytes([length]) if length < 126 else bytes([126]) + struct.pack('>H', length)
-                self.wfile.write(head[:1] + size + data); self.wfile.flush()
-                if head[0] & 15 == 8: self.close_connection = True; return
-        else:
-            self.send_response(204); self.end_headers()
-http.server.ThreadingHTTPServer(('127.0.0.1', 9000), Handler).serve_forever()
-"#;
+const STREAMS: &str = include_str!("../guest/streams.py");
 
 async fn streams_and_websockets_pass_as_they_come(platform: &Platform) -> Result<()> {
     platform.start().await?;
@@ -273,9 +236,11 @@ async fn bodies_of_any_size_pass_in_little_memory(platform: &Platform) -> Result
     let sandbox = Sandbox::create(&platform.client()?, &json!({"public_traffic": true})).await?;
     leave(&sandbox, BULK).await?;
     edge.first(&sandbox, 9000, "/1").await?.bytes().await?;
+    let bytes = if std::env::var_os("SANDBAR_SOAK").is_some() { SOAK_BYTES } else { BYTES };
     let before = rss_kib(platform)?;
 
-    let mut response = edge.get(&sandbox, 9000, &format!("/{BYTES}")).send().await?;
+    let download = edge.get(&sandbox, 9000, &format!("/{bytes}")).timeout(TRANSFER_LIMIT);
+    let mut response = download.send().await?;
     let (mut got, mut most) = (0, before);
     while let Some(chunk) = response.chunk().await? {
         let megabytes = got >> 20;
@@ -284,12 +249,12 @@ async fn bodies_of_any_size_pass_in_little_memory(platform: &Platform) -> Result
             most = most.max(rss_kib(platform)?);
         }
     }
-    assert_eq!(got, BYTES);
+    assert_eq!(got, bytes);
 
     let block = bytes_of(1 << 20);
-    let blocks = futures::stream::iter((0..BYTES >> 20).map(move |_| Ok::<_, std::io::Error>(block.clone())));
-    let upload = edge.request(Method::PUT, &sandbox, 9000, "/").header("content-length", BYTES);
-    let answered = upload.body(reqwest::Body::wrap_stream(blocks)).send();
+    let blocks = futures::stream::iter((0..bytes >> 20).map(move |_| Ok::<_, std::io::Error>(block.clone())));
+    let upload = edge.request(Method::PUT, &sandbox, 9000, "/").header("content-length", bytes);
+    let answered = upload.timeout(TRANSFER_LIMIT).body(reqwest::Body::wrap_stream(blocks)).send();
     tokio::pin!(answered);
     let response = loop {
         tokio::select! {
@@ -297,7 +262,7 @@ async fn bodies_of_any_size_pass_in_little_memory(platform: &Platform) -> Result
             () = tokio::time::sleep(Duration::from_millis(20)) => most = most.max(rss_kib(platform)?),
         }
     };
-    assert_eq!(response.text().await?, BYTES.to_string());
+    assert_eq!(response.text().await?, bytes.to_string());
     ensure!(most - before < GROWTH_KIB, "it grew from {before} KiB to {most} KiB");
     Ok(())
 }

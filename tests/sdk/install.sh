@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the SDK tests run on, into the target folder and js/node_modules: E2B's SDKs for Python and JavaScript and pytest, all in
-# the versions that python/requirements.txt and js/package-lock.json name. A second run does nothing and needs no network.
+# Installs what the SDK tests run on, into the target folder and folders node_modules: E2B's SDKs for Python and JavaScript and pytest, all in
+# the versions that python/requirements.txt and js/package-lock.json name; the same of a year ago (year_old/); and a package for guests to
+# install (wheels.txt). A second run does nothing and needs no network.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -29,10 +30,22 @@ if ! cmp -s "$wanted" "$venv/installed" || ! "$venv/bin/python" -c 'import e2b' 
     cp "$wanted" "$venv/installed"
 fi
 
-wanted=$here/js/package-lock.json
-modules=$here/js/node_modules
-if ! cmp -s "$wanted" "$modules/installed"; then
-    node=$("$here/../../scripts/node.sh")
-    (cd "$here/js" && PATH="$node:$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts)
-    cp "$wanted" "$modules/installed"
+"$here/../python-env.sh" "$here/year_old" e2b
+
+for folder in "$here/js" "$here/year_old"; do
+    wanted=$folder/package-lock.json
+    modules=$folder/node_modules
+    if ! cmp -s "$wanted" "$modules/installed"; then
+        node=$("$here/../../scripts/node.sh")
+        (cd "$folder" && PATH="$node:$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts)
+        cp "$wanted" "$modules/installed"
+    fi
+done
+
+wanted=$here/wheels.txt
+wheels=${CARGO_TARGET_DIR:-$here/../../target}/sdk-wheels
+if ! cmp -s "$wanted" "$wheels.installed"; then
+    rm -rf "$wheels"
+    "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$wheels" --requirement "$wanted"
+    cp "$wanted" "$wheels.installed"
 fi

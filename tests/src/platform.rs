@@ -24,8 +24,6 @@ const FIRST_START_LIMIT: Duration = Duration::from_secs(900);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// The end of the summary that `up` prints when it has nothing left to do.
 const READY_TEXT: &str = "Stop it with:";
-/// The name below which its sandboxes have theirs.
-const DOMAIN: &str = "sbx.test";
 /// Bytes of a log that a failure shows.
 const LOG_TAIL: u64 = 8 << 10;
 
@@ -55,6 +53,9 @@ pub struct Up {
 }
 
 impl Platform {
+    /// The name below which its sandboxes have theirs. No resolver knows it.
+    pub const DOMAIN: &str = "sbx.test";
+
     /// A platform in a folder, which need not exist. Nothing is started.
     pub fn new(binary: PathBuf, data_dir: &Path) -> Result<Self> {
         fs::create_dir_all(data_dir)?;
@@ -145,7 +146,7 @@ impl Platform {
         let https = self.https_address().to_string();
         let own =
             ["up", "--vmm", "qemu", "--data-dir", &data_dir, "--listen", &listen, "--network", &network];
-        let edge = ["--domain", DOMAIN, "--https-listen", &https];
+        let edge = ["--domain", Self::DOMAIN, "--https-listen", &https];
         let own = own.into_iter().chain(edge);
         Cli::new(&self.binary, own.chain(more.iter().copied()))
     }

@@ -4,6 +4,7 @@
 //! sandbox whatever domain follows, so the platform can be reached by any name that leads to it.
 
 use http::{HeaderMap, HeaderName, Request, header};
+use sandbar_types::guest::AGENT_PORT;
 use sandbar_types::{Id, id::Sandbox};
 use uuid::Uuid;
 
@@ -11,6 +12,11 @@ use crate::refusal::Refusal;
 
 pub(crate) const SANDBOX_ID: HeaderName = HeaderName::from_static("e2b-sandbox-id");
 pub(crate) const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port");
+
+/// The API's own name below the domain.
+const API_LABEL: &str = "api";
+/// Where E2B's API has sandboxes.
+const API_PATH: &str = "/sandboxes/";
 
 /// A port of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +48,30 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Option<&str> {
 }
 
 pub(crate) fn of<B>(request: &Request<B>, domain: Option<&str>) -> Addressed {
+    if is_for_api(request, domain) {
+        return Addressed::ToApi;
+    }
     match by_headers(request.headers()) {
         Addressed::ToApi => host_of(request).map_or(Addressed::ToApi, |host| by_host(host, domain)),
         addressed => addressed,
     }
+}
+
+/// E2B's clients of a year ago send the headers with calls of the API, too: to its own name, where it has one, or else to paths that are nothing to
+/// the guest agent, whose port they name.
+fn is_for_api<B>(request: &Request<B>, domain: Option<&str>) -> bool {
+    let has_its_name = |host: &str| {
+        let (label, rest) = host.split_once('.').unwrap_or((host, ""));
+        let ours = domain.is_some_and(|domain| without_port(rest).eq_ignore_ascii_case(without_port(domain)));
+        ours && label.eq_ignore_ascii_case(API_LABEL)
+    };
+    let of_agent = || {
+        request
+            .headers()
+            .get(SANDBOX_PORT)
+            .is_some_and(|port| port.as_bytes() == AGENT_PORT.to_string().as_bytes())
+    };
+    host_of(request).is_some_and(has_its_name) || (request.uri().path().starts_with(API_PATH) && of_agent())
 }
 
 fn by_headers(headers: &HeaderMap) -> Addressed {
@@ -129,6 +155,24 @@ mod tests {
             // They say more than the host.
             assert_eq!(to(asked(&format!("1-{}.x", Id::<Sandbox>::new()), &headers)), Some((id, port)));
         }
+    }
+
+    #[test]
+    fn calls_of_the_api_stay_that_though_they_name_a_sandbox() {
+        let id = Id::<Sandbox>::new().e2b();
+        let asked = |host: &str, path: &str, port: &str| {
+            let request = Request::post(path).header(header::HOST, host);
+            let request = request.header("e2b-sandbox-id", &id).header("e2b-sandbox-port", port);
+            of(&request.body(()).unwrap(), Some("sbx.example:8443"))
+        };
+        let connect = format!("/sandboxes/{id}/connect");
+        assert_eq!(asked("api.sbx.example:8443", &connect, "49983"), Addressed::ToApi);
+        assert_eq!(asked("API.sbx.example", "/files", "8000"), Addressed::ToApi);
+        assert_eq!(asked("127.0.0.1:8080", &connect, "49983"), Addressed::ToApi);
+        // A server of the sandbox's may have such paths, and the agent has others.
+        assert!(to(asked("127.0.0.1:8080", &connect, "8000")).is_some());
+        assert!(to(asked("127.0.0.1:8080", "/files", "49983")).is_some());
+        assert!(to(asked("api.other.example", "/files", "49983")).is_some());
     }
 
     #[test]
