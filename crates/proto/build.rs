@@ -19,7 +19,10 @@ fn main() {
     }
     std::fs::write(&descriptors, compiler.encode_file_descriptor_set()).expect("OUT_DIR is writable");
 
+    // It would name `descriptors.bin`, which is written here: cargo takes a file that is younger than the run for changed, and would
+    // run this, and compile all that depends on it, at every build.
     connectrpc_build::Config::new()
+        .emit_rerun_directives(false)
         .descriptor_set(&descriptors)
         .files(FILES)
         .include_file("_connectrpc.rs")
