@@ -1,8 +1,9 @@
 // Templates made of recipes: asked for, watched and ended in the browser, built by real guests.
 
-import { expect, signIn, signUp, test } from './world';
+import { expect, firstPerson, signIn, signUp, test } from './world';
 
-const name = () => `made-${Date.now().toString(36)}`;
+let names = 0;
+const name = () => `made-${Date.now().toString(36)}-${(names += 1)}`;
 
 test('a template is built as its steps are watched, and capsules start from it', async ({ page, request, watch }) => {
 	test.setTimeout(600_000);
@@ -26,22 +27,34 @@ test('a template is built as its steps are watched, and capsules start from it',
 	// What is mended has no fault any more.
 	await recipe.fill('echo to stdout; echo to stderr >&2\nsleep 3; echo later');
 	await expect(recipe).toHaveAttribute('aria-invalid', 'false');
-	await expect(dialog.getByLabel('Base template')).toHaveValue('base');
+	const base = dialog.getByLabel('Base template');
+	await expect(base).toHaveValue('base');
+	// Of an image it has any size; a recipe that says where it starts is heard.
+	await base.selectOption({ label: 'An image of a registry …' });
+	await dialog.getByLabel('Image').fill('python:3.13-slim');
+	await dialog.getByLabel('Memory, MiB').fill('1024');
+	await base.selectOption('base');
+	await expect(dialog.getByLabel('Memory, MiB')).toHaveCount(0);
+	const steps = await recipe.inputValue();
+	await recipe.fill(`FROM alpine:3\n${steps}`);
+	await expect(base).toBeDisabled();
+	await expect(dialog.getByLabel('Memory, MiB')).toBeVisible();
+	await recipe.fill(steps);
 	await dialog.getByLabel('Healthcheck').fill('test -d /etc');
 	await dialog.getByRole('button', { name: 'Build' }).click();
 	await expect(page).toHaveURL(/\/dashboard\/builds\/bld-/);
 	await expect(page.getByRole('heading', { level: 1, name: template })).toBeVisible();
 
 	// Nobody loads the page again.
-	const steps = page.getByRole('region', { name: 'Steps', exact: true });
+	const shown = page.getByRole('region', { name: 'Steps', exact: true });
 	const limit = { timeout: 300_000 };
-	await expect(steps.getByRole('region', { name: 'stdout of step 1' })).toHaveText('to stdout', limit);
-	await expect(steps.getByRole('region', { name: 'stderr of step 1' })).toHaveText('to stderr');
-	await expect(steps.getByRole('listitem').first()).toContainText('exit code 0');
+	await expect(shown.getByRole('region', { name: 'stdout of step 1' })).toHaveText('to stdout', limit);
+	await expect(shown.getByRole('region', { name: 'stderr of step 1' })).toHaveText('to stderr');
+	await expect(shown.getByRole('listitem').first()).toContainText('exit code 0');
 	const about = page.getByRole('region', { name: 'About the build' });
 	await expect(about.getByRole('status')).toContainText('running');
 	await expect(about.getByRole('status')).toContainText('step 2 of 4');
-	await expect(steps.getByRole('region', { name: 'stdout of step 2' })).toHaveText('later', limit);
+	await expect(shown.getByRole('region', { name: 'stdout of step 2' })).toHaveText('later', limit);
 	await expect(about.getByRole('status')).toContainText('success', limit);
 	await expect(page.getByRole('button', { name: 'Cancel the build' })).toHaveCount(0);
 
@@ -50,7 +63,7 @@ test('a template is built as its steps are watched, and capsules start from it',
 	await page.getByRole('dialog').getByRole('button', { name: 'Cancel' }).click();
 	// Whoever comes later sees the same.
 	await page.reload();
-	await expect(steps.getByRole('region', { name: 'stdout of step 2' })).toHaveText('later');
+	await expect(shown.getByRole('region', { name: 'stdout of step 2' })).toHaveText('later');
 	await page.getByRole('link', { name: 'Builds' }).click();
 	await expect(page.getByRole('row', { name: template })).toContainText('success');
 	await page.getByRole('link', { name: 'Templates & snapshots' }).click();
@@ -88,4 +101,52 @@ test('builds that fail say why, builds are cancelled, and members see why they m
 	await expect(page.getByRole('row', { name: failing.name })).toContainText('failed');
 	await expect(page.getByText('you are a member')).toBeVisible();
 	await expect(page.getByRole('button', { name: 'Create a template' })).toBeDisabled();
+});
+
+test('the platform’s administrator builds for everybody, and ends builds of any team', async ({ page, request }) => {
+	test.setTimeout(600_000);
+	const limit = { timeout: 300_000 };
+	const admin = await firstPerson(request);
+	const ann = await signUp(request, 'Ann');
+	const template = name();
+	admin.leavesNoTemplate(template);
+	const endless = await ann.call('POST', '/v1/builds', { name: name(), recipe: ['sleep 86397'] });
+	await signIn(page, admin);
+	const menu = page.getByRole('navigation', { name: 'Main' });
+	const about = page.getByRole('region', { name: 'About the build' });
+	await menu.getByRole('link', { name: 'All builds' }).click();
+	const row = page.getByRole('row', { name: endless.name });
+	await expect(row).toContainText("Ann's Team");
+	await row.getByRole('link').click();
+	await expect(about).toContainText("Ann's Team");
+	await page.getByRole('button', { name: 'Cancel the build' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'End it' }).click();
+	await expect(about.getByRole('status')).toContainText('cancelled', limit);
+	expect((await ann.call('GET', `/v1/builds/${endless.id}`)).status).toBe('cancelled');
+
+	await menu.getByRole('link', { name: 'Platform templates' }).click();
+	await expect(page.getByRole('row', { name: 'base' }).getByRole('button', { name: /^Delete/ })).toHaveCount(0);
+	await page.getByRole('button', { name: 'Create a template' }).click();
+	await page.getByLabel('Name').fill(template);
+	await page.getByRole('textbox', { name: 'Recipe' }).fill('echo for everybody');
+	await page.getByRole('button', { name: 'Build', exact: true }).click();
+	await expect(page).toHaveURL(/\/dashboard\/admin\/builds\/bld-/);
+	await expect(page.getByRole('region', { name: 'stdout of step 1' })).toHaveText('for everybody', limit);
+	await expect(about.getByRole('status')).toContainText('success', limit);
+	await expect(about).toContainText('the platform');
+	const offered = async () =>
+		(await ann.call('GET', '/v1/snapshots')).map((one: { name: string }) => one.name).includes(template);
+	expect(await offered()).toBe(true);
+
+	await menu.getByRole('link', { name: 'Platform templates' }).click();
+	const made = page.getByRole('row', { name: template });
+	await made.getByRole('button', { name: /^Delete/ }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+	await expect(page.getByText(`${template} is deleted`)).toBeVisible();
+	await expect(made).toHaveCount(0);
+	expect(await offered()).toBe(false);
+	await menu.getByRole('link', { name: 'All events' }).click();
+	await expect(page.getByText(`deleted template ${template}`)).toBeVisible();
+	await expect(page.getByText(`built template ${template} from base`)).toBeVisible();
+	await expect(page.getByText(`ended the build of template ${endless.name}`)).toBeVisible();
 });

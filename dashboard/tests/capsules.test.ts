@@ -17,7 +17,7 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 	await dialog.getByLabel('Metadata').fill('owner');
 	await expect(dialog.getByRole('button', { name: 'Create' })).toBeDisabled();
 	await dialog.getByLabel('Metadata').fill(`owner=ann, task=${task}`);
-	await dialog.getByLabel('When idle for, seconds').fill('900');
+	await dialog.getByLabel('Time-out, seconds').fill('900');
 	await dialog.getByRole('button', { name: 'Create' }).click();
 	await expect(page).toHaveURL(/\/capsules\/sb-/, { timeout: 60_000 });
 	const id = page.url().split('/').at(-1)!;
@@ -33,8 +33,8 @@ test('a capsule is made, looked at, paused, resumed, kept, forked and destroyed'
 	await page.getByRole('button', { name: '2h' }).click();
 	await expect(page.getByRole('button', { name: '2h' })).toHaveAttribute('aria-pressed', 'true');
 
-	await page.getByRole('button', { name: 'Change the idle time' }).click();
-	await page.getByLabel('For, seconds').fill('3600');
+	await page.getByRole('button', { name: 'Change the time-out' }).click();
+	await page.getByLabel('After, seconds').fill('3600');
 	await page.getByRole('button', { name: 'Change', exact: true }).click();
 	await expect(facts).toContainText('paused after 1 h');
 

@@ -48,7 +48,10 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await page.setViewportSize(SIZES[0]!);
 	await signIn(page, person);
 	await look('capsules', '/dashboard/capsules/list', () => expect(page.locator('.capsule').nth(1)).toBeVisible());
-	await look('create', '/dashboard/capsules/list?create', () => expect(page.getByRole('dialog')).toBeVisible());
+	await look('create', '/dashboard/capsules/list?create', async () => {
+		for (const more of ['Environment', 'Who reaches its ports', 'What it reaches'])
+			await page.getByRole('dialog').getByText(more, { exact: true }).click();
+	});
 	await look('capsule', `/dashboard/capsules/${ids[0]}`, async () => {
 		await expect(page.getByRole('img', { name: /^Memory: now/ })).toBeVisible();
 		await expect(page.getByRole('region', { name: 'Network' })).toContainText('198.51.100.7');
@@ -114,7 +117,10 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 		expect(page.getByRole('table', { name: 'Usage by day' })).toBeVisible()
 	);
 	await look('keys', '/dashboard/keys', heading('API keys'));
-	await look('team', '/dashboard/team', () => expect(page.getByRole('row', { name: person.email })).toBeVisible());
+	await look('team', '/dashboard/team', async () => {
+		await expect(page.getByRole('row', { name: person.email })).toBeVisible();
+		await expect(page.getByText('Builds under way')).toBeVisible();
+	});
 	await look('account', '/dashboard/account', () => expect(page.getByText('this one')).toBeVisible());
 	await look('audit', '/dashboard/audit', () => expect(page.getByText(/created capsule/).first()).toBeVisible());
 	await look('welcome', '/dashboard/welcome', heading('First steps'));
@@ -125,6 +131,25 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await person.call('DELETE', `/v1/hosts/${host.id}`);
 	await person.call('PUT', `/v1/admin/teams/${person.team}/byoc`, { is_byoc: false });
 	await look('admin-teams', '/dashboard/admin/teams', heading('Teams'));
+	await look('admin-limits', '/dashboard/admin/teams', async () => {
+		await page
+			.getByRole('button', { name: /^Limits/ })
+			.first()
+			.click();
+		await expect(page.getByLabel('Running capsules')).toBeVisible();
+	});
+	await look('admin-templates', '/dashboard/admin/templates', () =>
+		expect(page.getByText('base', { exact: true }).first()).toBeVisible()
+	);
+	await look('admin-builds', '/dashboard/admin/builds', () =>
+		expect(page.getByRole('row', { name: 'looked-at' }).first()).toContainText('failed')
+	);
+	await look('admin-build', `/dashboard/admin/builds/${build.id}`, () =>
+		expect(page.getByRole('region', { name: 'stderr of step 3' })).toContainText('gone')
+	);
+	await look('admin-audit', '/dashboard/admin/audit', () =>
+		expect(page.getByText(/created capsule/).first()).toBeVisible()
+	);
 	await look('admin-users', '/dashboard/admin/users', heading('Users'));
 	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));
 });

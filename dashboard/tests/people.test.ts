@@ -117,6 +117,7 @@ test('an account’s name, password and sign-ins are its owner’s to change', a
 	const rows = page.getByRole('region', { name: 'Sign-ins' }).getByRole('row');
 	await expect(rows).toHaveCount(3);
 	await page.getByRole('button', { name: /^End the sign-in/ }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'End it' }).click();
 	await expect(page.getByText('That sign-in is ended')).toBeVisible();
 	await person.call('GET', '/v1/me', undefined, 401);
 	await page.getByLabel('The one until now').fill('wrong wrong');
@@ -145,6 +146,25 @@ test('the platform’s administrator sees all, and shares it', async ({ page, re
 	await page.getByLabel("Deputy's Team brings its own hosts").first().check();
 	await expect(page.getByText("Deputy's Team may bring hosts of its own")).toBeVisible();
 	expect((await other.call('GET', `/v1/teams/${other.team}`)).team.is_byoc).toBe(true);
+
+	// A limit of its own, and the platform's again.
+	const snapshots = async () => (await other.call('GET', `/v1/teams/${other.team}/quotas`)).snapshots;
+	const before = await snapshots();
+	for (const limit of ['3', '']) {
+		await page.getByRole('button', { name: "Limits of Deputy's Team" }).first().click();
+		await page.getByLabel('Snapshots').fill(limit);
+		await page.getByRole('dialog').getByRole('button', { name: 'Set' }).click();
+		await expect(page.getByRole('dialog')).toHaveCount(0);
+		expect(await snapshots()).toEqual(limit ? { ...before, limit: 3, is_default: false } : before);
+	}
+
+	// The trail of everybody has it in words.
+	await page.getByRole('link', { name: 'All events' }).click();
+	await expect(page.getByText('changed what the team may have: 3 snapshots').first()).toBeVisible();
+	await page.getByRole('combobox', { name: 'What' }).selectOption({ label: 'People' });
+	await page.getByLabel('Action').selectOption('admin_grant');
+	await expect(page.getByText('made Deputy an administrator of the platform').first()).toBeVisible();
+	await expect(page.getByText('changed what the team may have')).toHaveCount(0);
 });
 
 test('tabs of one browser show one person and one team', async ({ page, context, request, watch }) => {

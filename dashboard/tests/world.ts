@@ -1,6 +1,9 @@
 // What every test of a page stands on: people, made the way people come, and a watch over what no page may do.
 
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { expect, test as base, type APIRequestContext, type Page } from '@playwright/test';
+import { gateOf } from './apart/outside';
 
 export const PASSWORD = 'correct horse battery';
 
@@ -38,6 +41,11 @@ export class Person {
 				if (row.metadata.task === task) await this.delete(`/v1/sandboxes/${row.id}`);
 			await this.delete(`/v1/snapshots/${snapshot}`);
 		});
+	}
+
+	/** A template that pages make for the platform goes with the test. */
+	leavesNoTemplate(name: string) {
+		afterwards(() => this.delete(`/v1/admin/templates/${name}`));
 	}
 
 	/** Gone already is as good. */
@@ -79,6 +87,17 @@ export async function signIn(page: Page, person: Person) {
 	await page.getByRole('button', { name: 'Sign in' }).click();
 	await expect(page).toHaveURL(/\/dashboard\//);
 	await expect(page.getByRole('navigation', { name: 'Main' })).toBeAttached();
+}
+
+/** Does something while the platform is gone, to the browser at least: what was open is cut, and nothing answers. */
+export async function whileGone(act: () => Promise<void>) {
+	const holder = connect(gateOf(process.env.SANDBAR_OUTSIDE!));
+	await once(holder, 'data');
+	try {
+		await act();
+	} finally {
+		holder.destroy();
+	}
 }
 
 export const shortId = (id: string) => `sb-…${id.split('-').at(-1)}`;

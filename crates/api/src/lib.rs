@@ -135,6 +135,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .nest("/v1/teams", v1::teams::routes())
         .nest("/v1/usage", v1::usage::routes())
         .nest("/v1/audit-logs", v1::audit_logs::routes())
+        .nest("/v1/platform", v1::platform::routes())
         .nest("/v1/admin", v1::admin::routes());
     openapi::keys_or_people(routes.get_openapi_mut());
     openapi::bodies_may_be_left_out(routes.get_openapi_mut());

@@ -56,6 +56,7 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "teams", description = "Teams and their members"),
         (name = "usage", description = "What the team used"),
         (name = "audit", description = "What was done, and by whom"),
+        (name = "platform", description = "How it is reached"),
         (name = "admin", description = "For the platform's administrators"),
         (name = "health", description = "For load balancers and supervisors"),
     ),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::access::{AccessError, Role, store_code};
 use crate::context::NoTeam;
-use crate::page::{InvalidCursor, MAX_LIMIT};
+use crate::page::InvalidCursor;
 use crate::{Control, OpContext};
 
 /// Longest cursor that is read, in characters: a snapshot names the transactions that were under way, of which there are never many.
@@ -40,9 +40,9 @@ pub struct AuditQuery {
     pub to: Option<DateTime<Utc>>,
 }
 
-/// Whose events an operator exports.
+/// Whose events are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Export {
+pub enum Whose {
     /// All teams' and the platform's.
     All,
     /// One team's.
@@ -108,20 +108,21 @@ impl Control {
         self.audit_page(Some(seen.team.id), admin_scope, query, after, limit).await
     }
 
-    /// A page of the trail, for the platform's operator.
-    pub async fn audit_export(
+    /// A page of everybody's trail, for the platform's administrators.
+    pub async fn admin_audit_list(
         &self,
         ctx: &OpContext,
-        of: Export,
+        whose: Whose,
         query: &AuditQuery,
         after: Option<AuditCursor>,
+        limit: u32,
     ) -> Result<AuditPage, AuditError> {
         ctx.platform_admin()?;
-        let team = match of {
-            Export::All => None,
-            Export::Team(team) => Some(team),
+        let team = match whose {
+            Whose::All => None,
+            Whose::Team(team) => Some(team),
         };
-        self.audit_page(team, true, query, after, MAX_LIMIT).await
+        self.audit_page(team, true, query, after, limit).await
     }
 
     async fn audit_page(

@@ -92,6 +92,14 @@ impl Operation {
         self.event(team, ("snapshot", name.to_string()), outcome, json!({}))
     }
 
+    /// It deleted a snapshot of a team's, or a template of the platform's.
+    pub(crate) fn deleted_event(&self, team: Id<Team>, name: &TemplateName) -> Event<'_> {
+        if team == Id::PLATFORM {
+            return self.template_event(team, name, Outcome::Success, json!({}));
+        }
+        self.snapshot_event(team, name, Outcome::Success)
+    }
+
     /// It came to its end on a template.
     pub(crate) fn template_event(
         &self,

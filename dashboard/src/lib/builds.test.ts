@@ -1,5 +1,15 @@
 import { expect, it } from 'vitest';
-import { EventReader, freshened, progress, recipeFault, withLog, type Build, type StepLog } from './builds';
+import {
+	EventReader,
+	freshened,
+	isImage,
+	origin,
+	progress,
+	recipeFault,
+	withLog,
+	type Build,
+	type StepLog
+} from './builds';
 
 const log = (fields: Partial<StepLog>): StepLog => ({
 	attempt: 1,
@@ -34,6 +44,13 @@ it('freshens a list without losing its end', () => {
 		{ id: 'b3', is: 'new' }
 	]);
 	expect(after.map((one) => `${one.id} ${one.is}`)).toEqual(['b4 new', 'b3 new', 'b2 old', 'b1 old']);
+});
+
+it('knows what a recipe starts from', () => {
+	expect(origin('# a comment\n  from python:3.13-slim\nRUN make')).toBe('python:3.13-slim');
+	expect(origin('RUN echo FROM here')).toBeNull();
+	const images = ['python:3.13-slim', 'ghcr.io/acme/tools', 'alpine', 'base', 'template:alpine'];
+	expect(images.filter((name) => isImage(name, ['base', 'alpine-tools']))).toEqual(images.slice(0, 3));
 });
 
 it('tells how far a build is', () => {

@@ -29,6 +29,13 @@ export function progress(build: Build): string {
 	return `${build.current_step} of ${build.total_steps}`;
 }
 
+/** What a recipe itself starts from; null where it does not say. */
+export const origin = (recipe: string) => /^[ \t]*FROM[ \t]+(\S+)/im.exec(recipe)?.[1] ?? null;
+
+/** Whether a name that a recipe starts from is a registry's image: what there is decides about one that could be either's. */
+export const isImage = (name: string, templates: readonly string[]) =>
+	!name.startsWith('template:') && (/[/:]/.test(name) || !templates.includes(name));
+
 export interface Fault {
 	/** From 1. */
 	line: number;

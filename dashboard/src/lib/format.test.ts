@@ -51,6 +51,7 @@ describe('format', () => {
 	it('reads what it writes as pairs, and says what is none', () => {
 		expect(parsePairs('a=1, b=x=y\nc=')).toEqual({ a: '1', b: 'x=y', c: '' });
 		expect(parsePairs(pairs({ a: '1', b: '2' }))).toEqual({ a: '1', b: '2' });
+		expect(parsePairs('A=1,2\nB=3', /\n/)).toEqual({ A: '1,2', B: '3' });
 		expect(parsePairs('a')).toBe('“a” is not key=value');
 		expect(list(' a ,\n\n b')).toEqual(['a', 'b']);
 	});

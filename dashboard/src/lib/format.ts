@@ -63,10 +63,10 @@ export const percent = (value: number) => `${value >= 10 ? Math.round(value) : M
 
 export const count = (value: number) => value.toLocaleString('en-US');
 
-/** The end of an id tells two apart; its beginning is the time it was made. */
+/** The end of an id tells two apart; its beginning is the time it was made. What is a name in place of an id stays whole. */
 export function shortId(id: string): string {
-	const [prefix, ...rest] = id.split('-');
-	return rest.length > 1 ? `${prefix}-…${rest.at(-1)}` : id;
+	const found = /^([a-z]+)(?:-[0-9a-f]{4,12}){4}-([0-9a-f]{12})$/.exec(id);
+	return found ? `${found[1]}-…${found[2]}` : id;
 }
 
 /** "a=1, b=2" and the other way round. */
@@ -76,10 +76,10 @@ export function pairs(entries: Record<string, string>): string {
 		.join(', ');
 }
 
-/** Lines or commas of `key=value`; a text that says what is wrong where it is not. */
-export function parsePairs(text: string): Record<string, string> | string {
+/** Lines or commas of `key=value`, or lines alone; a text that says what is wrong where it is not. */
+export function parsePairs(text: string, between = /[\n,]/): Record<string, string> | string {
 	const found: Record<string, string> = {};
-	for (const line of list(text)) {
+	for (const line of list(text, between)) {
 		const at = line.indexOf('=');
 		if (at < 1) return `“${line}” is not key=value`;
 		found[line.slice(0, at).trim()] = line.slice(at + 1).trim();
@@ -88,9 +88,9 @@ export function parsePairs(text: string): Record<string, string> | string {
 }
 
 /** The words of a list that people typed: by lines, commas or blanks at its ends. */
-export function list(text: string): string[] {
+export function list(text: string, between = /[\n,]/): string[] {
 	return text
-		.split(/[\n,]/)
+		.split(between)
 		.map((word) => word.trim())
 		.filter((word) => word !== '');
 }

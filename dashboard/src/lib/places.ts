@@ -33,9 +33,12 @@ const ALL: readonly Place[] = [
 	place('Team', 'team', 'team', 'team', 't'),
 	place('Audit log', 'audit', 'log', 'team', 'l'),
 	place('All hosts', 'admin/hosts', 'host', 'platform', 'H'),
+	place('All capsules', 'admin/capsules', 'capsule', 'platform', 'C'),
+	place('Platform templates', 'admin/templates', 'snapshot', 'platform', 'S'),
+	place('All builds', 'admin/builds', 'build', 'platform', 'B'),
 	place('Teams', 'admin/teams', 'team', 'platform', 'T'),
 	place('Users', 'admin/users', 'user', 'platform', 'U'),
-	place('All capsules', 'admin/capsules', 'capsule', 'platform', 'C'),
+	place('All events', 'admin/audit', 'log', 'platform', 'L'),
 	place('First steps', 'welcome', 'steps', 'own', 'w'),
 	place('Account', 'account', 'user', 'own', 'a')
 ];

@@ -1,4 +1,4 @@
-//! `GET /v1/audit-logs`.
+//! `GET /v1/audit-logs`, and `GET /v1/admin/audit-logs`: the same of everybody.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Datelike as _, Utc};
-use sandbar_control::audit_trail::{AuditEvent, AuditQuery};
+use sandbar_control::audit_trail::{AuditCursor, AuditEvent, AuditPage, AuditQuery, Whose};
 use sandbar_types::Id;
 use sandbar_types::id::{AuditLog, Team};
 use serde::Serialize;
@@ -101,6 +101,15 @@ impl From<AuditEvent> for AuditLogEntry {
     }
 }
 
+impl From<AuditPage> for AuditLogPage {
+    fn from(page: AuditPage) -> Self {
+        Self {
+            items: page.items.into_iter().map(AuditLogEntry::from).collect(),
+            next_cursor: page.next.map(|cursor| cursor.to_string()),
+        }
+    }
+}
+
 /// A moment that the database can tell.
 struct Moment(DateTime<Utc>);
 
@@ -137,24 +146,59 @@ pub(crate) async fn list_audit_logs(
     PersonCaller(ctx): PersonCaller,
     query: QueryPairs,
 ) -> Result<Json<AuditLogPage>, ApiError> {
+    let Asked { of, after, limit } = asked(&query)?;
+    Ok(Json(app.control.audit_list(&ctx, &of, after, limit).await?.into()))
+}
+
+/// The audit trail of all teams and of the platform, newest first.
+#[utoipa::path(
+    get,
+    path = "/audit-logs",
+    operation_id = "admin_list_audit_logs",
+    tag = "admin",
+    params(
+        ("team_id" = Option<String>, Query, description = "Only this team's"),
+        ("resource_type" = Option<String>, Query, description = "Only these kinds of resources; comma separated or repeated"),
+        ("resource_id" = Option<String>, Query, description = "Only what was done to these; comma separated or repeated"),
+        ("action" = Option<String>, Query, description = "Only these actions; comma separated or repeated"),
+        ("from" = Option<String>, Query, description = "Not before this time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Before this time (RFC 3339)"),
+        PageParams,
+    ),
+    responses((status = 200, description = "One page", body = AuditLogPage), PeopleRefusals),
+    security(("bearer" = [])),
+)]
+pub(crate) async fn admin_list_audit_logs(
+    State(app): State<AppState>,
+    PersonCaller(ctx): PersonCaller,
+    query: QueryPairs,
+) -> Result<Json<AuditLogPage>, ApiError> {
+    let whose = query.parse("team_id")?.map_or(Whose::All, Whose::Team);
+    let Asked { of, after, limit } = asked(&query)?;
+    Ok(Json(app.control.admin_audit_list(&ctx, whose, &of, after, limit).await?.into()))
+}
+
+/// Which page of which events.
+struct Asked {
+    of: AuditQuery,
+    after: Option<AuditCursor>,
+    limit: u32,
+}
+
+fn asked(query: &QueryPairs) -> Result<Asked, ApiError> {
     let limit = query.parse("limit")?.unwrap_or(DEFAULT_LIMIT);
     if !(1..=sandbar_control::page::MAX_LIMIT).contains(&limit) {
         return Err(ApiError::invalid(sandbar_control::page::InvalidLimit.to_string()));
     }
-    let after = query.parse("cursor")?;
     let moment = |name| query.parse::<Moment>(name).map(|moment| moment.map(|moment| moment.0));
-    let asked = AuditQuery {
-        resource_types: words(&query, "resource_type")?,
-        resource_ids: words(&query, "resource_id")?,
-        actions: words(&query, "action")?,
+    let of = AuditQuery {
+        resource_types: words(query, "resource_type")?,
+        resource_ids: words(query, "resource_id")?,
+        actions: words(query, "action")?,
         from: moment("from")?,
         to: moment("to")?,
     };
-    let page = app.control.audit_list(&ctx, &asked, after, limit).await?;
-    Ok(Json(AuditLogPage {
-        items: page.items.into_iter().map(AuditLogEntry::from).collect(),
-        next_cursor: page.next.map(|cursor| cursor.to_string()),
-    }))
+    Ok(Asked { of, after: query.parse("cursor")?, limit })
 }
 
 /// Words to filter by. Text that cannot be in the database matches nothing there, and must not be asked for.

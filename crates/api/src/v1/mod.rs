@@ -7,6 +7,7 @@ pub(crate) mod auth;
 pub(crate) mod builds;
 pub(crate) mod hosts;
 pub(crate) mod me;
+pub(crate) mod platform;
 pub(crate) mod sandboxes;
 pub(crate) mod snapshots;
 pub(crate) mod teams;

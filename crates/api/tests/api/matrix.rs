@@ -115,7 +115,7 @@ fn row(operation: &str) -> Option<Answers> {
         "log_out" => people(204),
         "end_session" => Answers { owner: 204, ..people(404) },
         "link_identity" | "unlink_identity" => people(404),
-        "search_users" | "list_teams" | "list_api_keys" | "list_audit_logs" => people(200),
+        "search_users" | "list_teams" | "list_api_keys" | "list_audit_logs" | "get_platform" => people(200),
         "create_team" | "create_api_key" => people(201),
         "revoke_api_key" => in_team(403, 204, 204),
 
@@ -145,7 +145,8 @@ fn row(operation: &str) -> Option<Answers> {
         | "admin_get_build"
         | "admin_follow_build"
         | "admin_cancel_build"
-        | "admin_list_templates" => platform_only(200),
+        | "admin_list_templates"
+        | "admin_list_audit_logs" => platform_only(200),
         "admin_create_build" => platform_only(201),
         "admin_delete_template" => platform_only(204),
         _ => return None,

@@ -1,10 +1,11 @@
 //! What the platform's administrators, and its operator on the command line, may do to people.
 
 use sandbar_store::Position;
-use sandbar_store::audit::Outcome;
+use sandbar_store::audit::{Event, Outcome};
 use sandbar_store::users::UserRow;
 use sandbar_types::{Id, id};
 use secrecy::SecretString;
+use serde_json::json;
 
 use super::{PeopleError, User, passwords};
 use crate::{Control, OpContext, Page, PageRequest, audit};
@@ -42,6 +43,7 @@ impl Control {
         role: PlatformRole,
     ) -> Result<User, PeopleError> {
         ctx.platform_admin()?;
+        let found = self.store().user_find(user).await?.ok_or(PeopleError::NoSuchUser)?;
         let mut tx = self.store().begin().await?;
         let admins = tx.admins_locked().await?;
         if !tx.user_lock(user).await? {
@@ -53,7 +55,8 @@ impl Control {
                 return Err(PeopleError::LastAdmin);
             }
             let action = if is_admin { "admin_grant" } else { "admin_revoke" };
-            tx.audit(&audit::user(ctx, None, user, action, Outcome::Success)).await?;
+            let event = audit::user(ctx, None, user, action, Outcome::Success);
+            tx.audit(&Event { metadata: json!({ "name": found.name }), ..event }).await?;
         }
         tx.commit().await?;
         let found = self.store().user_find(user).await?;

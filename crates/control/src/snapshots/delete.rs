@@ -7,7 +7,6 @@
 //! ```
 
 use futures::future::join_all;
-use sandbar_store::audit::Outcome;
 use sandbar_store::snapshots::Debt;
 use sandbar_store::templates::TemplateRow;
 use sandbar_store::{StoreError, Tx};
@@ -136,7 +135,7 @@ impl Control {
 pub(crate) async fn finish_delete(tx: &mut Tx, id: Id<id::Template>) -> Result<bool, StoreError> {
     let Some(ended) = tx.snapshot_delete(id).await? else { return Ok(false) };
     if let Some(operation) = Operation::read(ended.operation.as_ref()) {
-        tx.audit(&operation.snapshot_event(ended.team_id, &ended.name, Outcome::Success)).await?;
+        tx.audit(&operation.deleted_event(ended.team_id, &ended.name)).await?;
     }
     Ok(true)
 }

@@ -41,14 +41,16 @@ impl Control {
         };
         let mut tx = self.store().begin().await?;
         self.team_access(&mut tx, ctx, team, Role::Admin).await?;
-        let user = found.ok_or(TeamError::NoSuchAccount)?.id;
+        let found = found.ok_or(TeamError::NoSuchAccount)?;
+        let user = found.id;
         tx.user_lock(user).await?;
         if tx.membership_role(team, user).await?.is_some() {
             return Err(TeamError::AlreadyMember);
         }
         let is_first = tx.membership_count(user).await? == 0;
         tx.membership_insert(team, user, Role::Member, is_first).await?;
-        tx.audit(&audit::member(ctx, team, user, "add", json!({ "role": "member" }))).await?;
+        tx.audit(&audit::member(ctx, team, user, "add", json!({ "name": found.name, "role": "member" })))
+            .await?;
         tx.commit().await?;
         self.member(team, user).await
     }
@@ -61,12 +63,13 @@ impl Control {
         user: Id<User>,
         role: NewRole,
     ) -> Result<Member, TeamError> {
+        let name = self.name_of(user).await?;
         let mut tx = self.store().begin().await?;
         self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         let before = not_the_owner(&mut tx, team, user).await?;
         let role = Role::from(role);
         tx.membership_set_role(team, user, role).await?;
-        let metadata = json!({ "from": before.as_str(), "to": role.as_str() });
+        let metadata = json!({ "name": name, "from": before.as_str(), "to": role.as_str() });
         tx.audit(&audit::member(ctx, team, user, "role_update", metadata)).await?;
         tx.commit().await?;
         self.member(team, user).await
@@ -79,11 +82,12 @@ impl Control {
         team: Id<Team>,
         user: Id<User>,
     ) -> Result<(), TeamError> {
+        let name = self.name_of(user).await?;
         let mut tx = self.store().begin().await?;
         self.team_access(&mut tx, ctx, team, Role::Admin).await?;
         not_the_owner(&mut tx, team, user).await?;
         take_out(&mut tx, team, user).await?;
-        tx.audit(&audit::member(ctx, team, user, "remove", json!({}))).await?;
+        tx.audit(&audit::member(ctx, team, user, "remove", json!({ "name": name }))).await?;
         Ok(tx.commit().await?)
     }
 
@@ -111,6 +115,7 @@ impl Control {
         team: Id<Team>,
         to: Id<User>,
     ) -> Result<Member, TeamError> {
+        let name = self.name_of(to).await?;
         let mut tx = self.store().begin().await?;
         let access = self.team_access(&mut tx, ctx, team, Role::Owner).await?;
         if tx.membership_role(team, to).await?.is_none() {
@@ -119,11 +124,16 @@ impl Control {
         if to != access.user {
             tx.membership_set_role(team, access.user, Role::Admin).await?;
             tx.membership_set_role(team, to, Role::Owner).await?;
-            let metadata = json!({ "to": "owner", "from_user": access.user });
+            let metadata = json!({ "name": name, "to": "owner", "from_user": access.user });
             tx.audit(&audit::member(ctx, team, to, "role_update", metadata)).await?;
         }
         tx.commit().await?;
         self.member(team, to).await
+    }
+
+    /// What the trail calls a person by; asked for before a transaction, as above.
+    async fn name_of(&self, user: Id<User>) -> Result<Option<String>, TeamError> {
+        Ok(self.store().user_find(user).await?.map(|found| found.name))
     }
 
     async fn member(&self, team: Id<Team>, user: Id<User>) -> Result<Member, TeamError> {

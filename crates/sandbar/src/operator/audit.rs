@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use sandbar_api::AuditLogEntry;
 use sandbar_control::OpContext;
-use sandbar_control::audit_trail::{AuditQuery, Export};
+use sandbar_control::audit_trail::{AuditQuery, Whose};
+use sandbar_control::page::MAX_LIMIT;
 use sandbar_types::Id;
 use sandbar_types::id::Team;
 
@@ -64,11 +65,12 @@ impl AuditArgs {
         let control = self.database.control().await?;
         let query =
             AuditQuery { resource_types: resource_type, actions: action, from, to, ..AuditQuery::default() };
-        let of = team.map_or(Export::All, Export::Team);
+        let whose = team.map_or(Whose::All, Whose::Team);
         let mut output = io::BufWriter::new(io::stdout());
         let mut after = None;
         loop {
-            let page = control.audit_export(&OpContext::system(), of, &query, after).await?;
+            let page =
+                control.admin_audit_list(&OpContext::system(), whose, &query, after, MAX_LIMIT).await?;
             for event in page.items {
                 serde_json::to_writer(&mut output, &AuditLogEntry::from(event))
                     .context("cannot write the export")?;

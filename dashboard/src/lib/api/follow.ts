@@ -10,9 +10,9 @@ interface Follower {
 	build(build: Build): void;
 }
 
-/** Reads until the build has ended, or the connection, or the signal says so. */
-export async function followBuild(id: string, to: Follower, signal: AbortSignal): Promise<void> {
-	const response = await fetch(`/v1/builds/${id}/logs/stream`, { headers: ownHeaders(), signal }).catch(broken);
+/** Reads what is told at an address until the build has ended, or the connection, or the signal says so. */
+export async function followBuild(address: string, to: Follower, signal: AbortSignal): Promise<void> {
+	const response = await fetch(address, { headers: ownHeaders(), signal }).catch(broken);
 	if (!response.ok) throw await refusal(response);
 	to.begun();
 	const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();

@@ -7,9 +7,9 @@ export interface Page<T> {
 	next?: string;
 }
 
-type Source<T> = (cursor?: string) => Promise<{ data?: T[]; error?: unknown; response: Response }>;
+/** Asks for a page of a list; the next one is named by a header of the answer. */
+export type Source<T> = (cursor?: string) => Promise<{ data?: T[]; error?: unknown; response: Response }>;
 
-/** One page of a list whose next one is named by a header. */
 export async function onePage<T>(source: Source<T>, cursor?: string): Promise<Page<T>> {
 	const { data, response } = await askWhole(source(cursor));
 	return { items: data, next: response.headers.get('x-next-cursor') ?? undefined };

@@ -22,5 +22,6 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(sandboxes::admin_list_sandboxes))
         .routes(routes!(templates::admin_list_templates))
         .routes(routes!(templates::admin_delete_template))
+        .routes(routes!(crate::v1::audit_logs::admin_list_audit_logs))
         .nest("/builds", crate::v1::builds::admin_routes())
 }

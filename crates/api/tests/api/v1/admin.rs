@@ -53,6 +53,22 @@ async fn administrators_see_all_teams_people_and_sandboxes() {
     assert_eq!(list(&format!("?team_id={}", first.team)).await, [] as [String; 0]);
     assert_eq!(list("?status=stopped").await, [] as [String; 0]);
     first.api.get("/v1/admin/sandboxes?team_id=x").await.refused(400, "invalid_request");
+
+    // The whole trail, or one team's, a page at a time.
+    let trail = async |query: &str| first.api.get(&format!("/v1/admin/audit-logs{query}")).await.expect(200);
+    let anns = trail(&format!("?team_id={}&limit=1", ann.team)).await;
+    assert_eq!(
+        (&anns["items"][0]["resource_id"], &anns["items"][0]["action"]),
+        (&json!(sandbox), &json!("create"))
+    );
+    let rest =
+        trail(&format!("?team_id={}&cursor={}", ann.team, anns["next_cursor"].as_str().unwrap())).await;
+    let of_ann = |page: &serde_json::Value| {
+        page["items"].as_array().unwrap().iter().all(|one| one["team_id"] == ann.team)
+    };
+    assert!(of_ann(&rest) && rest["items"].as_array().is_some_and(|items| !items.is_empty()));
+    assert!(!of_ann(&trail("").await), "there is the first person's team as well");
+    first.api.get("/v1/admin/audit-logs?team_id=x").await.refused(400, "invalid_request");
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ async fn what_was_done_is_told_with_who_did_it_and_members_see_what_concerns_the
     );
     assert_eq!((&all["items"][7]["actor_id"], &all["items"][7]["scope"]), (&json!(ann.id), &json!("admin")));
     assert!(!all.to_string().contains(&secret));
+    for event in &all["items"].as_array().unwrap()[4..=6] {
+        assert_eq!(event["metadata"]["name"], "bob", "who it was about has a name");
+    }
 
     let bobs = bob.in_team(&ann.team).await.get("/v1/audit-logs").await.expect(200);
     assert!(!actions(&bobs).contains(&"user signup".to_owned()), "{bobs}");

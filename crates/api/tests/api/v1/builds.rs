@@ -109,6 +109,12 @@ async fn a_build_of_the_platforms_makes_a_template_for_everybody() {
     admin.delete("/v1/admin/templates/shared").await.expect(204);
     admin.delete("/v1/admin/templates/shared").await.refused(404, "not_found");
     admin.delete("/v1/admin/templates/base").await.refused(403, "forbidden");
+    // To the trail it is no snapshot of anybody's.
+    let trail = admin.get("/v1/admin/audit-logs?resource_type=template,snapshot").await.expect(200);
+    let told = trail["items"].as_array().unwrap().iter();
+    let told: Vec<_> =
+        told.map(|event| json!([event["resource_type"], event["action"], event["resource_id"]])).collect();
+    assert_eq!(told, [json!(["template", "delete", "shared"]), json!(["template", "build", "shared"])]);
 }
 
 #[tokio::test]
