@@ -116,7 +116,7 @@ impl Witness {
     }
 }
 
-async fn pause(sandbox: &Sandbox) -> Result<Value> {
+pub(crate) async fn pause(sandbox: &Sandbox) -> Result<Value> {
     act(sandbox.client(), &sandbox.id, "pause", &json!({})).await
 }
 

@@ -32,6 +32,7 @@ mod isolation;
 mod life;
 mod lone_agent;
 mod network;
+mod object_storage;
 mod oci;
 mod rpc;
 mod sandbox_faults;

@@ -1,4 +1,5 @@
-//! Two hosts with real agents under one control plane: sandboxes spread, and what becomes of one host harms nobody on the other.
+//! Two hosts with real agents under one control plane: sandboxes spread, what becomes of one host harms nobody on the other, and what was
+//! paused on one that is gone goes on on the other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use sandbar_tests::{Client, Platform, Sandbox, wait};
 use sandbar_types::ErrorCode;
 use serde_json::json;
 
-use crate::life::Witness;
+use crate::life::{Witness, pause};
+use crate::object_storage::ObjectStorage;
 use crate::second_host::{Fleet, SecondHost};
 use crate::{Test, tests};
 
@@ -19,6 +21,8 @@ use crate::{Test, tests};
 const FETCH_LIMIT: Duration = Duration::from_secs(240);
 /// What a killed agent left is settled by the next; no state of work in progress lasts longer than a minute.
 const REST_LIMIT: Duration = Duration::from_secs(150);
+/// As much there and back, through a server that is slow.
+const COPY_LIMIT: Duration = Duration::from_secs(400);
 /// Calls to one host while the other hangs.
 const CALLS: usize = 5;
 /// Creates at a time, in the middle of which an agent is killed.
@@ -31,7 +35,14 @@ pub(crate) fn tests() -> Vec<Test> {
 async fn sandboxes_spread_over_two_hosts_and_what_becomes_of_one_harms_nobody_on_the_other(
     platform: &Platform,
 ) -> Result<()> {
-    platform.start().await?;
+    let storage = ObjectStorage::start().await?;
+    platform.restart_with(&storage.variables()).await?;
+    let done = two_hosts(platform).await;
+    platform.restart_with(&[]).await?;
+    done
+}
+
+async fn two_hosts(platform: &Platform) -> Result<()> {
     let fleet = Fleet::sign_in(platform).await?;
     let mut second = SecondHost::join(platform, &fleet).await?;
     let here = they_spread(platform, &second).await.context("spreading")?;
@@ -46,8 +57,7 @@ async fn sandboxes_spread_over_two_hosts_and_what_becomes_of_one_harms_nobody_on
     a_host_that_hangs_slows_nobody_elsewhere(&second, &here, &there).await.context("hanging")?;
     a_kill_in_creates_loses_and_leaks_nothing(platform, &mut second).await.context("killed in creates")?;
     a_host_that_is_cut_off_comes_back(&mut second, &here, &there).await.context("cut off")?;
-
-    there.testifies().await?;
+    a_pause_goes_on_elsewhere(&mut second, &first, &there).await.context("paused")?;
     there.sandbox.destroy().await?;
     here.destroy().await?;
     second.leave(&fleet).await
@@ -197,4 +207,40 @@ async fn a_host_that_is_cut_off_comes_back(
     ensure!(vmm.lives(), "its machine was ended");
     there.steps_past(steps).await?;
     there.is_the_same().await
+}
+
+/// Its host is gone: it goes on on the other, the same life, and what the host has of it when it is back is old.
+async fn a_pause_goes_on_elsewhere(second: &mut SecondHost<'_>, first: &str, there: &Witness) -> Result<()> {
+    let sandbox = &there.sandbox;
+    let client = sandbox.client();
+    let steps = there.steps().await?;
+    assert_eq!(pause(sandbox).await?["status"], "paused");
+    wait::until_true("object storage has it", COPY_LIMIT, async || {
+        Ok(client.sandbox(&sandbox.id).await?["durable"] == true)
+    })
+    .await?;
+    second.kill().await?;
+    // The files may take longer than a request waits.
+    let path = format!("/v1/sandboxes/{}/resume", sandbox.id);
+    let resumed = wait::until("it goes on", COPY_LIMIT, async || {
+        let reply = client.post(&path, &json!({})).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        Ok(Some(reply.json(200)?))
+    })
+    .await?;
+    assert_eq!((&resumed["host_id"], &resumed["durable"]), (&json!(first), &json!(false)));
+    there.is_the_same().await?;
+    there.steps_past(steps).await?;
+    there.testifies().await?;
+
+    ensure!(second.recorded()?.contains(&sandbox.id), "its old host has nothing");
+    second.start().await?;
+    wait::until_true("its old host has nothing of it", REST_LIMIT, async || {
+        Ok(!second.recorded()?.contains(&sandbox.id)
+            && !second.footprint.sandbox_folders()?.contains(&sandbox.id))
+    })
+    .await?;
+    assert_eq!(sandbox.status().await?, "running");
+    there.testifies().await?;
+    Ok(())
 }

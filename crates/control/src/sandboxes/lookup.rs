@@ -116,6 +116,8 @@ impl TryFrom<SandboxRow> for Sandbox {
             transition_started_at: _,
             updated_at,
             operation: _,
+            kept_as: _,
+            durable,
         } = row;
         Ok(Self {
             id,
@@ -142,6 +144,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             updated_at,
             status_reason,
             ingress,
+            durable,
         })
     }
 }
