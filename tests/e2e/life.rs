@@ -34,8 +34,8 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// The process with the nonce.
-struct Witness {
-    sandbox: Sandbox,
+pub(crate) struct Witness {
+    pub(crate) sandbox: Sandbox,
     pid: String,
     boot_id: String,
 }
@@ -53,7 +53,7 @@ while True:
 ";
 
 impl Witness {
-    async fn start(platform: &Platform, body: &Value) -> Result<Self> {
+    pub(crate) async fn start(platform: &Platform, body: &Value) -> Result<Self> {
         platform.start().await?;
         let sandbox = Sandbox::create(&platform.client()?, body).await?;
         let start = json!({"cmd": "python3", "args": ["-c", SCRIPT], "detach": true});
@@ -71,12 +71,12 @@ impl Witness {
         Self { sandbox, pid: self.pid.clone(), boot_id: self.boot_id.clone() }
     }
 
-    async fn steps(&self) -> Result<u64> {
+    pub(crate) async fn steps(&self) -> Result<u64> {
         Ok(self.sandbox.sh("wc -l < /home/user/log 2>/dev/null || echo 0").await?.parse()?)
     }
 
     /// Waits until the process has made more steps than `steps`.
-    async fn steps_past(&self, steps: u64) -> Result<u64> {
+    pub(crate) async fn steps_past(&self, steps: u64) -> Result<u64> {
         wait::until("the process goes on", PATIENCE, async || {
             Ok(Some(self.steps().await?).filter(|now| *now > steps))
         })
@@ -84,7 +84,7 @@ impl Witness {
     }
 
     /// It is the same life, at the right time.
-    async fn is_the_same(&self) -> Result<()> {
+    pub(crate) async fn is_the_same(&self) -> Result<()> {
         let found = self.sandbox.sh("cat /proc/sys/kernel/random/boot_id; date +%s.%N").await?;
         let (boot_id, clock) = found.split_once('\n').context("no clock")?;
         assert_eq!(boot_id, self.boot_id, "it was booted anew");
@@ -94,7 +94,7 @@ impl Witness {
     }
 
     /// Every line of the file is the next step of the one process.
-    async fn testifies(&self) -> Result<u64> {
+    pub(crate) async fn testifies(&self) -> Result<u64> {
         let ask = format!(
             "rm -f /tmp/nonce; kill -USR1 {0} && while [ ! -s /tmp/nonce ]; do sleep .05; done && cat /tmp/nonce",
             self.pid
@@ -116,7 +116,7 @@ impl Witness {
     }
 }
 
-async fn pause(sandbox: &Sandbox) -> Result<Value> {
+pub(crate) async fn pause(sandbox: &Sandbox) -> Result<Value> {
     act(sandbox.client(), &sandbox.id, "pause", &json!({})).await
 }
 

@@ -66,7 +66,7 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
-    /// Where copies of snapshots are kept.
+    /// Where copies of snapshots and pauses are kept.
     pub snapshot_store: Option<SnapshotStore>,
     /// The name below which sandboxes have names of their own.
     pub domain: Option<String>,

@@ -97,7 +97,7 @@ impl HostService for Service {
             template_id: parse(&request.template_id)?,
             size: Size { vcpus: wire::some(request.vcpus), memory_mb: wire::some(request.memory_mb) },
             access_token: request.access_token,
-            env: Some(request.env.into_iter().collect()),
+            env: (!request.keep_environment).then(|| request.env.into_iter().collect()),
             user: Some(request.default_user).filter(|user| !user.is_empty()),
             workdir: Some(request.default_workdir).filter(|workdir| !workdir.is_empty()),
             deadline,

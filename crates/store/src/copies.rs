@@ -90,20 +90,30 @@ impl Store {
         Ok(renewed.rows_affected() > 0)
     }
 
-    /// Says that a copy is complete: its template is durable from now on. Whether the claim was still ours, and the template there.
+    /// Says that a copy is complete: its template is durable from now on. Of a kept pause the sandbox is, and its host, which has the sandbox
+    /// itself, owes the deletion of the template's files. Whether the claim was still ours, and the template there.
     pub async fn copy_complete(&self, copying: Copying) -> Result<bool, StoreError> {
-        let done = sqlx::query!(
-            "WITH done AS (
-                 UPDATE template_copies c SET copier = NULL, copier_until = NULL FROM templates t
-                 WHERE c.template_id = $1 AND c.copier = $2 AND t.id = c.template_id AND t.deleted_at IS NULL
-                 RETURNING c.template_id)
-             UPDATE templates SET durable = TRUE, updated_at = now() WHERE id IN (SELECT template_id FROM done)",
+        let done = sqlx::query_scalar!(
+            r#"WITH done AS (
+                   UPDATE template_copies c SET copier = NULL, copier_until = NULL FROM templates t
+                   WHERE c.template_id = $1 AND c.copier = $2 AND t.id = c.template_id AND t.deleted_at IS NULL
+                   RETURNING c.template_id),
+               told AS (
+                   UPDATE templates SET durable = TRUE, updated_at = now() WHERE id IN (SELECT template_id FROM done)
+                   RETURNING id, is_pause),
+               kept AS (
+                   UPDATE sandboxes s SET durable = TRUE, updated_at = now() FROM told
+                   WHERE told.is_pause AND s.kept_as = told.id),
+               owed AS (
+                   UPDATE template_locations l SET state = 'deleting', updated_at = now() FROM told
+                   WHERE told.is_pause AND l.template_id = told.id AND l.state = 'ready')
+               SELECT count(*) AS "count!" FROM told"#,
             copying.template.uuid(),
             copying.copier,
         )
-        .execute(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
-        Ok(done.rows_affected() > 0)
+        Ok(done > 0)
     }
 
     /// Gives a claim back: whoever looks next may have it.

@@ -65,7 +65,7 @@ async fn read(executor: impl PgExecutor<'_>, team: Id<Team>) -> Result<Option<Qu
                   q.max_memory_mb AS "max_memory_mb?", q.max_snapshots AS "max_snapshots?",
                   q.max_builds AS "max_builds?",
                   s.sandboxes AS "sandboxes!", s.vcpus AS "vcpus!", s.memory_mb AS "memory_mb!",
-                  (SELECT count(*) FROM templates WHERE team_id = t.id AND deleted_at IS NULL) AS "snapshots!",
+                  (SELECT count(*) FROM templates WHERE team_id = t.id AND deleted_at IS NULL AND NOT is_pause) AS "snapshots!",
                   (SELECT count(*) FROM template_builds
                    WHERE team_id = t.id AND status IN ('pending', 'running')) AS "builds!"
            FROM teams t

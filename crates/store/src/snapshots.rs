@@ -297,7 +297,8 @@ impl Tx {
         let ended = sqlx::query!(
             "UPDATE templates SET deleted_at = now(), updated_at = now(),
                     operation = CASE WHEN ready_at IS NULL OR operation ->> 'action' = 'delete' THEN operation ELSE $2 END
-             WHERE id IN (SELECT id FROM templates WHERE team_id = $1 AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE)
+             WHERE id IN (SELECT id FROM templates WHERE team_id = $1 AND deleted_at IS NULL AND NOT is_pause
+                          ORDER BY id FOR NO KEY UPDATE)
                AND deleted_at IS NULL RETURNING id, name, operation",
             team.uuid(),
             operation,

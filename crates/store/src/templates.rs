@@ -119,6 +119,7 @@ impl Store {
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
              WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
+               AND NOT is_pause
              ORDER BY (team_id = $1) DESC LIMIT 1",
             team.uuid(),
             Id::PLATFORM.uuid(),
@@ -140,7 +141,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL",
+             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT is_pause",
             id.uuid(),
             team.uuid(),
             Id::PLATFORM.uuid(),
@@ -164,7 +165,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE team_id = $1 AND deleted_at IS NULL AND ready_at IS NOT NULL
+             WHERE team_id = $1 AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT is_pause
                AND ($2::uuid IS NULL OR source_id = $2) AND ($3::uuid IS NULL OR id = $3)
                AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
              ORDER BY created_at DESC, id DESC LIMIT $6",
@@ -220,7 +221,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL
+             WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT is_pause
                AND ($3::text IS NULL OR kind = $3)
                AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
              ORDER BY created_at DESC, id DESC LIMIT $6",

@@ -1,7 +1,8 @@
 //! The end of a host.
 //!
 //! ```text
-//!   1 begin    one transaction: it takes no new sandboxes; those that it has are `stopping` (only where that is forced)
+//!   1 begin    one transaction: it takes no new sandboxes; paused ones that object storage has are on no host; the others are `stopping`
+//!              (only where that is forced)
 //!   2 ask      the host destroys them, as far as it answers
 //!   3 end      one transaction: rows `stopped`, credentials void, files forgotten, what nobody has files of any more deleted, the host
 //!              gone, with the events
@@ -14,7 +15,6 @@ use futures::StreamExt as _;
 use sandbar_store::Tx;
 use sandbar_store::audit::{Event, Outcome};
 use sandbar_store::hosts::{HostRow, LostSnapshot, Tenant};
-use sandbar_store::sandboxes::SandboxRow;
 use sandbar_types::{Id, SandboxStatus, id};
 use serde_json::json;
 
@@ -38,8 +38,10 @@ pub enum Existing {
 /// What would end with a host.
 #[derive(Debug, Clone)]
 pub struct DeletePreview {
-    /// Its living sandboxes, oldest first.
+    /// Its living sandboxes, oldest first, but for those that survive it.
     pub sandboxes: Vec<Tenant>,
+    /// How many survive it: they are paused, and object storage has them.
+    pub surviving: usize,
     /// Templates of teams that no other host has the files of.
     pub snapshots: Vec<LostSnapshot>,
 }
@@ -60,9 +62,15 @@ impl Control {
         id: Id<id::Host>,
     ) -> Result<DeletePreview, HostError> {
         self.host_seen(ctx, id).await?;
-        let sandboxes = self.store().host_tenants(id).await?;
+        let (surviving, sandboxes): (Vec<_>, Vec<_>) =
+            self.store().host_tenants(id).await?.into_iter().partition(|tenant| self.survives(tenant));
         let snapshots = self.store().host_only_snapshots(id).await?;
-        Ok(DeletePreview { sandboxes, snapshots })
+        Ok(DeletePreview { sandboxes, surviving: surviving.len(), snapshots })
+    }
+
+    /// Whether a sandbox needs no host: it is paused, or just being restored, of what object storage has.
+    fn survives(&self, tenant: &Tenant) -> bool {
+        tenant.durable && self.bucket().is_some()
     }
 
     /// Deletes a host. The work goes on when the caller goes away.
@@ -85,19 +93,24 @@ impl Control {
         let mut tx = self.store().begin().await?;
         let host = self.host_access(&mut tx, ctx, id).await?;
         // Nothing is placed while the host is held: there are none but these.
-        let tenants = self.store().host_tenants(id).await?;
+        let left = match self.bucket() {
+            Some(_) => tx.sandboxes_leave_host(id).await?,
+            None => Vec::new(),
+        };
+        let mut tenants = self.store().host_tenants(id).await?;
+        tenants.retain(|tenant| !left.contains(&tenant.id));
         if existing == Existing::Refuse && !tenants.is_empty() {
             let sandboxes = tenants.into_iter().map(|tenant| tenant.id).collect();
             return Err(HostError::HasSandboxes { sandboxes });
         }
-        if !tenants.is_empty() {
+        if !tenants.is_empty() || !left.is_empty() {
             tx.host_set_draining(id, true).await?;
             let ending = tx.sandboxes_stop_on_host(id).await?;
             for row in &ending {
                 tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
             }
             tx.commit().await?;
-            self.destroy_on(&host, ending).await;
+            self.destroy_on(&host, ending.iter().map(|row| row.id).chain(left).collect()).await;
             tx = self.store().begin().await?;
             self.host_access(&mut tx, ctx, id).await?;
         }
@@ -105,7 +118,7 @@ impl Control {
     }
 
     /// Step 2.
-    async fn destroy_on(&self, host: &HostRow, rows: Vec<SandboxRow>) {
+    async fn destroy_on(&self, host: &HostRow, sandboxes: Vec<Id<id::Sandbox>>) {
         let Some(address) = &host.address else { return };
         let client = self.host_clients().get(host.id, address);
         let limit = self.config().destroy_deadline;
@@ -114,16 +127,16 @@ impl Control {
                 "a host that is deleted does not answer: what it has is left to it");
             return;
         }
-        let destroy = |row: SandboxRow| {
+        let destroy = |id: Id<id::Sandbox>| {
             let client = &client;
             async move {
-                if let Err(error) = client.destroy_sandbox(row.id, limit).await {
-                    tracing::warn!(id = %row.id, host = %client.id(), error = &error as &dyn std::error::Error,
+                if let Err(error) = client.destroy_sandbox(id, limit).await {
+                    tracing::warn!(%id, host = %client.id(), error = &error as &dyn std::error::Error,
                         "a host that is deleted did not destroy a sandbox");
                 }
             }
         };
-        futures::stream::iter(rows).for_each_concurrent(AT_ONCE, destroy).await;
+        futures::stream::iter(sandboxes).for_each_concurrent(AT_ONCE, destroy).await;
     }
 
     /// Step 3, with the host held.

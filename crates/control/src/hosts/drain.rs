@@ -1,6 +1,7 @@
 //! Emptying a host: it takes no new sandboxes, and those that it has end by themselves, or are paused.
 //!
-//! Nothing is moved: what a paused sandbox needs is on its host, and it can be resumed there while the host drains.
+//! Paused sandboxes that object storage has leave the host (`crate::transfer`), now or when they are copied: they go on on another. The others
+//! stay, and can be resumed there while the host drains.
 
 use sandbar_store::audit::Outcome;
 use sandbar_types::{Id, id};
@@ -43,6 +44,9 @@ impl Control {
         let action = if is_on { "drain" } else { "drain_end" };
         tx.audit(&audit::host(ctx, (id, row.team_id), action, Outcome::Success)).await?;
         tx.commit().await?;
+        if is_on {
+            self.copies_wanted().notify_one();
+        }
         if let (Draining::On(Running::Pause), Some(address)) = (draining, &row.address) {
             let client = self.host_clients().get(id, address);
             // A host that cannot be asked is told apart from one that is slow at it.

@@ -14,7 +14,7 @@ use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_types::id::{Host, Sandbox};
 use sandbar_types::{Id, SandboxStatus};
 
-use super::judge::{Action, End, Machine, MachineState, Observation, OnHost, Policy, Row, judge};
+use super::judge::{Action, End, Machine, MachineState, Observation, OnHost, Origin, Policy, Row, judge};
 use crate::host_client::{HostClient, HostError};
 use crate::sandboxes::keep_last;
 use crate::{Control, OpContext, audit, reported};
@@ -131,6 +131,7 @@ impl Control {
             rows: rows.iter().map(Row::from).collect(),
             machines: reported.values().filter_map(machine).collect(),
             other_rows,
+            elsewhere: self.store().sandboxes_elsewhere(id, &unknown).await?.into_iter().collect(),
             absent_before: before.map(|report| report.absent.clone()).unwrap_or_default(),
         };
         let monitor = &self.config().monitor;
@@ -219,6 +220,21 @@ impl Control {
                 client.destroy_sandbox(id, limit).await?;
                 Ok(Done::Destroyed)
             }
+            Action::Forsake { id } => {
+                // Held while the host destroys: it cannot come back meanwhile and be destroyed then.
+                let mut tx = self.store().begin().await?;
+                if !tx.sandbox_is_elsewhere(id, client.id()).await? {
+                    return Ok(Done::Overtaken);
+                }
+                tracing::info!(%id, host = %client.id(), "destroying what is left of a sandbox that went elsewhere");
+                client.destroy_sandbox(id, limit).await?;
+                tx.commit().await?;
+                Ok(Done::Destroyed)
+            }
+            Action::GiveBack { id, generation } => {
+                client.destroy_sandbox(id, limit).await?;
+                Ok(self.give_back(id, generation).await?.map_or(Done::Overtaken, |_| Done::Settled))
+            }
             Action::End { id, generation, to, reason, machine } => {
                 let mut last = None;
                 if machine == OnHost::Perhaps {
@@ -286,7 +302,15 @@ pub(super) enum ActError {
 
 impl From<&SandboxRow> for Row {
     fn from(row: &SandboxRow) -> Self {
-        Self { id: row.id, status: row.status, generation: row.generation, since: row.transition_started_at }
+        // A pause is kept no longer than until the sandbox goes on, but where it goes on from just that.
+        let origin = if row.durable { Origin::Stored } else { Origin::Here };
+        Self {
+            id: row.id,
+            status: row.status,
+            generation: row.generation,
+            since: row.transition_started_at,
+            origin,
+        }
     }
 }
 

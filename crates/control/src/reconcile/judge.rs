@@ -13,6 +13,7 @@
 //!   snapshotting    stopped (1, 5)  --         running (5)    --          paused (5)    --         destroy, stopped (5)
 //!   stopping        -- until the operation's deadline; then: destroy, stopped --
 //!   ended           --              -- destroy, at once --
+//!   elsewhere       --              -- destroy (6) --
 //!   no row          --              -- destroy, past the grace (2) --
 //! ```
 //!
@@ -22,6 +23,8 @@
 //! 3. Only when it was absent in the listing before as well: nobody waits for a paused sandbox, and there is no second one.
 //! 4. The host did so by itself (a sandbox that was idle), or later than it was waited for.
 //! 5. Past the operation's deadline, or when nobody is at it any more ([`released`]): before, the request may be on its way.
+//! 6. The row is on another host, or paused on none: it was restored from object storage, or can be, and what is here is old. A few at a
+//!    time, as in 2. A row that is being restored and is absent becomes paused again, on no host, in place of `stopped`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,7 +34,7 @@ use sandbar_types::id::Sandbox;
 use sandbar_types::{Id, SandboxStatus};
 
 use SandboxStatus::{
-    Error, Paused, Pausing, Pending, Resuming, Running, Snapshotting, Starting, Stopped, Stopping,
+    Error, Missing, Paused, Pausing, Pending, Resuming, Running, Snapshotting, Starting, Stopped, Stopping,
 };
 
 /// A living row of the host, as it was before the host was asked.
@@ -41,6 +44,16 @@ pub(super) struct Row {
     pub(super) status: SandboxStatus,
     pub(super) generation: i64,
     pub(super) since: DateTime<Utc>,
+    pub(super) origin: Origin,
+}
+
+/// Where all that there is of a sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// On the host.
+    Here,
+    /// In object storage, until the host runs it: it is being restored of that.
+    Stored,
 }
 
 /// What the host says of a machine.
@@ -75,6 +88,8 @@ pub(super) struct Observation {
     pub(super) machines: Vec<Machine>,
     /// The state of rows of machines that `rows` does not know, read last.
     pub(super) other_rows: BTreeMap<Id<Sandbox>, SandboxStatus>,
+    /// Those of machines that `rows` does not know whose rows live elsewhere: on another host, or on none.
+    pub(super) elsewhere: BTreeSet<Id<Sandbox>>,
     /// The rows whose machines were absent in the listing before.
     pub(super) absent_before: BTreeSet<Id<Sandbox>>,
 }
@@ -98,6 +113,10 @@ pub(super) enum Action {
     NoteUse { id: Id<Sandbox>, generation: i64 },
     /// Destroy a machine that no living row wants.
     Destroy { id: Id<Sandbox> },
+    /// Destroy what is left of a sandbox that went elsewhere, unless it is here again.
+    Forsake { id: Id<Sandbox> },
+    /// Destroy what there may be of a sandbox that was not restored here: it is paused, and nowhere.
+    GiveBack { id: Id<Sandbox>, generation: i64 },
 }
 
 /// How a row ends.
@@ -189,7 +208,7 @@ enum RowVerdict {
 fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict {
     use MachineState as Is;
     use RowVerdict::{Do, GiveUp, LeaveAlone};
-    let Row { id, status: was, generation, since: _ } = row;
+    let Row { id, status: was, generation, since: _, origin: _ } = row;
     let (id, was, generation) = (*id, *was, *generation);
     let end =
         |to, reason: &str, machine| Action::End { id, generation, to, reason: reason.to_owned(), machine };
@@ -213,6 +232,7 @@ fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict 
         (_, Some(Is::Paused)) => settle(Rest::Paused),
         (_, Some(Is::Starting | Is::Between | Is::Stopping)) => LeaveAlone,
 
+        (Resuming | Missing, None) if row.origin == Origin::Stored => Do(Action::GiveBack { id, generation }),
         (_, None) => GiveUp(end(End::Stopped, "its host does not have it any more", OnHost::Nothing)),
         (_, Some(Is::Stopped)) => {
             let reason = machine.map_or("", |machine| machine.stop_reason.as_str());
@@ -225,10 +245,18 @@ fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict 
 /// Machines whose row is ended, or that no row knows.
 fn judge_orphans(seen: &Observation, now: DateTime<Utc>, policy: &Policy, verdict: &mut Verdict) {
     let living: BTreeSet<Id<Sandbox>> = seen.rows.iter().map(|row| row.id).collect();
-    let mut unknown = 0;
+    let (mut unknown, mut forsaken) = (0, 0);
     for machine in seen.machines.iter().filter(|machine| !living.contains(&machine.id)) {
         match seen.other_rows.get(&machine.id) {
             Some(Stopped | Error) => verdict.actions.push(Action::Destroy { id: machine.id }),
+            Some(_) if seen.elsewhere.contains(&machine.id) => {
+                forsaken += 1;
+                if forsaken <= policy.mass_limit {
+                    verdict.actions.push(Action::Forsake { id: machine.id });
+                } else {
+                    verdict.spared += 1;
+                }
+            }
             // It was created, or restored, after the rows were read.
             Some(_) => {}
             None if older(machine.created_at, now, policy.orphan_grace) => {

@@ -1,7 +1,6 @@
 //! The table of [`super`], row by row, and properties over random observations.
 
 use super::*;
-use SandboxStatus::Missing;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -28,7 +27,7 @@ fn id(n: u128) -> Id<Sandbox> {
 }
 
 fn row(n: u128, status: SandboxStatus, seconds_ago: i64) -> Row {
-    Row { id: id(n), status, generation: 7, since: at(seconds_ago) }
+    Row { id: id(n), status, generation: 7, since: at(seconds_ago), origin: Origin::Here }
 }
 
 fn machine(n: u128, state: MachineState, seconds_ago: i64) -> Machine {
@@ -205,6 +204,34 @@ fn a_machine_without_a_living_row_goes_at_once_when_its_row_ended_and_past_the_g
 }
 
 #[test]
+fn what_is_left_of_a_sandbox_that_went_elsewhere_goes_a_few_at_a_time() {
+    let seen = Observation {
+        machines: (1..=5).map(|n| machine(n, MachineState::Paused, 0)).collect(),
+        other_rows: [(1, Running), (2, Paused), (3, Resuming), (4, Running), (5, Running)]
+            .into_iter()
+            .map(|(n, status)| (id(n), status))
+            .collect(),
+        elsewhere: [1, 2, 3, 4].into_iter().map(id).collect(),
+        ..Observation::default()
+    };
+    let verdict = judge(&seen, now(), &policy());
+    assert_eq!(verdict.actions, [1, 2, 3].map(|n| Action::Forsake { id: id(n) }));
+    assert_eq!(verdict.spared, 1, "the fifth came here after the rows were read");
+}
+
+#[test]
+fn what_was_to_be_restored_and_is_absent_is_paused_again_and_only_that() {
+    let of = |status, age, origin| one(Row { origin, ..row(1, status, age) }, None);
+    let back = [Action::GiveBack { id: id(1), generation: 7 }];
+    assert_eq!(of(Resuming, 59, Origin::Stored), [], "somebody is at it");
+    assert_eq!(of(Resuming, 60, Origin::Stored), back);
+    assert_eq!(of(Missing, 0, Origin::Stored), back);
+    for (status, origin) in [(Missing, Origin::Here), (Resuming, Origin::Here), (Running, Origin::Stored)] {
+        assert!(matches!(of(status, 60, origin).as_slice(), [Action::End { .. }]), "{status}");
+    }
+}
+
+#[test]
 fn a_mass_loss_is_believed_at_the_second_telling() {
     let rows: Vec<Row> = (1..=10).map(|n| row(n, Running, 5)).collect();
     let first = judge(&Observation { rows: rows.clone(), ..Observation::default() }, now(), &policy());
@@ -231,13 +258,27 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let machines = proptest::collection::btree_map(0u128..30, (0usize..STATES.len(), -100i64..200), 0..15);
     let others = proptest::collection::btree_map(0u128..30, any_status(), 0..15);
     let absent = proptest::collection::btree_set(0u128..30, 0..15);
-    (rows, machines, others, absent).prop_map(|(rows, machines, others, absent)| Observation {
+    let elsewhere = proptest::collection::btree_set(0u128..30, 0..15);
+    let stored = proptest::collection::btree_set(0u128..30, 0..15);
+    let all = (rows, machines, others, absent, elsewhere, stored);
+    all.prop_map(|(rows, machines, others, absent, elsewhere, stored)| Observation {
+        elsewhere: others
+            .iter()
+            .filter(|(n, status)| !rows.contains_key(n) && elsewhere.contains(n) && !status.is_end())
+            .map(|(n, _)| id(*n))
+            .collect(),
         other_rows: others
             .into_iter()
             .filter(|(n, _)| !rows.contains_key(n))
             .map(|(n, status)| (id(n), status))
             .collect(),
-        rows: rows.into_iter().map(|(n, (status, age))| row(n, status, age)).collect(),
+        rows: rows
+            .into_iter()
+            .map(|(n, (status, age))| {
+                let origin = if stored.contains(&n) { Origin::Stored } else { Origin::Here };
+                Row { origin, ..row(n, status, age) }
+            })
+            .collect(),
         machines: machines.into_iter().map(|(n, (state, age))| machine(n, STATES[state], age)).collect(),
         absent_before: absent.into_iter().map(id).collect(),
     })
@@ -248,6 +289,8 @@ fn subject(action: &Action) -> Id<Sandbox> {
         Action::End { id, .. }
         | Action::Settle { id, .. }
         | Action::NoteUse { id, .. }
+        | Action::GiveBack { id, .. }
+        | Action::Forsake { id }
         | Action::Destroy { id } => *id,
     }
 }
@@ -280,6 +323,11 @@ proptest! {
                     prop_assert!(row.is_none());
                     prop_assert!(seen.other_rows.get(&id).is_none_or(|status| status.is_end()));
                 }
+                Action::Forsake { .. } => {
+                    prop_assert!(row.is_none());
+                    prop_assert!(seen.elsewhere.contains(&id));
+                }
+                Action::GiveBack { .. } => prop_assert!(!seen.machines.iter().any(|m| m.id == id)),
                 Action::End { .. } => {
                     let status = row.unwrap().status;
                     let wanted = !matches!(status, Pending | Starting | Stopping);
@@ -299,7 +347,8 @@ proptest! {
                 Action::End { to: End::Error, .. } => Error,
                 Action::Settle { to: Rest::Running, .. } => Running,
                 Action::Settle { to: Rest::Paused, .. } => Paused,
-                Action::NoteUse { .. } | Action::Destroy { .. } => continue,
+                Action::GiveBack { .. } => Paused,
+                Action::NoteUse { .. } | Action::Destroy { .. } | Action::Forsake { .. } => continue,
             };
             let id = subject(&action);
             let status = seen.rows.iter().find(|row| row.id == id).unwrap().status;
@@ -333,7 +382,8 @@ proptest! {
                     after.machines.retain(|machine| machine.id != id);
                     after.other_rows.insert(id, match to { End::Stopped => Stopped, End::Error => Error });
                 }
-                Action::Destroy { .. } => after.machines.retain(|machine| machine.id != id),
+                Action::Destroy { .. } | Action::Forsake { .. } => after.machines.retain(|machine| machine.id != id),
+                Action::GiveBack { .. } => after.rows.retain(|row| row.id != id),
                 Action::Settle { to, .. } => {
                     let status = match to { Rest::Running => Running, Rest::Paused => Paused };
                     for row in after.rows.iter_mut().filter(|row| row.id == id) {

@@ -97,7 +97,9 @@ impl Control {
                 for (range, points) in &metrics {
                     tx.metrics_replace(id, *range, points).await?;
                 }
-                self.tell(tx, row, (was, begun), to, seen).await?
+                let row = self.tell(tx, row, (was, begun), to, seen).await?;
+                self.copies_wanted().notify_one();
+                row
             }
         };
         tracing::info!(%id, %was, is = %row.status, "a sandbox is what its host says");

@@ -36,7 +36,7 @@ use crate::transfer::{Awaited, FetchFault};
 use crate::{Control, OpContext, audit, reported};
 
 /// How often a full host is passed over for the next before the caller is told that all are full.
-const PLACEMENT_TRIES: usize = 3;
+pub(super) const PLACEMENT_TRIES: usize = 3;
 
 /// What the first step came to.
 enum Placed {
@@ -426,7 +426,7 @@ pub(super) fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, 
 
 /// Whether another host may succeed: this one has no room or not the files, or it did not even hear of it. Where it was asked and did not
 /// answer in time, the caller has waited long enough.
-fn may_go_elsewhere(error: &HostError) -> bool {
+pub(super) fn may_go_elsewhere(error: &HostError) -> bool {
     let elsewhere =
         [Reason::REASON_NO_CAPACITY, Reason::REASON_TEMPLATE_NOT_FOUND, Reason::REASON_INCOMPATIBLE];
     matches!(error, HostError::Unreachable(_))

@@ -117,6 +117,8 @@ impl TryFrom<SandboxRow> for Sandbox {
             transition_started_at: _,
             updated_at,
             operation: _,
+            kept_as: _,
+            durable,
         } = row;
         Ok(Self {
             id,
@@ -144,6 +146,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             updated_at,
             status_reason,
             ingress,
+            durable,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
-//! Each operation is a file: `create`, `destroy` (and ping), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
+//! Each operation is a file: `create`, `destroy` (and ping), `elsewhere` (a resume on another host), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
 //! `metrics`, `network`, `processes`, `settled`, `started`,
 //! `terminal`, `tree`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
@@ -9,6 +9,7 @@ mod change;
 mod create;
 mod deadline;
 mod destroy;
+mod elsewhere;
 mod error;
 mod exec;
 mod files;
@@ -89,6 +90,8 @@ pub struct Sandbox {
     /// Why it ended, where it did not end by request.
     pub status_reason: Option<String>,
     pub ingress: Ingress,
+    /// Whether object storage has all of the pause that it is in: its host may be lost.
+    pub durable: bool,
 }
 
 impl Sandbox {

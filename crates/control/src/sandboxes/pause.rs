@@ -52,7 +52,10 @@ impl Control {
         };
         let metrics = self.all_metrics(&client, begun.row.id).await;
         match self.mark_paused(&begun, kept, &metrics).await? {
-            Some(row) => Ok(row.try_into()?),
+            Some(row) => {
+                self.copies_wanted().notify_one();
+                Ok(row.try_into()?)
+            }
             None => self.change_overtaken(ctx, sandbox.id, SandboxStatus::Paused).await,
         }
     }

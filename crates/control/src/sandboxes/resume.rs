@@ -1,16 +1,17 @@
-//! Resuming a paused sandbox on its host.
+//! Resuming a paused sandbox: on its host, or (`elsewhere`) on another.
 
 use sandbar_store::audit::Outcome;
 use sandbar_store::sandboxes::{RunningOn, SandboxRow, Transition};
 use sandbar_types::{OnTimeout, PauseMode, SandboxStatus, TimeoutFrom, limits};
 
 use super::change::{Begun, Change};
+use super::elsewhere::Home;
 use super::validate::within;
 use super::{Sandbox, SandboxError};
 use crate::operation::Action;
 use crate::{Control, OpContext, reported};
 
-const RESUME: Change = Change {
+pub(super) const RESUME: Change = Change {
     action: Action::Resume,
     through: SandboxStatus::Resuming,
     from: &[SandboxStatus::Paused],
@@ -61,6 +62,18 @@ impl Control {
         sandbox: &Sandbox,
         resume: Resume,
     ) -> Result<Sandbox, SandboxError> {
+        if sandbox.status == SandboxStatus::Paused {
+            match self.home_of(sandbox).await? {
+                Home::Own => {}
+                Home::Elsewhere(kept) => return self.resume_elsewhere(ctx, sandbox, resume, kept).await,
+                Home::Leaving(kept) => match self.resume_elsewhere(ctx, sandbox, resume, kept).await {
+                    // Nobody else takes it, and nothing was changed: it goes on where it is.
+                    Err(SandboxError::NoHosts { .. })
+                        if self.sandbox_get(ctx, sandbox.id).await?.host_id == sandbox.host_id => {}
+                    outcome => return outcome,
+                },
+            }
+        }
         let begun = self.begin_change(ctx, sandbox, RESUME).await?;
         let boots =
             resume.awakening == Awakening::Reboot || begun.row.pause_mode == Some(PauseMode::Filesystem);
@@ -78,7 +91,11 @@ impl Control {
         }
     }
 
-    async fn mark_resumed(&self, begun: &Begun, on: &RunningOn) -> Result<Option<SandboxRow>, SandboxError> {
+    pub(super) async fn mark_resumed(
+        &self,
+        begun: &Begun,
+        on: &RunningOn,
+    ) -> Result<Option<SandboxRow>, SandboxError> {
         let Begun { row, operation } = begun;
         let transition = Transition::new(row.id, SandboxStatus::Running)
             .only_from(&[SandboxStatus::Resuming, SandboxStatus::Missing]);

@@ -1,4 +1,4 @@
-//! Copies in object storage: made in the background of every snapshot on a host of the platform's, and deleted with it.
+//! Copies in object storage: made in the background of every snapshot and every pause on a host of the platform's, and deleted with it.
 //!
 //! What a team's own hosts have is not copied: it stays where the team keeps it. A copy is a row that names its copier for as long as that one
 //! is at it; it is there before the first object, so that nothing is there that nobody knows of, and goes after the last one. Deleting a
@@ -35,7 +35,7 @@ const PART_LIMIT: Duration = Duration::from_secs(60);
 /// What a look came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Snapshots that were copied.
+    /// Snapshots and pauses that were copied.
     pub copied: usize,
     /// Copies that were deleted.
     pub deleted: usize,
@@ -85,11 +85,13 @@ impl Control {
         }
     }
 
-    /// Copies all snapshots that are not durable, and deletes the copies of those that are no more; what others are at is theirs.
+    /// Copies all snapshots and pauses that are not durable, deletes the copies of those that are no more, and takes the sandboxes that are
+    /// durable off hosts that drain; what others are at is theirs.
     pub async fn keep_copies(&self) -> Result<Kept, StoreError> {
         let mut kept = Kept::default();
         let Some(bucket) = self.bucket() else { return Ok(kept) };
         let copier = Uuid::now_v7();
+        self.keep_pauses(&mut kept).await?;
         while let Some(template) = self.store().copy_claim_deleted(copier, LEASE).await? {
             let copying = Copying { template, copier };
             match self.while_ours(copying, async { Ok(bucket.delete(template).await?) }).await {
@@ -124,6 +126,7 @@ impl Control {
                 }
             }
         }
+        self.leave_draining().await?;
         Ok(kept)
     }
 

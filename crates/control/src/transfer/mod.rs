@@ -12,12 +12,13 @@
 //! - `fetch`: who fetches, who waits, what it comes to.
 //! - `carry`: one template from one place to one host, as much of it as is lacking.
 //! - `bucket`: object storage. Only the control plane has credentials for it.
-//! - `keep`: what is copied there in the background, and deleted.
+//! - `keep`: what is copied there in the background, and deleted; `pauses`: paused sandboxes among it.
 
 mod bucket;
 mod carry;
 mod fetch;
 mod keep;
+mod pauses;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -11,6 +11,7 @@ mod fleet_simulation;
 mod fork;
 mod hosts;
 mod imports;
+mod kept_pauses;
 mod life;
 mod object_storage;
 mod operations;

@@ -20,13 +20,13 @@ use crate::transfer::{FILES, Two, create};
 const BUCKET: &str = "sandbar-test";
 
 /// An S3 server of this test's own.
-struct S3 {
+pub(crate) struct S3 {
     _server: Child,
     address: SocketAddr,
 }
 
 impl S3 {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("object-storage-venv");
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/object-storage");
         let wanted = std::fs::read(folder.join("requirements.txt")).unwrap();
@@ -64,7 +64,7 @@ impl S3 {
     }
 
     /// The names of all objects.
-    async fn objects(&self) -> Vec<String> {
+    pub(crate) async fn objects(&self) -> Vec<String> {
         let list = self.ask("GET", "?list-type=2").await.expect("a list");
         let keys = list.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap().to_owned());
         keys.collect()
@@ -81,7 +81,7 @@ impl S3 {
             .with("secret_access_key", "secret")
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config { snapshot_store: Some(self.place(self.address)), ..config() }
     }
 }
@@ -232,7 +232,7 @@ async fn what_a_teams_own_host_has_is_not_copied() {
     assert_eq!(s3.objects().await, [""; 0]);
 }
 
-async fn copies(two: &Two) -> i64 {
+pub(crate) async fn copies(two: &Two) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM template_copies")
         .fetch_one(two.world.database.pool())
         .await

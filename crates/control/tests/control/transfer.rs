@@ -19,7 +19,7 @@ use crate::support::{World, config, host_context, register};
 /// A world whose host has a snapshot that no sandbox can be made of there, and another host without it.
 pub(crate) struct Two {
     pub(crate) world: World,
-    other: Arc<SimHost>,
+    pub(crate) other: Arc<SimHost>,
     pub(crate) other_id: Id<Host>,
     pub(crate) snapshot: Template,
 }
@@ -83,7 +83,7 @@ pub(crate) async fn create(world: &World) -> Result<Sandbox, SandboxError> {
 }
 
 impl World {
-    async fn write(&self, sandbox: &Sandbox, path: &str, content: &str) {
+    pub(crate) async fn write(&self, sandbox: &Sandbox, path: &str, content: &str) {
         let chunk = Ok::<_, std::io::Error>(Bytes::copy_from_slice(content.as_bytes()));
         let contents = futures::stream::iter([chunk]);
         self.control.sandbox_write_file(&self.ctx, sandbox, &target(path), contents).await.unwrap();

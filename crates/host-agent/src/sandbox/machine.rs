@@ -166,7 +166,9 @@ impl Holdings {
         request: &CreateRequest,
         origin: &Origin,
     ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
-        if let Some(spare) = origin.spare(resources, request.template_id) {
+        // One that keeps its environment is the only one of its memory: no spare is made of that, and none is asked for.
+        let spare = request.env.as_ref().and_then(|_| origin.spare(resources, request.template_id));
+        if let Some(spare) = spare {
             let taken = match self.claim(resources, request, spare).await {
                 Ok(stranger) => introduce(resources, request, origin, stranger).await,
                 Err(error) => Err(error),

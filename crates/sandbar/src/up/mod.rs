@@ -117,7 +117,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SANDBAR_TEMPLATE_WAIT", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=600))]
     template_wait: u64,
 
-    /// Object storage (S3) for copies of snapshots, as s3://BUCKET/PREFIX; endpoint, region and credentials by the usual variables AWS_*
+    /// Object storage (S3) for copies of snapshots and paused sandboxes, as s3://BUCKET/PREFIX; endpoint, region and credentials by the usual variables AWS_*
     #[arg(long, env = "SNAPSHOT_STORE", value_name = "URL")]
     snapshot_store: Option<SnapshotStore>,
 

@@ -15,6 +15,7 @@ pub struct Tenant {
     pub id: Id<Sandbox>,
     pub team_id: Id<Team>,
     pub status: SandboxStatus,
+    pub durable: bool,
 }
 
 /// A template of a team whose only files are on one host.
@@ -30,7 +31,7 @@ impl Store {
     /// The living sandboxes of a host, oldest first; paused ones are.
     pub async fn host_tenants(&self, host: Id<Host>) -> Result<Vec<Tenant>, StoreError> {
         sqlx::query!(
-            "SELECT id, team_id, status FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')
+            "SELECT id, team_id, status, durable FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')
              ORDER BY created_at, id",
             host.uuid(),
         )
@@ -42,6 +43,7 @@ impl Store {
                 id: Id::from_uuid(row.id),
                 team_id: Id::from_uuid(row.team_id),
                 status: word("sandboxes.status", &row.status)?,
+                durable: row.durable,
             })
         })
         .collect()
@@ -161,6 +163,7 @@ async fn only_snapshots(
         "SELECT t.id, t.team_id, t.name FROM templates t
          JOIN template_locations l ON l.template_id = t.id AND l.host_id = $1 AND l.state = 'ready'
          WHERE t.deleted_at IS NULL AND t.ready_at IS NOT NULL AND t.team_id <> $2 AND NOT t.durable
+           AND NOT t.is_pause
            AND NOT EXISTS (SELECT 1 FROM template_locations o
                            WHERE o.template_id = t.id AND o.host_id <> $1 AND o.state = 'ready')
          ORDER BY t.created_at, t.id",

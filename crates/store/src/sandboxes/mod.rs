@@ -1,7 +1,8 @@
 //! Sandboxes: the row. Reading is in `read` and `by_start`, writing in `write`, what concerns whole teams in `of_team`, whole hosts in
-//! `of_host`.
+//! `of_host`, what is kept in object storage in `kept`.
 
 mod by_start;
+mod kept;
 mod of_host;
 mod of_team;
 mod read;
@@ -20,6 +21,7 @@ use crate::StoreError;
 use crate::convert::{unsigned, word};
 
 pub use by_start::{StartOrder, StartedFilter};
+pub use kept::{KeptPause, PauseClaim};
 pub use read::{Activity, Deadline, ListFilter};
 pub use write::{NewSandboxRow, RunningOn, Transition};
 
@@ -56,6 +58,8 @@ pub struct SandboxRow {
     pub updated_at: DateTime<Utc>,
     /// Who began the change that is under way. An object, in the audit trail's words.
     pub operation: Option<Value>,
+    pub kept_as: Option<Id<Template>>,
+    pub durable: bool,
 }
 
 struct Raw {
@@ -87,6 +91,8 @@ struct Raw {
     transition_started_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     operation: Option<Value>,
+    kept_as: Option<Uuid>,
+    durable: bool,
 }
 
 impl TryFrom<Raw> for SandboxRow {
@@ -122,6 +128,8 @@ impl TryFrom<Raw> for SandboxRow {
             transition_started_at: raw.transition_started_at,
             updated_at: raw.updated_at,
             operation: raw.operation,
+            kept_as: raw.kept_as.map(Id::from_uuid),
+            durable: raw.durable,
         })
     }
 }
@@ -144,7 +152,8 @@ macro_rules! sandboxes {
                        s.guest_ip AS "guest_ip?", s.host_ip AS "host_ip?", s.created_at AS "created_at!",
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",
-                       s.updated_at AS "updated_at!", s.operation AS "operation?" "#
+                       s.updated_at AS "updated_at!", s.operation AS "operation?",
+                       s.kept_as AS "kept_as?", s.durable AS "durable!" "#
                 + $from
             $(, $arg)*
         )

@@ -20,10 +20,12 @@ use crate::schema::FleetRefusals;
 /// What would end with a host.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct HostDeletePreview {
-    /// Its living sandboxes, paused ones too, oldest first.
+    /// Its living sandboxes, paused ones too, oldest first; without those that survive it.
     sandboxes: Vec<EndingSandbox>,
     /// How many of them are paused.
     paused_count: usize,
+    /// How many sandboxes survive it: they are paused, object storage has all of them, and they go on on another host.
+    surviving_count: usize,
     /// Snapshots of teams that no other host has the files of.
     snapshots: Vec<EndingSnapshot>,
 }
@@ -50,9 +52,9 @@ struct EndingSnapshot {
 impl From<hosts::DeletePreview> for HostDeletePreview {
     fn from(preview: hosts::DeletePreview) -> Self {
         let paused_count = preview.paused();
-        let hosts::DeletePreview { sandboxes, snapshots } = preview;
+        let hosts::DeletePreview { sandboxes, surviving, snapshots } = preview;
         let sandbox = |tenant: hosts::Tenant| {
-            let hosts::Tenant { id, team_id, status } = tenant;
+            let hosts::Tenant { id, team_id, status, durable: _ } = tenant;
             EndingSandbox { id, team_id, status }
         };
         let snapshot = |lost: hosts::LostSnapshot| {
@@ -62,6 +64,7 @@ impl From<hosts::DeletePreview> for HostDeletePreview {
         Self {
             sandboxes: sandboxes.into_iter().map(sandbox).collect(),
             paused_count,
+            surviving_count: surviving,
             snapshots: snapshots.into_iter().map(snapshot).collect(),
         }
     }

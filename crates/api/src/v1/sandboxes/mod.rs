@@ -102,7 +102,7 @@ pub(crate) struct Sandbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
-    /// Null until a host was chosen.
+    /// Null until a host was chosen, and for a paused one that needs none.
     #[schema(value_type = Option<String>)]
     host_id: Option<Id<Host>>,
     /// Its own address, as it sees it. The same in every sandbox.
@@ -126,6 +126,8 @@ pub(crate) struct Sandbox {
     mask_request_host: Option<String>,
     /// Whether a request to one of its ports resumes it where it is paused.
     auto_resume: bool,
+    /// Whether object storage has all of the pause that it is in: if its host is away, is emptied or is lost, it goes on on another.
+    durable: bool,
 }
 
 /// A sandbox, and what gives access to it.
@@ -260,6 +262,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             updated_at,
             status_reason,
             ingress,
+            durable,
             ..
         } = sandbox;
         let Ingress { public, public_ports, mask_request_host, auto_resume } = ingress;
@@ -290,6 +293,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             public_ports,
             mask_request_host,
             auto_resume,
+            durable,
         }
     }
 }
