@@ -16,12 +16,15 @@ use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, Templa
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::copy;
+use super::files::FilesReader;
 use super::output::{StepLog, Stream};
 use super::submit::check_steps;
-use super::told;
+use super::{BuildError, FilesError, told};
 use crate::operation::Operation;
 use crate::sandboxes::{
-    CallSite, Command, ExecEvent, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError, Stdin,
+    CallSite, Command, ExecEvent, ExecStream, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError,
+    Stdin,
 };
 use crate::{Control, OpContext};
 
@@ -155,7 +158,7 @@ impl Control {
         let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
         for step in &recipe.steps {
             let action = course.state.take(step);
-            course.step(&step.to_string(), &action).await?;
+            course.step(&step.shown(), &action).await?;
         }
         if let Some(healthcheck) = &build.healthcheck {
             course.healthcheck(healthcheck).await?;
@@ -196,6 +199,7 @@ impl<'a> Course<'a> {
     async fn step(&mut self, cmd: &str, action: &Action) -> Result<(), Broken> {
         let number = self.step + 1;
         let limit = self.control.config().builds.step_limit;
+        let mut archive = None;
         let (command, limit) = match action {
             Action::None => {
                 self.next(cmd).await?.end(Some(0)).await?;
@@ -204,10 +208,20 @@ impl<'a> Course<'a> {
             Action::Start { command } => return self.start(cmd, &self.shell(command)).await,
             Action::Run { command, timeout } => (self.shell(command), timeout.unwrap_or(limit)),
             Action::MakeFolder { path } => (make_folder(path), OWN_LIMIT),
+            Action::Copy { files, sources, dest, owner, mode } => {
+                let name = files.as_ref().ok_or(FilesError::Unnamed)?;
+                let opened = self.control.build_files_open(self.build.team_id, name).await;
+                archive = Some(opened.map_err(|error| match error {
+                    BuildError::Files(error) => Broken::from(error),
+                    BuildError::Store(error) => error.into(),
+                    error => Broken::Again(error.to_string()),
+                })?);
+                (copy::command(sources, dest, owner, *mode), limit)
+            }
         };
         let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
         let mut log = self.next(cmd).await?;
-        let ran = run(control, ctx, &sandbox, &command, limit, &mut log);
+        let ran = run(control, ctx, &sandbox, &command, (limit, archive), &mut log);
         // The host ends it in time; one that does not must not keep a worker.
         let ran = tokio::time::timeout(limit + MARGIN, ran).await.unwrap_or(Err(Broken::Late));
         let exit_code = ran.as_ref().ok().copied();
@@ -377,20 +391,24 @@ fn make_folder(path: &str) -> Command {
     }
 }
 
-/// Runs a command to its end: its exit code.
+/// Runs a command to its end, with an archive as its input or none: its exit code.
 async fn run(
     control: &Control,
     ctx: &OpContext,
     sandbox: &Sandbox,
     command: &Command,
-    limit: Duration,
+    (limit, archive): (Duration, Option<FilesReader>),
     log: &mut StepLog<'_>,
 ) -> Result<i32, Broken> {
-    let options = ExecStreamOptions { timeout: Some(limit), on_close: OnClose::Kill, stdin: Stdin::Closed };
-    let mut stream = control.sandbox_exec_stream(ctx, sandbox, command, options).await?;
+    let stdin = if archive.is_some() { Stdin::Open } else { Stdin::Closed };
+    let options = ExecStreamOptions { timeout: Some(limit), on_close: OnClose::Kill, stdin };
+    let ExecStream { input, mut output } =
+        control.sandbox_exec_stream(ctx, sandbox, command, options).await?;
+    let mut feeding = std::pin::pin!(copy::feed(input, archive));
     loop {
         let event = tokio::select! {
-            event = stream.output.next() => event?,
+            event = output.next() => event?,
+            Err(broken) = &mut feeding => return Err(broken),
             () = log.due() => {
                 log.write().await?;
                 continue;

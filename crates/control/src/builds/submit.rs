@@ -5,14 +5,15 @@ use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, NewBuildRow};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Base, Defaults, Origin, Recipe, State};
+use sandbar_types::recipe::{Action, Base, Defaults, Origin, Pattern, Recipe, State};
 use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, limits};
 
 use super::course::tx_tell;
-use super::{Build, BuildError, BuildLog};
+use super::{Build, BuildError, BuildLog, FilesError, copy};
 use crate::access::{AccessError, Role};
 use crate::bootstrap::BASE;
-use crate::operation::{Action, Operation};
+use crate::host_client::RegistryCredentials;
+use crate::operation::{self, Operation};
 use crate::sandboxes::Command;
 use crate::templates::Template;
 use crate::{Actor, Control, OpContext, Page, PageRequest};
@@ -40,6 +41,10 @@ pub struct NewBuild {
     pub base_template: Option<String>,
     /// Its lines.
     pub recipe: Vec<String>,
+    /// The name of the archive that the recipe's `COPY` steps take their files from, where they do not say themselves.
+    pub files: Option<String>,
+    /// Credentials for the registry of the image that it starts from.
+    pub registry: Option<RegistryCredentials>,
     /// A shell line that succeeds once the sandbox is as it is to be kept.
     pub healthcheck: Option<String>,
     /// For how long it is tried.
@@ -68,6 +73,14 @@ impl Control {
             return Err(BuildError::Reserved { name });
         }
         let recipe: Recipe = new.recipe.join("\n").parse()?;
+        let recipe = recipe.with_files(new.files.as_deref().map(str::parse).transpose()?);
+        let (files, all_are_named) = recipe.files();
+        if !all_are_named {
+            return Err(FilesError::Unnamed.into());
+        }
+        if !files.is_empty() && self.build_files_place().is_none() {
+            return Err(FilesError::NoPlace.into());
+        }
         let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
         let (vcpus, memory_mb, defaults) = match template {
             Some(template) => {
@@ -85,6 +98,12 @@ impl Control {
                 }
                 (vcpus, memory_mb, Defaults::default())
             }
+        };
+        let id = Id::new();
+        let registry = match (&new.registry, &base) {
+            (Some(_), Base::Template(_)) => return Err(BuildError::NoRegistry { name: base }),
+            (Some(credentials), Base::Image(_)) => Some(self.registry_seal(id, credentials)?),
+            (None, _) => None,
         };
         check_steps(&recipe, State::new(defaults))?;
         let healthcheck_sec = new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC);
@@ -105,9 +124,13 @@ impl Control {
         if team != Id::PLATFORM {
             room.take(&PerResource { builds: 1, ..PerResource::default() })?;
         }
+        for name in &files {
+            tx.build_files_use(team, name).await?.ok_or(FilesError::Missing { name: *name })?;
+        }
+        let files: Vec<String> = files.iter().map(ToString::to_string).collect();
         let row = tx
             .build_insert(&NewBuildRow {
-                id: Id::new(),
+                id,
                 team_id: team,
                 name: &name,
                 base: &base,
@@ -117,9 +140,11 @@ impl Control {
                 vcpus,
                 memory_mb,
                 disk_mb: new.disk_mb,
+                files: &files,
+                registry: registry.as_deref(),
                 total_steps: u32::try_from(total).unwrap_or(u32::MAX),
                 created_by: ctx.person().ok().map(|person| person.id),
-                operation: &Operation::begun(ctx, Action::Build).to_value(),
+                operation: &Operation::begun(ctx, operation::Action::Build).to_value(),
             })
             .await?;
         tx.commit().await?;
@@ -246,7 +271,7 @@ impl Control {
     }
 
     /// The team that the caller may build for: its keys may, and its admins.
-    async fn builder(&self, ctx: &OpContext, scope: BuildScope) -> Result<Id<Team>, BuildError> {
+    pub(super) async fn builder(&self, ctx: &OpContext, scope: BuildScope) -> Result<Id<Team>, BuildError> {
         if scope == BuildScope::Platform {
             ctx.platform_admin()?;
             return Ok(Id::PLATFORM);
@@ -282,7 +307,14 @@ fn check_size(template: &TemplateRow, new: &NewBuild) -> Result<(), BuildError> 
 /// Refuses what would be refused when it is that step's turn.
 pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
     for (index, step) in recipe.steps.iter().enumerate() {
-        state.take(step);
+        let action = state.take(step);
+        let step = index + 1;
+        let invalid = |fault| BuildError::Step { step, fault };
+        if let Action::Copy { sources, dest, owner, mode, .. } = &action {
+            let outside = sources.iter().find_map(|source| source.parse::<Pattern>().err());
+            outside.map_or(Ok(()), |fault| Err(BuildError::Source { step, fault }))?;
+            copy::command(sources, dest, owner, *mode).validate().map_err(invalid)?;
+        }
         let command = Command {
             cmd: "/bin/sh".to_owned(),
             args: Vec::new(),
@@ -290,7 +322,7 @@ pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), Build
             cwd: Some(state.workdir().to_owned()),
             user: Some(state.user().to_owned()),
         };
-        command.validate().map_err(|fault| BuildError::Step { step: index + 1, fault })?;
+        command.validate().map_err(invalid)?;
     }
     Ok(())
 }

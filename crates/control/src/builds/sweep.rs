@@ -57,6 +57,7 @@ impl Control {
             }
         }
         self.delete_images_left().await?;
+        self.sweep_files().await?;
         // Last: a Redis that is away keeps nobody from the rest.
         self.build_queue().recover().await
     }

@@ -10,9 +10,10 @@
 //! where the claim is still the last one. Leases are measured by the database's clock.
 //!
 //! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote. `images.rs`:
-//!   templates that are made of images for an attempt.
+//!   templates that are made of images for an attempt. `files.rs`: archives that clients bring.
 
 mod claim;
+mod files;
 mod images;
 mod logs;
 
@@ -27,6 +28,7 @@ use crate::convert::{integer, unsigned, unsigned_opt, word};
 use crate::{Position, Store, StoreError, Tx};
 
 pub use claim::{Claim, Ended, Lease};
+pub use files::BuildFilesRow;
 pub use images::{ImageLeft, NewImageRow};
 pub use logs::{BuildLogRow, LogChunk};
 
@@ -73,6 +75,10 @@ pub struct NewBuildRow<'a> {
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk_mb: Option<u32>,
+    /// The archives that its steps copy from.
+    pub files: &'a [String],
+    /// Credentials for its image's registry, sealed. They are gone when the build has ended.
+    pub registry: Option<&'a [u8]>,
     pub total_steps: u32,
     pub created_by: Option<Id<User>>,
     pub operation: &'a Value,
@@ -197,8 +203,9 @@ impl Tx {
     pub async fn build_insert(&mut self, new: &NewBuildRow<'_>) -> Result<BuildRow, StoreError> {
         builds!(
             "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
-                                          memory_mb, total_steps, created_by, operation, disk_mb)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING ",
+                                          memory_mb, total_steps, created_by, operation, disk_mb, files,
+                                          registry)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING ",
             "",
             new.id.uuid(),
             new.team_id.uuid(),
@@ -213,6 +220,8 @@ impl Tx {
             new.created_by.map(Id::uuid),
             new.operation,
             new.disk_mb.map(integer),
+            new.files,
+            new.registry,
         )
         .fetch_one(self.connection())
         .await?
