@@ -120,7 +120,7 @@ pub(crate) async fn create_snapshot(
     JsonBody(body): JsonBody<CreateSnapshot>,
 ) -> Result<(StatusCode, Json<Snapshot>), ApiError> {
     let CreateSnapshot { sandbox_id, name } = body;
-    let new = NewSnapshot { name, overwrite: query.parse("overwrite")?.unwrap_or_default() };
+    let new = NewSnapshot { name, overwrite: query.parse("overwrite")?.unwrap_or_default(), tag: None };
     let sandbox = app.control.sandbox_get(&ctx, sandbox_id).await?;
     let template = app.control.snapshot_create(&ctx, &sandbox, &new).await?;
     Ok((StatusCode::CREATED, Json(template.into())))

@@ -10,7 +10,7 @@ use super::find_settled;
 use crate::AppState;
 use crate::auth::Caller;
 use crate::e2b::errors::{Refusal, with_memory};
-use crate::e2b::names::{PathSandbox, bare_name};
+use crate::e2b::names::{PathSandbox, own_name};
 use crate::e2b::snapshots::SnapshotInfo;
 use crate::extract::JsonBody;
 
@@ -20,7 +20,7 @@ pub(in crate::e2b) struct NewSandboxSnapshot {
     memory: Option<bool>,
 }
 
-/// Keeps a sandbox as something to start from. One that has the name already is replaced once this one is complete.
+/// Keeps a sandbox as something to start from. One that has name and tag already is replaced once this one is complete.
 pub(in crate::e2b) async fn snapshot(
     State(app): State<AppState>,
     Caller(ctx): Caller,
@@ -28,10 +28,16 @@ pub(in crate::e2b) async fn snapshot(
     JsonBody(NewSandboxSnapshot { name, memory }): JsonBody<NewSandboxSnapshot>,
 ) -> Result<(StatusCode, Json<SnapshotInfo>), Refusal> {
     let namespace = app.control.team_namespace(&ctx).await?;
-    let name = name.map(|name| bare_name(&name, &namespace)).transpose()?;
+    let (name, tag) = match name.map(|name| own_name(&name, &namespace)).transpose()? {
+        Some((name, tag)) => (Some(name), tag),
+        None => (None, None),
+    };
     let sandbox = find_settled(&app, &ctx, id).await?;
     with_memory(memory)?;
-    let new = NewSnapshot { overwrite: name.is_some(), name };
+    let new = NewSnapshot { overwrite: name.is_some(), name, tag };
     let template = app.control.snapshot_create(&ctx, &sandbox, &new).await?;
-    Ok((StatusCode::CREATED, Json(SnapshotInfo::new(&namespace, &template))))
+    Ok((
+        StatusCode::CREATED,
+        Json(SnapshotInfo::new(&namespace, &template.name, std::slice::from_ref(&template.tag))),
+    ))
 }

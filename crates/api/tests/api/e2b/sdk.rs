@@ -11,6 +11,8 @@ use crate::platform::Platform;
 /// Runs a program of the target folder on the platform. What it says is shown when it fails.
 async fn judged_by(program: &str, arguments: &[&str]) {
     let platform = Platform::start().await;
+    // Somebody builds what is asked for.
+    let _workers = platform.successor().await;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let sdk: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk");
     assert!(sdk.join("js/node_modules/installed").exists(), "run tests/sdk/install.sh");
@@ -42,6 +44,17 @@ async fn python() {
 }
 
 #[tokio::test]
+async fn python_templates() {
+    judged_by("sdk-venv/bin/python", &["-B", "-m", "pytest", "-q", "python_platform/test_templates.py"])
+        .await;
+}
+
+#[tokio::test]
 async fn javascript() {
     judged_by("node/bin/node", &["--test", "--test-timeout=300000", "js/platform/control.test.js"]).await;
+}
+
+#[tokio::test]
+async fn javascript_templates() {
+    judged_by("node/bin/node", &["--test", "--test-timeout=300000", "js/platform/templates.test.js"]).await;
 }
