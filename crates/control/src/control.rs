@@ -12,7 +12,7 @@ use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, broadcast, w
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
-use crate::builds::{self, BuildQueue, News, QueueError};
+use crate::builds::{self, BuildQueue, FilesPlace, News, QueueError, TicketKey};
 use crate::host_client::{Circuit, HostClient, HostClients};
 use crate::hosts::HostTokens;
 use crate::last_use::LastUse;
@@ -22,7 +22,7 @@ use crate::people::tokens::UserTokens;
 use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
-use crate::secrets::{GuestKey, MasterKey, SecretError};
+use crate::secrets::{DepositKey, GuestKey, MasterKey, SecretError};
 use crate::transfer::{Bucket, BucketError, Fetches};
 
 /// Heartbeats that a slow listener may lag behind.
@@ -45,6 +45,8 @@ struct Inner {
     guest_key: GuestKey,
     user_tokens: UserTokens,
     state_key: StateKey,
+    ticket_key: TicketKey,
+    deposit_key: DepositKey,
     passwords: Passwords,
     last_use: LastUse,
     host_clients: HostClients,
@@ -54,6 +56,7 @@ struct Inner {
     build_queue: Arc<dyn BuildQueue>,
     fetches: Fetches,
     bucket: Option<Bucket>,
+    files_place: Option<FilesPlace>,
     copies_wanted: Notify,
     turn: AtomicU64,
     heard: broadcast::Sender<Id<Host>>,
@@ -97,10 +100,14 @@ impl Control {
         let guest_key = GuestKey::load(master_key, &store).await?;
         let user_tokens = UserTokens::load(master_key, &store).await?;
         let state_key = StateKey::load(master_key, &store).await?;
+        let deposit_key = DepositKey::load(master_key, &store).await?;
+        let ticket_key = TicketKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
         let news = Arc::new(News::default());
         let build_queue = builds::open_queue(&store, Arc::clone(&news), &config.builds)?;
         let bucket = config.snapshot_store.as_ref().map(Bucket::open).transpose()?;
+        let folder = config.builds.files_folder.clone().map(FilesPlace::Folder);
+        let files_place = bucket.clone().map(FilesPlace::Bucket).or(folder);
         let inner = Inner {
             store,
             config,
@@ -109,6 +116,8 @@ impl Control {
             guest_key,
             user_tokens,
             state_key,
+            ticket_key,
+            deposit_key,
             passwords: Passwords::default(),
             last_use: LastUse::default(),
             host_clients,
@@ -118,6 +127,7 @@ impl Control {
             build_queue,
             fetches: Fetches::default(),
             bucket,
+            files_place,
             copies_wanted: Notify::new(),
             turn: AtomicU64::new(0),
             heard: broadcast::channel(HEARD_BACKLOG).0,
@@ -217,6 +227,14 @@ impl Control {
         &self.inner.state_key
     }
 
+    pub(crate) fn deposit_key(&self) -> &DepositKey {
+        &self.inner.deposit_key
+    }
+
+    pub(crate) fn ticket_key(&self) -> &TicketKey {
+        &self.inner.ticket_key
+    }
+
     pub(crate) fn passwords(&self) -> &Passwords {
         &self.inner.passwords
     }
@@ -255,6 +273,11 @@ impl Control {
     /// Where copies of snapshots are.
     pub(crate) fn bucket(&self) -> Option<&Bucket> {
         self.inner.bucket.as_ref()
+    }
+
+    /// Where archives for builds are.
+    pub(crate) fn build_files_place(&self) -> Option<&FilesPlace> {
+        self.inner.files_place.as_ref()
     }
 
     /// Tells whoever looks after object storage that there is something to do.

@@ -10,7 +10,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
-use sandbar_types::id::Sandbox;
+use sandbar_types::id::{Build, Sandbox};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -92,6 +92,11 @@ impl MasterKey {
     }
 
     fn open(&self, name: &'static str, sealed: &[u8]) -> Result<Vec<u8>, SecretError> {
+        self.open_of(name, name, sealed)
+    }
+
+    /// Decrypts what was sealed under `of`; errors call it `name`.
+    fn open_of(&self, name: &'static str, of: &str, sealed: &[u8]) -> Result<Vec<u8>, SecretError> {
         let damaged = || SecretError::Damaged { name };
         let (version, rest) = sealed.split_first().ok_or_else(damaged)?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_BYTES>().ok_or_else(damaged)?;
@@ -99,7 +104,7 @@ impl MasterKey {
             return Err(damaged());
         }
         let mut body = body.to_vec();
-        let opened = self.cipher().open_in_place(Nonce::from(nonce), Aad::from(name), &mut body);
+        let opened = self.cipher().open_in_place(Nonce::from(nonce), Aad::from(of), &mut body);
         opened.map(|secret| secret.to_vec()).map_err(|_| SecretError::WrongMasterKey { name })
     }
 
@@ -185,6 +190,28 @@ impl GuestKey {
     }
 }
 
+/// Seals credentials that people entrust to a build, by a key that the master key seals.
+#[derive(Clone)]
+pub(crate) struct DepositKey(MasterKey);
+
+impl DepositKey {
+    const NAME: &str = "build-deposit-key";
+
+    pub(crate) async fn load(master: &MasterKey, store: &Store) -> Result<Self, SecretError> {
+        let bytes = master.secret(store, Self::NAME, || random::<32>().to_vec()).await?;
+        Ok(Self(MasterKey(bytes.try_into().map_err(|_| SecretError::Damaged { name: Self::NAME })?)))
+    }
+
+    /// It opens for this build alone.
+    pub(crate) fn seal(&self, build: Id<Build>, secret: &[u8]) -> Vec<u8> {
+        self.0.seal(&build.to_string(), secret)
+    }
+
+    pub(crate) fn open(&self, build: Id<Build>, sealed: &[u8]) -> Result<Vec<u8>, SecretError> {
+        self.0.open_of(Self::NAME, &build.to_string(), sealed)
+    }
+}
+
 /// Random bytes from the kernel.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -218,6 +245,15 @@ mod tests {
         for cut in [0, 1, 5, sealed.len() - 1] {
             assert!(key.open("a", &sealed[..cut]).is_err(), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_builds_deposit_is_that_builds_alone() {
+        let key = DepositKey(MasterKey(random()));
+        let (one, other) = (Id::new(), Id::new());
+        let sealed = key.seal(one, b"secret");
+        assert_eq!(key.open(one, &sealed).unwrap(), b"secret");
+        assert!(matches!(key.open(other, &sealed), Err(SecretError::WrongMasterKey { .. })));
     }
 
     #[test]

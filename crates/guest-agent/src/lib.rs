@@ -8,6 +8,7 @@
 //! - `tunnel` leads to ports that are open inside the sandbox only.
 //! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders, entries and
 //!   watches.
+//! - `unpack` is a program of its own beside the agent: files out of an archive, for builds.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
 //! - `ready` tells the host that the guest is up, or that its agent had to be started again.
 //!
@@ -37,4 +38,5 @@ mod snapshot;
 pub mod state;
 pub mod system;
 mod tunnel;
+pub mod unpack;
 pub mod users;

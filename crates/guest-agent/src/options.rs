@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use sandbar_types::guest;
 
+use crate::unpack;
+
 /// What `--help` prints.
 pub const USAGE: &str = "usage: sandbar-guest-agent [options]
+       sandbar-guest-agent unpack --into PATH --owner USER[:GROUP] [--mode OCTAL] -- SOURCE... <ARCHIVE
 
   --listen IP             address to listen on (0.0.0.0)
   --port PORT             port to listen on (49983; 0 picks one and prints it)
@@ -62,6 +65,8 @@ pub enum SystemChanges {
 pub enum Invocation {
     /// Serve.
     Serve(Options),
+    /// Take files out of an archive.
+    Unpack(unpack::Order),
     /// Print the version.
     Version,
 }
@@ -105,7 +110,10 @@ pub enum OptionsError {
 /// If an argument is unknown, lacks its value or has one that does not parse.
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Invocation, OptionsError> {
     let mut options = Options::default();
-    let mut args = args.into_iter();
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|first| first == "unpack").is_some() {
+        return parse_unpack(args).map(Invocation::Unpack);
+    }
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--listen" => options.listen.set_ip(value(&mut args, "--listen")?),
@@ -124,6 +132,32 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Invocation, Optio
         }
     }
     Ok(Invocation::Serve(options))
+}
+
+fn parse_unpack(mut args: impl Iterator<Item = String>) -> Result<unpack::Order, OptionsError> {
+    let (mut into, mut owner, mut mode) = (None, None, None);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--into" => into = Some(value(&mut args, "--into")?),
+            "--owner" => owner = Some(value(&mut args, "--owner")?),
+            "--mode" => {
+                let text: String = value(&mut args, "--mode")?;
+                let parsed = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+                mode = Some(parsed.ok_or(OptionsError::Invalid { option: "--mode", value: text })?);
+            }
+            "--" => break,
+            _ => return Err(OptionsError::Unknown(arg)),
+        }
+    }
+    let sources: Result<Vec<_>, _> = args
+        .map(|source| source.parse().map_err(|_| OptionsError::Invalid { option: "--", value: source }))
+        .collect();
+    Ok(unpack::Order {
+        into: into.ok_or(OptionsError::Missing("--into"))?,
+        owner: owner.ok_or(OptionsError::Missing("--owner"))?,
+        mode,
+        sources: sources?,
+    })
 }
 
 fn value<T: std::str::FromStr>(
@@ -145,6 +179,30 @@ mod tests {
     #[test]
     fn no_arguments_mean_the_guest() {
         assert_eq!(parse_line(""), Ok(Invocation::Serve(Options::default())));
+    }
+
+    #[test]
+    fn an_order_to_unpack_is_read() {
+        let order = unpack::Order {
+            into: "/app/".to_owned(),
+            owner: "user".to_owned(),
+            mode: Some(0o640),
+            sources: vec!["a".parse().unwrap(), "--b".parse().unwrap()],
+        };
+        let line = "unpack --into /app/ --owner user --mode 640 -- a --b";
+        assert_eq!(parse_line(line), Ok(Invocation::Unpack(order)));
+        for (line, error) in [
+            ("unpack --owner user -- a", OptionsError::Missing("--into")),
+            ("unpack --into /a -- a", OptionsError::Missing("--owner")),
+            ("unpack a", OptionsError::Unknown("a".to_owned())),
+            ("unpack --mode 9", OptionsError::Invalid { option: "--mode", value: "9".to_owned() }),
+            (
+                "unpack --into /a --owner u -- ..",
+                OptionsError::Invalid { option: "--", value: "..".to_owned() },
+            ),
+        ] {
+            assert_eq!(parse_line(line), Err(error), "{line}");
+        }
     }
 
     #[test]

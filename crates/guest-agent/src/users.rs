@@ -56,6 +56,47 @@ impl User {
     }
 }
 
+/// Whose files are to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's id.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Reads `USER[:GROUP]`, each a name or a number. Without a group it is the user's, or the one of the same number where nobody has the number.
+    /// None where there is no such user or group.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        // Numbers need no names, and images may have none.
+        let passwd = fs::read_to_string(PASSWD).unwrap_or_default();
+        let group = fs::read_to_string(GROUP).unwrap_or_default();
+        parse_owner(&passwd, &group, text)
+    }
+}
+
+fn parse_owner(passwd: &str, groups: &str, text: &str) -> Option<Owner> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    // The largest number means "no change" to the system.
+    let number = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+    let field = |line: &str, index| line.split(':').nth(index).and_then(number);
+    let user_line = passwd.lines().find(|line| match number(user) {
+        Some(uid) => field(line, 2) == Some(uid),
+        None => !user.is_empty() && line.split(':').next() == Some(user),
+    });
+    let uid = number(user).or_else(|| field(user_line?, 2))?;
+    let gid = match group {
+        None => user_line.map_or(Some(uid), |line| field(line, 3))?,
+        Some(group) => {
+            let named = |line: &&str| !group.is_empty() && line.split(':').next() == Some(group);
+            number(group).or_else(|| field(groups.lines().find(named)?, 2))?
+        }
+    };
+    Some(Owner { uid, gid })
+}
+
 /// The names that belong to ids, for listings. Read once per listing, not once per entry.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -141,6 +182,25 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1000:,,,:/home/user:/bin/bash\n\
                           bare:x:7:8::\nbroken:x:notanumber:1::/:\n";
     const GROUP: &str = "root:x:0:\nsudo:x:27:user,other\nuser:x:1000:\nadm:x:4:other,user\nodd\n";
+
+    #[test]
+    fn an_owner_is_a_user_and_perhaps_a_group_by_names_or_numbers() {
+        let owner = |text: &str| parse_owner(PASSWD, GROUP, text).map(|owner| (owner.uid, owner.gid));
+        for (text, is) in [
+            ("user", (1000, 1000)),
+            ("bare", (7, 8)),
+            ("7", (7, 8)),
+            ("55", (55, 55)),
+            ("user:sudo", (1000, 27)),
+            ("0:4", (0, 4)),
+            ("55:adm", (55, 4)),
+        ] {
+            assert_eq!(owner(text), Some(is), "{text}");
+        }
+        for bad in ["", ":", "nobody", "user:", "user:nothing", "broken", "4294967295", "-1", "user:sudo:x"] {
+            assert_eq!(owner(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn finds_the_user_and_all_its_groups() {

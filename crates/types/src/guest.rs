@@ -23,3 +23,6 @@ pub const DEFAULT_USER: &str = "user";
 
 /// The version of E2B's guest protocol that the agent speaks, as reported to E2B clients.
 pub const ENVD_VERSION: &str = "0.6.13";
+
+/// Where the guest's init puts the agent's executable, whatever the image has.
+pub const AGENT_PATH: &str = "/run/sandbar/guest-agent";

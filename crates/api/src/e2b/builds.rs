@@ -2,26 +2,32 @@
 //! clients ask for five times a second. Beneath are the same builds as `/v1/builds`.
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, State};
-use axum::http::StatusCode;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequestParts, OriginalUri, Path, State};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
 use sandbar_control::OpContext;
 use sandbar_control::builds::{
-    Build, BuildScope, E2bBase, E2bBuild, E2bStep, Entry, EntryLevel, NewAnnouncement,
+    Build, BuildScope, E2bBase, E2bBuild, E2bStep, Entry, EntryLevel, FilesPut, NewAnnouncement,
 };
+use sandbar_control::host_client::RegistryCredentials;
 use sandbar_control::templates::Reference;
 use sandbar_types::{BuildStatus, ErrorCode, Id, TemplateName, id};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::names;
 use crate::AppState;
 use crate::auth::Caller;
+use crate::client::Scheme;
 use crate::error::ApiError;
-use crate::extract::{JsonBody, QueryPairs};
+use crate::extract::{JsonBody, PathName, QueryPairs};
 use crate::schema::Timestamp;
 
+/// Where archives are uploaded to: no API key is asked for there.
+pub(super) const FILES: &str = "/v3/templates/files";
 /// Entries of the log that one answer has at most.
 const MOST_ENTRIES: usize = 100;
 
@@ -114,7 +120,7 @@ pub(super) async fn announce(
 pub(super) struct StartBuild {
     from_image: Option<String>,
     from_template: Option<String>,
-    from_image_registry: Option<Value>,
+    from_image_registry: Option<Registry>,
     #[serde(default)]
     steps: Vec<Step>,
     start_cmd: Option<String>,
@@ -122,11 +128,22 @@ pub(super) struct StartBuild {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Step {
     #[serde(rename = "type")]
     word: String,
     #[serde(default)]
     args: Vec<String>,
+    files_hash: Option<String>,
+}
+
+/// Who asks the image's registry.
+#[derive(Debug, Deserialize)]
+struct Registry {
+    #[serde(rename = "type")]
+    kind: String,
+    username: Option<String>,
+    password: Option<SecretString>,
 }
 
 impl TryFrom<StartBuild> for E2bBuild {
@@ -134,19 +151,32 @@ impl TryFrom<StartBuild> for E2bBuild {
 
     fn try_from(body: StartBuild) -> Result<Self, ApiError> {
         let StartBuild { from_image, from_template, from_image_registry, steps, start_cmd, ready_cmd } = body;
-        if from_image_registry.is_some_and(|registry| !registry.is_null()) {
-            return Err(ApiError::invalid(
-                "fromImageRegistry: images of private registries are not supported here",
-            ));
-        }
+        let registry = match from_image_registry {
+            None => None,
+            Some(Registry { kind, username: Some(username), password: Some(password) })
+                if kind == "registry" =>
+            {
+                Some(RegistryCredentials { username, password })
+            }
+            Some(_) => {
+                let why =
+                    "fromImageRegistry: only the type registry is supported, with username and password";
+                return Err(ApiError::invalid(why));
+            }
+        };
         let some = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         let base = match (some(from_image), some(from_template)) {
             (Some(image), None) => E2bBase::Image(image),
             (None, Some(template)) => E2bBase::Template(template),
             _ => return Err(ApiError::invalid("name one of fromImage and fromTemplate")),
         };
-        let steps = steps.into_iter().map(|Step { word, args }| E2bStep { word, args }).collect();
-        Ok(Self { base, steps, start: some(start_cmd), ready: some(ready_cmd) })
+        let steps = steps.into_iter().map(|Step { word, args, files_hash }| E2bStep {
+            word,
+            args,
+            files: files_hash,
+        });
+        let steps = steps.collect();
+        Ok(Self { base, steps, start: some(start_cmd), ready: some(ready_cmd), registry })
     }
 }
 
@@ -161,11 +191,49 @@ pub(super) async fn begin(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Where to send the files of a `COPY` step: nowhere.
-pub(super) async fn files(_: Caller) -> ApiError {
-    ApiError::invalid(
-        "COPY is not possible: files of the client are not available to builds: fetch them by RUN",
-    )
+/// Where a step's files go, unless they are there.
+#[derive(Debug, Serialize)]
+pub(super) struct FileUpload {
+    present: bool,
+    url: String,
+}
+
+/// Says where the archive of a `COPY` step goes. The URL is all that an upload to it needs.
+pub(super) async fn files(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    Path((template, hash)): Path<(String, String)>,
+    scheme: Scheme,
+    headers: HeaderMap,
+    OriginalUri(uri): OriginalUri,
+) -> Result<(StatusCode, Json<FileUpload>), ApiError> {
+    let unknown = || ApiError::new(ErrorCode::NotFound, format!("there is no template {template:?}"));
+    let id = Uuid::try_parse(&template).map_err(|_| unknown())?;
+    let (present, ticket) = app.control.build_files_wanted(&ctx, id, &hash).await?.ok_or_else(unknown)?;
+    // To where the client found us.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(Authority::as_str));
+    let host = host.ok_or_else(|| ApiError::invalid("the request says no Host"))?;
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    let url = format!("{scheme}://{host}{FILES}/{}", ticket.expose_secret());
+    Ok((StatusCode::CREATED, Json(FileUpload { present, url })))
+}
+
+/// Takes the archive, from whoever has the ticket.
+pub(super) async fn take_files(
+    State(app): State<AppState>,
+    PathName(ticket): PathName,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let length = body.size_hint().exact();
+    let put = app.control.build_files_put_by_ticket(&ticket, length, body.into_data_stream()).await?;
+    Ok(match put {
+        FilesPut::Stored(_) => StatusCode::CREATED,
+        FilesPut::Present(_) => StatusCode::OK,
+    })
 }
 
 /// Where a build stands, in the contract's words.

@@ -56,6 +56,7 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v2/templates/{id}/builds/{build}", post(builds::begin))
         .route("/templates/{id}/builds/{build}/status", get(builds::status))
         .route("/templates/{id}/files/{hash}", get(builds::files))
+        .route(&format!("{}/{{ticket}}", builds::FILES), put(builds::take_files))
         .route("/templates/tags", post(tags::assign).delete(tags::remove))
         .route("/templates/{id}/tags", get(tags::list))
         .route("/templates/{id}", get(templates::one).delete(templates::remove))

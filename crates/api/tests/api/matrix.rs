@@ -107,6 +107,9 @@ fn row(operation: &str) -> Option<Answers> {
 
         "create_build" => Answers { member: 403, ..own_team(201) },
         "list_builds" => own_team(200),
+        // Of an archive that is not there, and with what it is not.
+        "get_build_files" => Answers { member: 403, ..own_team(404) },
+        "put_build_files" => Answers { member: 403, ..own_team(400) },
         "get_build" | "follow_build" => team_only(200),
         "cancel_build" => Answers { member: 403, ..team_only(200) },
 
@@ -147,6 +150,8 @@ fn row(operation: &str) -> Option<Answers> {
         | "admin_cancel_build"
         | "admin_list_templates" => platform_only(200),
         "admin_create_build" => platform_only(201),
+        "admin_get_build_files" => platform_only(404),
+        "admin_put_build_files" => platform_only(400),
         "admin_delete_template" => platform_only(204),
         _ => return None,
     })
@@ -346,6 +351,9 @@ impl World {
             }
             "create_build" | "admin_create_build" => {
                 Call::default().with(json!({"name": "built", "recipe": ["echo"]}))
+            }
+            "get_build_files" | "put_build_files" | "admin_get_build_files" | "admin_put_build_files" => {
+                Call { path: vec![("sha256", "0".repeat(64))], ..Call::default() }
             }
             "get_build" | "admin_get_build" | "cancel_build" | "admin_cancel_build" => {
                 Call::on(self.fresh_build().await)

@@ -11,18 +11,21 @@ use sandbar_store::builds::{BuildRow, Claim, Ended};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
 use sandbar_types::id::{Host, Template};
-use sandbar_types::recipe::{Action, Base, Defaults, Dialect, State, Step};
+use sandbar_types::recipe::{Action, Base, Defaults, Dialect, Recipe, State, Step};
 use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, TemplateKind, TemplateTag};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::copy;
+use super::files::FilesReader;
 use super::output::{StepLog, Stream};
 use super::submit::check_steps;
-use super::told;
+use super::{BuildError, FilesError, told};
 use crate::operation::Operation;
 use crate::sandboxes::{
-    CallSite, Command, ExecEvent, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError, Stdin,
+    CallSite, Command, ExecEvent, ExecStream, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError,
+    Stdin,
 };
 use crate::{Control, OpContext};
 
@@ -122,7 +125,7 @@ impl Control {
     }
 
     async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
-        let steps = Vec::<Step>::deserialize(&build.recipe).map_err(|_| {
+        let recipe = Vec::<Step>::deserialize(&build.recipe).map_err(|_| {
             Broken::Failed("it was asked for in another version's words: ask again".to_owned())
         })?;
         let (base, image) = match &build.base {
@@ -153,16 +156,16 @@ impl Control {
                     // Its users know an image's environment alone.
                     defaults = Defaults { env: defaults.env, ..Defaults::default() };
                 }
-                let fits = check_steps(&steps, State::new(dialect, defaults.clone()));
+                let fits = check_steps(&recipe, State::new(dialect, defaults.clone()));
                 fits.map_err(|fault| Broken::Failed(format!("with what the image says, {fault}")))?;
                 defaults
             }
         };
         let state = State::new(build.dialect, defaults);
         let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
-        for step in &steps {
+        for step in &recipe.steps {
             let action = course.state.take(step);
-            course.step(&step.to_string(), &action).await?;
+            course.step(&step.shown(), &action).await?;
         }
         if let Some(healthcheck) = &build.healthcheck {
             course.healthcheck(healthcheck).await?;
@@ -201,6 +204,7 @@ impl<'a> Course<'a> {
     async fn step(&mut self, cmd: &str, action: &Action) -> Result<(), Broken> {
         let number = self.step + 1;
         let limit = self.control.config().builds.step_limit;
+        let mut archive = None;
         let (command, limit) = match action {
             Action::None => {
                 self.next(cmd).await?.end(Some(0)).await?;
@@ -211,6 +215,16 @@ impl<'a> Course<'a> {
                 (self.shell(command, user.as_deref()), timeout.unwrap_or(limit))
             }
             Action::MakeFolder { path, owner } => (make_folder(path, owner), OWN_LIMIT),
+            Action::Copy { files, sources, dest, owner, mode } => {
+                let name = files.as_ref().ok_or(FilesError::Unnamed)?;
+                let opened = self.control.build_files_open(self.build.team_id, name).await;
+                archive = Some(opened.map_err(|error| match error {
+                    BuildError::Files(error) => Broken::from(error),
+                    BuildError::Store(error) => error.into(),
+                    error => Broken::Again(error.to_string()),
+                })?);
+                (copy::command(sources, dest, owner, *mode), limit)
+            }
         };
         let dialect = self.build.dialect;
         let failed = |what: &str| {
@@ -224,7 +238,7 @@ impl<'a> Course<'a> {
         };
         let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
         let mut log = self.next(cmd).await?;
-        let ran = run(control, ctx, &sandbox, &command, limit, &mut log);
+        let ran = run(control, ctx, &sandbox, &command, (limit, archive), &mut log);
         // The host ends it in time; one that does not must not keep a worker.
         let ran = tokio::time::timeout(limit + MARGIN, ran).await.unwrap_or(Err(Broken::Late));
         let exit_code = ran.as_ref().ok().copied();
@@ -420,20 +434,24 @@ fn left_sec(until: Instant) -> u32 {
     u32::try_from(left).unwrap_or(u32::MAX).max(1)
 }
 
-/// Runs a command to its end: its exit code.
+/// Runs a command to its end, with an archive as its input or none: its exit code.
 async fn run(
     control: &Control,
     ctx: &OpContext,
     sandbox: &Sandbox,
     command: &Command,
-    limit: Duration,
+    (limit, archive): (Duration, Option<FilesReader>),
     log: &mut StepLog<'_>,
 ) -> Result<i32, Broken> {
-    let options = ExecStreamOptions { timeout: Some(limit), on_close: OnClose::Kill, stdin: Stdin::Closed };
-    let mut stream = control.sandbox_exec_stream(ctx, sandbox, command, options).await?;
+    let stdin = if archive.is_some() { Stdin::Open } else { Stdin::Closed };
+    let options = ExecStreamOptions { timeout: Some(limit), on_close: OnClose::Kill, stdin };
+    let ExecStream { input, mut output } =
+        control.sandbox_exec_stream(ctx, sandbox, command, options).await?;
+    let mut feeding = std::pin::pin!(copy::feed(input, archive));
     loop {
         let event = tokio::select! {
-            event = stream.output.next() => event?,
+            event = output.next() => event?,
+            Err(broken) = &mut feeding => return Err(broken),
             () = log.due() => {
                 log.write().await?;
                 continue;

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use sandbar_store::builds::AnnouncedRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Base, Dialect, MAX_STEPS, Step};
+use sandbar_types::recipe::{Base, Dialect, FilesName, MAX_STEPS, Recipe, Step};
 use sandbar_types::{Id, TemplateKind, TemplateName, TemplateTag};
+use secrecy::SecretString;
+use uuid::Uuid;
 
 use super::submit::{BuildScope, Order};
 use super::{Build, BuildError};
 use crate::bootstrap::BASE;
+use crate::host_client::RegistryCredentials;
 use crate::tags::some_tags;
 use crate::{Control, OpContext};
 
@@ -73,10 +76,12 @@ pub struct E2bStep {
     pub word: String,
     /// What it takes.
     pub args: Vec<String>,
+    /// The archive that it copies from, by the client's own name.
+    pub files: Option<String>,
 }
 
 /// What an announced build is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct E2bBuild {
     /// What it starts from.
     pub base: E2bBase,
@@ -86,6 +91,8 @@ pub struct E2bBuild {
     pub start: Option<String>,
     /// A shell line that succeeds once it is as it is to be kept.
     pub ready: Option<String>,
+    /// For its image's registry.
+    pub registry: Option<RegistryCredentials>,
 }
 
 impl From<AnnouncedRow> for Announced {
@@ -148,8 +155,8 @@ impl Control {
             return Err(BuildError::TooManySteps);
         }
         let mut steps = Vec::new();
-        for (index, E2bStep { word, args }) in build.steps.iter().enumerate() {
-            let step = Step::of_e2b(word, args);
+        for (index, E2bStep { word, args, files }) in build.steps.iter().enumerate() {
+            let step = Step::of_e2b(word, args, files.as_deref());
             steps.push(step.map_err(|fault| BuildError::E2bStep { step: index + 1, fault })?);
         }
         if let Some(start) = &build.start {
@@ -202,7 +209,8 @@ impl Control {
             base: &base,
             base_tag: &base_tag,
             template,
-            steps: &steps,
+            recipe: &Recipe { from: None, steps },
+            registry: build.registry.as_ref(),
             healthcheck: ready.or_else(|| build.start.as_ref().map(|_| READY_UNSAID)),
             healthcheck_sec: READY_SEC,
             vcpus: announced.vcpus,
@@ -233,9 +241,20 @@ impl Control {
         Ok(rows.into_iter().map(|(template, build, count)| (template, (build, count))).collect())
     }
 
-    /// Whether the caller's team builds, or has built, a template that is known by this id ([`Self::template_resolve`]).
-    pub async fn builds_known_by(&self, ctx: &OpContext, name_id: uuid::Uuid) -> Result<bool, BuildError> {
-        Ok(self.store().builds_of_name_id(ctx.team()?, name_id).await?)
+    /// What a client is to do with the files of a step, which it calls by `hash`: whether they are there, and what lets it upload them. Only
+    /// under a template that the team builds.
+    pub async fn build_files_wanted(
+        &self,
+        ctx: &OpContext,
+        template: Uuid,
+        hash: &str,
+    ) -> Result<Option<(bool, SecretString)>, BuildError> {
+        let name = FilesName::client(hash)?;
+        if !self.store().builds_of_name_id(ctx.team()?, template).await? {
+            return Ok(None);
+        }
+        let is_present = self.build_files_has(ctx, BuildScope::Team, &name).await?.is_some();
+        Ok(Some((is_present, self.build_files_ticket(ctx, BuildScope::Team, &name).await?)))
     }
 }
 

@@ -98,8 +98,9 @@ impl Control {
         }
         tx.commit().await?;
 
+        let credentials = self.registry_open(claim).await?;
         let client = self.host_clients().get(host, &address);
-        let source = ImageSource::Registry { reference: reference.to_owned(), credentials: None };
+        let source = ImageSource::Registry { reference: reference.to_owned(), credentials };
         let order = ImportImage { template: id, source, vcpus, memory_mb, disk_mb };
         let stream = client.import_image(order).await.map_err(|error| broken(reference, &error))?;
         let Imported { template, config } = watch(stream, reference, log).await?;

@@ -10,25 +10,31 @@
 //! - The rows are the truth about builds; a queue only says who takes which. `queue`: PostgreSQL, or Redis.
 //! - `submit`: asking for builds, looking at them, cancelling them. `follow`: their progress as it comes.
 //! - `e2b`: builds as E2B's clients ask for them, announced before their steps come. `entries`: a build's log as one list.
+//! - `files`: archives that clients bring for `COPY`.
+//! - `registry`: credentials for an image's registry.
 //! - `image`: what comes before the steps where the base is a registry's image.
-//! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template. `output`: logs, bounded.
+//! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template; `copy`: its steps that bring files. `output`: logs, bounded.
 //! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
 //! - `news`: who waits is woken by the database.
 //!
 //! A build's sandbox is the platform's and bears the claim's name: no team sees it, and whoever finds it without its claim destroys it.
 
+mod copy;
 mod course;
 mod e2b;
 mod entries;
+mod files;
 mod follow;
 mod image;
 mod news;
 mod output;
 mod queue;
+mod registry;
 mod submit;
 mod sweep;
 mod worker;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -36,11 +42,13 @@ use sandbar_store::StoreError;
 use sandbar_store::builds::{BuildLogRow, BuildRow};
 use sandbar_types::id::{self, Team};
 use sandbar_types::name::InvalidName;
-use sandbar_types::recipe::{Base, Dialect, E2bFault, Origin, RecipeError};
+use sandbar_types::recipe::{Base, Dialect, E2bFault, InvalidFilesName, Origin, Outside, RecipeError};
 use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, TemplateTag, limits};
 
 pub use e2b::{Announced, E2bBase, E2bBuild, E2bStep, NewAnnouncement};
 pub use entries::{Entry, EntryLevel};
+pub use files::{BuildFiles, FilesError, FilesPut, MAX_ARCHIVE_BYTES, PlaceError};
+pub(crate) use files::{FilesPlace, TicketKey};
 pub use follow::BuildFollower;
 pub(crate) use news::News;
 pub use queue::QueueError;
@@ -49,6 +57,7 @@ pub use submit::{BuildScope, NewBuild};
 
 use crate::access::AccessError;
 use crate::context::NoTeam;
+use crate::control::ShuttingDown;
 use crate::sandboxes::{InvalidSandbox, SandboxError};
 use crate::snapshots::SnapshotError;
 use crate::tags::TagError;
@@ -71,6 +80,10 @@ pub struct BuildConfig {
     pub health_interval: Duration,
     /// The shared queue; none = the database.
     pub redis_url: Option<String>,
+    /// Where archives for builds are kept where there is no object storage; none = nowhere.
+    pub files_folder: Option<PathBuf>,
+    /// What the archives of one team may take.
+    pub files_bytes: u64,
 }
 
 impl Default for BuildConfig {
@@ -83,6 +96,8 @@ impl Default for BuildConfig {
             step_limit: Duration::from_secs(1800),
             health_interval: Duration::from_secs(1),
             redis_url: None,
+            files_folder: None,
+            files_bytes: 4 << 30,
         }
     }
 }
@@ -243,6 +258,17 @@ pub enum BuildError {
     /// Too many wait for their steps.
     #[error("too many builds of the team's wait for their steps: begin them, or wait an hour")]
     TooManyAnnounced,
+    /// A step copies what is not the build's.
+    #[error("recipe: step {step}: {fault}")]
+    Source {
+        /// Which, from 1.
+        step: usize,
+        /// What is wrong.
+        fault: Outside,
+    },
+    /// The archive's name cannot be one.
+    #[error("files: {0}")]
+    FilesName(#[from] InvalidFilesName),
     /// The request names two bases.
     #[error("base_template is {asked}, and the recipe says FROM {from}: leave one out")]
     TwoBases {
@@ -282,6 +308,15 @@ pub enum BuildError {
         limits::DISK_MB.start(), limits::DISK_MB.end()
     )]
     NoSize,
+    /// Credentials for a registry that cannot be any.
+    #[error("registry: a username without colons, and a password, of at most 512 and 16384 bytes")]
+    Registry,
+    /// Credentials for a registry that is not asked.
+    #[error("registry: credentials are for an image, and this build starts from template {name}")]
+    NoRegistry {
+        /// The template.
+        name: Base,
+    },
     /// A healthcheck that cannot be one.
     #[error("healthcheck must be a shell line of 1 to 4096 bytes, and its limit 1 to 3600 seconds")]
     Healthcheck,
@@ -311,6 +346,12 @@ pub enum BuildError {
     /// A template could not be deleted.
     #[error(transparent)]
     Template(#[from] SnapshotError),
+    /// The files of a build.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// The control plane goes down.
+    #[error(transparent)]
+    ShuttingDown(#[from] ShuttingDown),
     /// The database failed.
     #[error("the database failed")]
     Store(#[from] StoreError),
@@ -326,6 +367,8 @@ impl BuildError {
             Self::Name(_)
             | Self::Recipe(_)
             | Self::Step { .. }
+            | Self::Source { .. }
+            | Self::FilesName(_)
             | Self::TwoBases { .. }
             | Self::NoBase { .. }
             | Self::BaseWithoutMemory { .. }
@@ -335,6 +378,8 @@ impl BuildError {
             | Self::TooManySteps
             | Self::OneBase
             | Self::ImageName { .. }
+            | Self::Registry
+            | Self::NoRegistry { .. }
             | Self::Healthcheck => ErrorCode::InvalidRequest,
             Self::Tag(error) => error.code(),
             Self::BaseTemplate(error) => error.code(),
@@ -346,6 +391,8 @@ impl BuildError {
             Self::Ended { .. } => ErrorCode::InvalidState,
             Self::Needed { .. } => ErrorCode::Forbidden,
             Self::Template(error) => error.code(),
+            Self::Files(error) => error.code(),
+            Self::ShuttingDown(_) => ErrorCode::InternalError,
             Self::Store(error) => crate::access::store_code(error),
         }
     }

@@ -5,14 +5,15 @@ use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, NewBuildRow};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Action as Does, Base, Defaults, Dialect, Origin, Recipe, State, Step};
+use sandbar_types::recipe::{Action, Base, Defaults, Dialect, Origin, Pattern, Recipe, State};
 use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, TemplateTag, limits};
 
 use super::course::tx_tell;
-use super::{Build, BuildError, BuildLog};
+use super::{Build, BuildError, BuildLog, FilesError, copy};
 use crate::access::{AccessError, Role};
 use crate::bootstrap::BASE;
-use crate::operation::{Action, Operation};
+use crate::host_client::RegistryCredentials;
+use crate::operation::{self, Operation};
 use crate::sandboxes::Command;
 use crate::templates::Template;
 use crate::{Actor, Control, OpContext, Page, PageRequest};
@@ -40,6 +41,10 @@ pub struct NewBuild {
     pub base_template: Option<String>,
     /// Its lines.
     pub recipe: Vec<String>,
+    /// The name of the archive that the recipe's `COPY` steps take their files from, where they do not say themselves.
+    pub files: Option<String>,
+    /// Credentials for the registry of the image that it starts from.
+    pub registry: Option<RegistryCredentials>,
     /// A shell line that succeeds once the sandbox is as it is to be kept.
     pub healthcheck: Option<String>,
     /// For how long it is tried.
@@ -64,7 +69,9 @@ pub(super) struct Order<'a> {
     pub(super) base_tag: &'a TemplateTag,
     /// The base, where it is a template.
     pub(super) template: Option<TemplateRow>,
-    pub(super) steps: &'a [Step],
+    pub(super) recipe: &'a Recipe,
+    /// For its image's registry.
+    pub(super) registry: Option<&'a RegistryCredentials>,
     pub(super) healthcheck: Option<&'a str>,
     pub(super) healthcheck_sec: u32,
     pub(super) vcpus: Option<u32>,
@@ -85,6 +92,7 @@ impl Control {
         let name: TemplateName = new.name.parse()?;
         self.name_is_free(team, &name).await?;
         let recipe: Recipe = new.recipe.join("\n").parse()?;
+        let recipe = recipe.with_files(new.files.as_deref().map(str::parse).transpose()?);
         let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
         if let Some(template) = &template {
             check_size(template, new)?;
@@ -99,7 +107,8 @@ impl Control {
             base: &base,
             base_tag: &default,
             template,
-            steps: &recipe.steps,
+            recipe: &recipe,
+            registry: new.registry.as_ref(),
             healthcheck: new.healthcheck.as_deref(),
             healthcheck_sec: new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC),
             vcpus: new.vcpus,
@@ -135,7 +144,21 @@ impl Control {
                 (vcpus, order.memory_mb.unwrap_or(limits::DEFAULT_MEMORY_MB), Defaults::default())
             }
         };
-        check_steps(order.steps, State::new(order.dialect, defaults))?;
+        let registry = match (order.registry, order.base) {
+            (Some(_), Base::Template(_)) => {
+                return Err(BuildError::NoRegistry { name: order.base.clone() });
+            }
+            (Some(credentials), Base::Image(_)) => Some(self.registry_seal(order.id, credentials)?),
+            (None, _) => None,
+        };
+        let (files, all_are_named) = order.recipe.files();
+        if !all_are_named {
+            return Err(FilesError::Unnamed.into());
+        }
+        if !files.is_empty() && self.build_files_place().is_none() {
+            return Err(FilesError::NoPlace.into());
+        }
+        check_steps(order.recipe, State::new(order.dialect, defaults))?;
         if !HEALTHCHECK_SEC.contains(&order.healthcheck_sec)
             || order.healthcheck.is_some_and(|line| {
                 line.trim().is_empty() || line.len() > HEALTHCHECK_BYTES || line.contains('\0')
@@ -144,8 +167,8 @@ impl Control {
             return Err(BuildError::Healthcheck);
         }
         // Each step, the healthcheck, and the keeping of it all.
-        let total = order.steps.len() + usize::from(order.healthcheck.is_some()) + 1;
-        let steps = serde_json::to_value(order.steps).map_err(|_| BuildError::TooManySteps)?;
+        let total = order.recipe.steps.len() + usize::from(order.healthcheck.is_some()) + 1;
+        let steps = serde_json::to_value(&order.recipe.steps).map_err(|_| BuildError::TooManySteps)?;
 
         let mut tx = self.store().begin().await?;
         let mut room = self.headroom(&mut tx, team).await?;
@@ -155,6 +178,10 @@ impl Control {
         if team != Id::PLATFORM {
             room.take(&PerResource { builds: 1, ..PerResource::default() })?;
         }
+        for name in &files {
+            tx.build_files_use(team, name).await?.ok_or(FilesError::Missing { name: *name })?;
+        }
+        let files: Vec<String> = files.iter().map(ToString::to_string).collect();
         let row = tx
             .build_insert(&NewBuildRow {
                 id: order.id,
@@ -171,9 +198,11 @@ impl Control {
                 vcpus,
                 memory_mb,
                 disk_mb: order.disk_mb,
+                files: &files,
+                registry: registry.as_deref(),
                 total_steps: u32::try_from(total).unwrap_or(u32::MAX),
                 created_by: ctx.person().ok().map(|person| person.id),
-                operation: &Operation::begun(ctx, Action::Build).to_value(),
+                operation: &Operation::begun(ctx, operation::Action::Build).to_value(),
             })
             .await?;
         tx.commit().await?;
@@ -346,10 +375,18 @@ pub(super) fn check_machine(
 }
 
 /// Refuses what would be refused when it is that step's turn.
-pub(super) fn check_steps(steps: &[Step], mut state: State) -> Result<(), BuildError> {
-    for (index, step) in steps.iter().enumerate() {
-        let user = match state.take(step) {
-            Does::Run { user: Some(user), .. } => user,
+pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
+    for (index, step) in recipe.steps.iter().enumerate() {
+        let action = state.take(step);
+        let step = index + 1;
+        let invalid = |fault| BuildError::Step { step, fault };
+        if let Action::Copy { sources, dest, owner, mode, .. } = &action {
+            let outside = sources.iter().find_map(|source| source.parse::<Pattern>().err());
+            outside.map_or(Ok(()), |fault| Err(BuildError::Source { step, fault }))?;
+            copy::command(sources, dest, owner, *mode).validate().map_err(invalid)?;
+        }
+        let user = match action {
+            Action::Run { user: Some(user), .. } => user,
             _ => state.user().to_owned(),
         };
         let command = Command {
@@ -359,7 +396,7 @@ pub(super) fn check_steps(steps: &[Step], mut state: State) -> Result<(), BuildE
             cwd: state.workdir().map(str::to_owned),
             user: Some(user),
         };
-        command.validate().map_err(|fault| BuildError::Step { step: index + 1, fault })?;
+        command.validate().map_err(invalid)?;
     }
     Ok(())
 }

@@ -59,6 +59,7 @@ impl Control {
         }
         self.delete_images_left().await?;
         self.store().builds_announced_sweep(STEPS_WITHIN).await?;
+        self.sweep_files().await?;
         // Last: a Redis that is away keeps nobody from the rest.
         self.build_queue().recover().await
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   <prefix>/templates/<id>/<file>/<index>     one part, as the contract with the hosts writes it
+//!   <prefix>/builds/<id>/<index>               a part of files for builds, as it came
 //!   <prefix>/templates/<id>/template           what `OpenTemplate` said of it; written last: without it there is no copy
 //! ```
 //!
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffa::Message as _;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
@@ -20,6 +23,7 @@ use object_store::{ClientOptions, GetOptions, ObjectStore as _, PutOptions, Retr
 use sandbar_proto::host::{FilePart, OpenTemplateResponse};
 use sandbar_types::Id;
 use sandbar_types::id::Template;
+use uuid::Uuid;
 
 /// How long one request may take, and how long it is tried again. Together less than what a copier's claim outlives it by.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
@@ -164,12 +168,45 @@ impl Bucket {
         Ok(objects.iter().filter_map(|object| part(&object.location)).collect())
     }
 
+    /// Puts a part of a build's files there.
+    pub(crate) async fn write_files(
+        &self,
+        archive: Uuid,
+        index: u32,
+        part: Bytes,
+    ) -> Result<(), BucketError> {
+        let path = self.files(archive).join(format!("{index:08x}"));
+        self.storage.put_opts(&path, part.into(), PutOptions::default()).await?;
+        Ok(())
+    }
+
+    /// A part of a build's files; none where it is not there.
+    pub(crate) async fn read_files(&self, archive: Uuid, index: u32) -> Result<Option<Bytes>, BucketError> {
+        match self.get(&self.files(archive).join(format!("{index:08x}"))).await {
+            Ok(part) => Ok(Some(part)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes all parts of a build's files; none is fine.
+    pub(crate) async fn delete_files(&self, archive: Uuid) -> Result<(), BucketError> {
+        let parts = self.storage.list(Some(&self.files(archive))).map_ok(|object| object.location);
+        self.delete_all(parts.boxed()).await
+    }
+
     /// Deletes all that there is of a template; nothing is fine.
     pub(crate) async fn delete(&self, id: Id<Template>) -> Result<(), BucketError> {
         // First the one without which the others are no copy.
         let last = self.last(id);
         let rest = self.storage.list(Some(&self.folder(id))).map_ok(|object| object.location);
-        let all = futures::stream::iter([Ok(last)]).chain(rest).boxed();
+        self.delete_all(futures::stream::iter([Ok(last)]).chain(rest).boxed()).await
+    }
+
+    async fn delete_all(
+        &self,
+        all: BoxStream<'static, Result<Path, object_store::Error>>,
+    ) -> Result<(), BucketError> {
         self.storage.delete_stream(all).try_for_each(|_| std::future::ready(Ok(()))).await.or_else(|error| {
             match error {
                 object_store::Error::NotFound { .. } => Ok(()),
@@ -178,13 +215,17 @@ impl Bucket {
         })
     }
 
-    async fn get(&self, path: &Path) -> Result<bytes::Bytes, object_store::Error> {
+    async fn get(&self, path: &Path) -> Result<Bytes, object_store::Error> {
         self.storage.get_opts(path, GetOptions::default()).await?.bytes().await
     }
 
     async fn put(&self, path: &Path, bytes: Vec<u8>) -> Result<(), BucketError> {
         self.storage.put_opts(path, bytes.into(), PutOptions::default()).await?;
         Ok(())
+    }
+
+    fn files(&self, archive: Uuid) -> Path {
+        self.prefix.clone().join("builds").join(archive.to_string())
     }
 
     fn folder(&self, id: Id<Template>) -> Path {

@@ -1,5 +1,6 @@
 //! Builds: made, failed, cancelled, taken over from the dead; with both queues, against the real servers.
 
+mod files;
 mod images;
 
 use std::collections::BTreeMap;

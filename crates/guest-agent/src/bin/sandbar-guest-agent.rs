@@ -7,15 +7,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
 use sandbar_guest_agent::confinement::{self, Confinement};
 use sandbar_guest_agent::options::{self, Invocation, Options, ReadyPush, SystemChanges};
 use sandbar_guest_agent::server::{self, Agent};
 use sandbar_guest_agent::state::State;
-use sandbar_guest_agent::{ready, system};
+use sandbar_guest_agent::{ready, system, unpack};
 use tokio::net::TcpListener;
 
 /// Files that are read or written at the same time; more of them take turns.
 const BLOCKING_THREADS: usize = 16;
+/// The address space of a process that unpacks an archive.
+const UNPACK_BYTES: u64 = 512 << 20;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         .init();
     let options = match options::parse(std::env::args().skip(1)) {
         Ok(Invocation::Serve(options)) => options,
+        Ok(Invocation::Unpack(order)) => return unpack_input(&order),
         Ok(Invocation::Version) => {
             println!("sandbar-guest-agent {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
@@ -90,6 +94,25 @@ async fn run(mut options: Options, confinement: Option<Confinement>) -> std::io:
         );
     }
     server::serve(listener, Arc::new(Agent::new(options, state, confinement))).await
+}
+
+/// What it takes is bounded, whatever an archive says of itself.
+fn unpack_input(order: &unpack::Order) -> ExitCode {
+    let bound = Rlimit { current: Some(UNPACK_BYTES), maximum: Some(UNPACK_BYTES) };
+    let unpacked = match rustix::process::setrlimit(Resource::As, bound) {
+        Ok(()) => unpack::unpack(order, std::io::stdin().lock()).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match unpacked {
+        Ok(files) => {
+            println!("{files} files");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn boot_id() -> String {

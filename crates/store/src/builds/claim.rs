@@ -132,6 +132,18 @@ impl Store {
         })
     }
 
+    /// The sealed credentials for the registry of a build's image, if there are any.
+    pub async fn build_registry(&self, claim: Claim) -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT registry FROM template_builds WHERE id = $1 AND worker = $2",
+            claim.build.uuid(),
+            claim.worker.to_string(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(sealed.flatten())
+    }
+
     /// Gives a claim back: the build waits again, and the attempt does not count. Says whether the claim was still held.
     pub async fn build_release(&self, claim: Claim) -> Result<bool, StoreError> {
         let done = sqlx::query!(

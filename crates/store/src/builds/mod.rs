@@ -10,10 +10,12 @@
 //! where the claim is still the last one. Leases are measured by the database's clock.
 //!
 //! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote. `images.rs`:
-//!   templates that are made of images for an attempt. `announced.rs`: builds that have no steps yet.
+//!   templates that are made of images for an attempt. `files.rs`: archives that clients bring. `announced.rs`: builds that have no
+//!   steps yet.
 
 mod announced;
 mod claim;
+mod files;
 mod images;
 mod logs;
 
@@ -29,6 +31,7 @@ use crate::{Position, Store, StoreError, Tx};
 
 pub use announced::AnnouncedRow;
 pub use claim::{Claim, Ended, Lease};
+pub use files::BuildFilesRow;
 pub use images::{ImageLeft, NewImageRow};
 pub use logs::{BuildLogRow, LogChunk, LogExtent};
 
@@ -83,6 +86,10 @@ pub struct NewBuildRow<'a> {
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk_mb: Option<u32>,
+    /// The archives that its steps copy from.
+    pub files: &'a [String],
+    /// Credentials for its image's registry, sealed. They are gone when the build has ended.
+    pub registry: Option<&'a [u8]>,
     pub total_steps: u32,
     pub created_by: Option<Id<User>>,
     pub operation: &'a Value,
@@ -267,8 +274,9 @@ impl Tx {
         let tags: Vec<String> = new.tags.iter().map(ToString::to_string).collect();
         builds!(
             "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
-                                          memory_mb, total_steps, created_by, operation, disk_mb, base_tag, dialect, tags, note)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING ",
+                                          memory_mb, total_steps, created_by, operation, disk_mb, files,
+                                          registry, base_tag, dialect, tags, note)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) RETURNING ",
             "",
             new.id.uuid(),
             new.team_id.uuid(),
@@ -283,6 +291,8 @@ impl Tx {
             new.created_by.map(Id::uuid),
             new.operation,
             new.disk_mb.map(integer),
+            new.files,
+            new.registry,
             new.base_tag.as_str(),
             new.dialect.as_str(),
             &tags,

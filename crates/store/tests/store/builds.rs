@@ -32,6 +32,8 @@ async fn submit(store: &Store, team: Id<sandbar_types::id::Team>) -> BuildRow {
             vcpus: 1,
             memory_mb: 512,
             disk_mb: None,
+            files: &[],
+            registry: Some(b"sealed"),
             total_steps: 2,
             created_by: None,
             operation: &json!({}),

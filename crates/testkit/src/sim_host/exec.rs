@@ -21,7 +21,7 @@ impl Agent {
         let (pieces, exit_code) = match Program::find(command)? {
             Program::Print { pieces, exit_code } => (pieces, exit_code),
             // There is no input, so it ends at once.
-            Program::Cat => (Vec::new(), 0),
+            Program::Cat { says } => (vec![Piece::Stdout(says)], 0),
             Program::Sleep => {
                 let _running = self.processes.start();
                 tokio::time::sleep(Duration::from_secs(u64::from(request.timeout_sec))).await;
@@ -101,6 +101,11 @@ pub(super) async fn stream(
     };
     // A reader that has gone is noticed below, by `closed`.
     let _ = say(Output::Started(1_000)).await;
+    if let Program::Cat { says } = &program
+        && !says.is_empty()
+    {
+        let _ = say(Output::Stdout(says.clone())).await;
+    }
     let exit_code = match program {
         Program::Print { pieces, exit_code } => {
             for piece in pieces {
@@ -112,7 +117,7 @@ pub(super) async fn stream(
             }
             exit_code
         }
-        Program::Cat | Program::Sleep => loop {
+        Program::Cat { .. } | Program::Sleep => loop {
             let input = tokio::select! {
                 () = out.closed() => {
                     if start.detach {
@@ -126,11 +131,11 @@ pub(super) async fn stream(
                 Some(Ok(message)) => match message.to_owned_message().request {
                     Some(Input::Stdin(data)) => {
                         running.typed(&data);
-                        if let Program::Cat = program {
+                        if let Program::Cat { .. } = program {
                             let _ = say(Output::Stdout(data)).await;
                         }
                     }
-                    Some(Input::CloseStdin(_)) if matches!(program, Program::Cat) => break 0,
+                    Some(Input::CloseStdin(_)) if matches!(program, Program::Cat { .. }) => break 0,
                     Some(Input::Stop(_)) => break -1,
                     Some(Input::CloseStdin(_) | Input::Start(_) | Input::Connect(_) | Input::Resize(_))
                     | None => {}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use connectrpc::ConnectError;
 use sandbar_proto::host as rpc;
+use sandbar_types::guest;
 use tokio::sync::watch;
 
 use super::Reason;
@@ -13,8 +14,8 @@ use super::faults::refusal;
 pub(super) enum Program {
     /// Writes its output, piece by piece, and exits.
     Print { pieces: Vec<Piece>, exit_code: i32 },
-    /// Copies standard input to standard output until it is closed.
-    Cat,
+    /// Says something, and copies standard input to standard output until that is closed.
+    Cat { says: Vec<u8> },
     /// Runs until it is killed.
     Sleep,
 }
@@ -35,6 +36,7 @@ impl Program {
     /// - `flood COUNT`: that many bytes of `x`.
     /// - `context`: the user, working directory and environment, one a line.
     /// - `cat`, `sleep`.
+    /// - the guest agent's `unpack`: its user and arguments, and what it reads.
     /// - `/bin/sh -c LINE`: the program that the line's first word names, or exit code 127.
     /// - `/bin/bash -l -c LINE`: the same.
     /// - `/bin/mkdir`, `[`: nothing.
@@ -51,7 +53,11 @@ impl Program {
             "/bin/sh" => Self::of_line(command, 1),
             "/bin/bash" => Self::of_line(command, 2),
             "/bin/mkdir" | "[" => print(Vec::new()),
-            "cat" => Ok(Self::Cat),
+            guest::AGENT_PATH => {
+                let says = format!("{}: {}\n", command.user, command.args.join(" "));
+                Ok(Self::Cat { says: says.into_bytes() })
+            }
+            "cat" => Ok(Self::Cat { says: Vec::new() }),
             "sleep" => Ok(Self::Sleep),
             _ => Err(refusal(Reason::REASON_COMMAND_NOT_FOUND)),
         }

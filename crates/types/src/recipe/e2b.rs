@@ -3,7 +3,7 @@
 
 use super::parse::RecipeFault;
 use super::value::checked_name;
-use super::{Part, Step, Value};
+use super::{FilesName, Part, Step, Value};
 use crate::limits;
 
 /// Why a step of E2B's cannot be one of ours.
@@ -23,17 +23,23 @@ pub enum E2bFault {
         /// What it takes.
         wanted: &'static str,
     },
-    /// Files of the client, which builds have not.
-    #[error("COPY is not possible: files of the client are not available to builds: fetch them by RUN")]
+    /// Nobody says where the files are.
+    #[error("COPY has no filesHash, or one that is no SHA-256")]
     NoFiles,
+    /// Permission bits that are none.
+    #[error("COPY has a mode that is none: {text:?}")]
+    Mode {
+        /// What was said.
+        text: String,
+    },
     /// An argument that would be refused in a recipe, too.
     #[error(transparent)]
     Recipe(#[from] RecipeFault),
 }
 
 impl Step {
-    /// The step of this word and these arguments.
-    pub fn of_e2b(word: &str, args: &[String]) -> Result<Self, E2bFault> {
+    /// The step of this word and these arguments; `files` is the archive that `COPY` takes its files from, by the client's own name.
+    pub fn of_e2b(word: &str, args: &[String], files: Option<&str>) -> Result<Self, E2bFault> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let wrong = |word, wanted| Err(E2bFault::Arguments { word, wanted });
         Ok(match (word, args.as_slice()) {
@@ -56,7 +62,10 @@ impl Step {
                 Self::User { name: Value::new([Part::Text((*name).to_owned())]) }
             }
             ("USER", _) => return wrong("USER", "the name of a user, without a group"),
-            ("COPY", _) => return Err(E2bFault::NoFiles),
+            ("COPY", [source, dest, rest @ ..]) if !dest.is_empty() && rest.len() <= 2 => {
+                copy(source, dest, rest, files)?
+            }
+            ("COPY", _) => return wrong("COPY", "a source, a destination, and a user and a mode or none"),
             (word, _) => return Err(E2bFault::Word { word: word.to_owned() }),
         })
     }
@@ -65,6 +74,25 @@ impl Step {
     pub fn e2b_start(command: &str) -> Result<Self, E2bFault> {
         Ok(Self::Start { command: line(command)? })
     }
+}
+
+/// The archive has the files of this step alone. What our patterns cannot say (`**`, `[a-z]`) therefore means all of them.
+fn copy(source: &str, dest: &str, rest: &[&str], files: Option<&str>) -> Result<Step, E2bFault> {
+    let literal = |text: &str| Value::new([Part::Text(text.to_owned())]);
+    let said = |at: usize| rest.get(at).copied().filter(|text| !text.is_empty());
+    let files = files.and_then(|files| FilesName::client(files).ok()).ok_or(E2bFault::NoFiles)?;
+    let is_ours = !source.contains("**") && !source.contains(['[', ']', '{', '}']);
+    let mode = said(1).map(|text| match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err(E2bFault::Mode { text: text.to_owned() }),
+    });
+    Ok(Step::Copy {
+        files: Some(files),
+        sources: vec![literal(if is_ours { source } else { "." })],
+        dest: literal(dest),
+        owner: said(0).map(literal),
+        mode: mode.transpose()?,
+    })
 }
 
 /// A command as a shell takes it: any text, over as many lines as it likes.
@@ -85,7 +113,7 @@ mod tests {
 
     fn step(word: &str, args: &[&str]) -> Result<Step, E2bFault> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Step::of_e2b(word, &args)
+        Step::of_e2b(word, &args, Some(&"0a".repeat(32)))
     }
 
     fn taken(state: &mut State, word: &str, args: &[&str]) -> Action {
@@ -116,6 +144,18 @@ mod tests {
         taken(&mut state, "USER", &["root"]);
         assert_eq!(taken(&mut state, "WORKDIR", &["/srv/x y"]), made("/srv/x y", "root"));
         assert_eq!((state.user(), state.workdir()), ("root", Some("/srv/x y")));
+        let copied = |state: &mut State, args: &[&str]| match taken(state, "COPY", args) {
+            Action::Copy { sources, dest, owner, mode, files: Some(FilesName::Client(_)) } => {
+                (sources.concat(), dest, owner, mode)
+            }
+            other => panic!("{other:?}"),
+        };
+        let is =
+            |source: &str, dest: &str, owner: &str, mode| (source.into(), dest.into(), owner.into(), mode);
+        assert_eq!(copied(&mut state, &["$a", "in/", "", ""]), is("$a", "/srv/x y/in/", "root", None));
+        assert_eq!(copied(&mut state, &["a/**", "/b", "x", "0755"]), is(".", "/b", "x", Some(0o755)));
+        let mut state = State::new(Dialect::E2b, Defaults::default());
+        assert_eq!(copied(&mut state, &["a", "."]), is("a", "/home/user/", "user", None));
     }
 
     #[test]
@@ -133,7 +173,13 @@ mod tests {
         assert!(matches!(step("RUN", &[" "]), Err(E2bFault::Recipe(RecipeFault::Nothing { .. }))));
         assert!(matches!(step("RUN", &["a\0"]), Err(E2bFault::Recipe(RecipeFault::LongCommand))));
         assert!(matches!(step("ENV", &["1A", "x"]), Err(E2bFault::Recipe(RecipeFault::VariableName { .. }))));
-        assert_eq!(step("COPY", &["a", "b", "", ""]), Err(E2bFault::NoFiles));
+        for args in [vec!["a"], vec!["a", ""], vec!["a", "b", "", "", ""]] {
+            assert!(matches!(step("COPY", &args), Err(E2bFault::Arguments { .. })), "{args:?}");
+        }
+        assert!(matches!(step("COPY", &["a", "b", "", "9"]), Err(E2bFault::Mode { .. })));
+        let args = ["a", "b"].map(str::to_owned);
+        assert_eq!(Step::of_e2b("COPY", &args, Some("x")), Err(E2bFault::NoFiles));
+        assert_eq!(Step::of_e2b("COPY", &args, None), Err(E2bFault::NoFiles));
         assert!(matches!(step("ADD", &["x"]), Err(E2bFault::Word { .. })));
     }
 }

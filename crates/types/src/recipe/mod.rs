@@ -10,6 +10,7 @@
 //!   ENV NAME="two words" B=$NAME  for all that follows, and for sandboxes made of the template
 //!   WORKDIR src                   the same; relative to the one before
 //!   USER app                      the same
+//!   COPY --chown=app src *.toml app/   files that the client brought; a folder is what is in it
 //!   START server --port 8000      a process that goes on, and lives in the template
 //! ```
 //!
@@ -19,17 +20,21 @@
 //! - `parse.rs`: from text, with the numbers of lines. [`Recipe`]'s `Display` is the way back.
 //! - `base.rs`: what a build starts from.
 //! - `value.rs`: quoting and variables.
+//! - `files.rs`, `pattern.rs`: the archives that `COPY` copies from, what of them it means, and where that goes.
 //! - `state.rs`: what environment, folder and user a step finds.
 //! - `e2b.rs`: the steps of E2B's template builder, which come as words and not as text.
 
 mod base;
 mod e2b;
+mod files;
 mod parse;
+mod pattern;
 mod state;
 #[cfg(test)]
 mod tests;
 mod value;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -37,7 +42,9 @@ use serde::{Deserialize, Serialize};
 
 pub use base::{Base, Origin, UnknownBase};
 pub use e2b::E2bFault;
+pub use files::{FilesName, InvalidFilesName};
 pub use parse::{MAX_STEPS, RecipeError, RecipeFault};
+pub use pattern::{Outside, Pattern, Placed, name_matches};
 pub use state::{Action, Defaults, Dialect, State};
 pub use value::{Part, Value};
 
@@ -85,14 +92,62 @@ pub enum Step {
         /// The name.
         name: Value,
     },
+    /// Files out of an archive.
+    Copy {
+        /// Which; none = the build's.
+        files: Option<FilesName>,
+        /// What of it, at least one: [`Pattern`]s.
+        sources: Vec<Value>,
+        /// Where to: relative to the working folder, a folder where it ends in a slash.
+        dest: Value,
+        /// Whose they are to be, `USER` or `USER:GROUP`; none = that of the user whose rights apply.
+        owner: Option<Value>,
+        /// Their permission bits; none = as they are in the archive.
+        mode: Option<u32>,
+    },
 }
 
 impl Recipe {
+    /// Has every `COPY` that does not name its archive take its files from this one.
+    #[must_use]
+    pub fn with_files(mut self, of_build: Option<FilesName>) -> Self {
+        for step in &mut self.steps {
+            if let Step::Copy { files: files @ None, .. } = step {
+                *files = of_build;
+            }
+        }
+        self
+    }
+
+    /// The archives that it copies from, as far as they are named, and whether all are.
+    #[must_use]
+    pub fn files(&self) -> (BTreeSet<FilesName>, bool) {
+        let named = self.steps.iter().filter_map(|step| match step {
+            Step::Copy { files, .. } => Some(*files),
+            _ => None,
+        });
+        (named.clone().flatten().collect(), named.clone().all(|files| files.is_some()))
+    }
+
     /// Its lines, one for each step, such that they are read as the same recipe.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let from = self.from.iter().map(|origin| format!("FROM {origin}"));
         from.chain(self.steps.iter().map(ToString::to_string)).collect()
+    }
+}
+
+impl Step {
+    /// As its author reads it: without the name of the archive that it copies from.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Copy { sources, dest, owner, mode, .. } => {
+                let (sources, dest, owner) = (sources.clone(), dest.clone(), owner.clone());
+                Self::Copy { files: None, sources, dest, owner, mode: *mode }.to_string()
+            }
+            step => step.to_string(),
+        }
     }
 }
 
@@ -122,6 +177,14 @@ impl fmt::Display for Step {
             }
             Self::Workdir { path } => write!(f, "WORKDIR {path}"),
             Self::User { name } => write!(f, "USER {name}"),
+            Self::Copy { files, sources, dest, owner, mode } => {
+                f.write_str("COPY")?;
+                files.iter().try_for_each(|files| write!(f, " --files={files}"))?;
+                owner.iter().try_for_each(|owner| write!(f, " --chown={owner}"))?;
+                mode.iter().try_for_each(|mode| write!(f, " --chmod={mode:04o}"))?;
+                sources.iter().try_for_each(|source| write!(f, " {source}"))?;
+                write!(f, " {dest}")
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::base::IMAGE_BYTES;
-use super::value::{assignments, checked_name};
-use super::{Origin, Recipe, Step, Value};
+use super::value::{assignments, checked_name, words};
+use super::{FilesName, Origin, Recipe, Step, Value};
 use crate::limits;
 
 /// Most steps of a recipe.
@@ -18,7 +18,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("ADD", "files are fetched by RUN"),
     ("ARG", "use ENV"),
     ("CMD", "a sandbox has no main process: use START for one that runs from the beginning"),
-    ("COPY", "files of the client are not available to builds: fetch them by RUN"),
     ("ENTRYPOINT", "a sandbox has no main process: use START for one that runs from the beginning"),
     ("HEALTHCHECK", "the healthcheck is said with the build, not in its recipe"),
     ("ONBUILD", "write the steps themselves"),
@@ -116,6 +115,24 @@ pub enum RecipeFault {
     /// A substitution with rules.
     #[error("of variables only $NAME and ${{NAME}} are known")]
     Substitution,
+    /// `COPY` with something else than words.
+    #[error("COPY takes words, in quotes where they have spaces in them, not a list in JSON or a document")]
+    NotWords,
+    /// `COPY` with too little.
+    #[error("COPY needs one or more sources and, last, where they go")]
+    CopyWhat,
+    /// Permissions that are none.
+    #[error("{text:?} are no permissions: write them as up to four octal digits, as in --chmod=755")]
+    Mode {
+        /// What was said.
+        text: String,
+    },
+    /// The name of an archive that cannot be one.
+    #[error("{text:?} is not the name of an archive of files")]
+    FilesName {
+        /// What was said.
+        text: String,
+    },
     /// `USER` with a group.
     #[error("USER takes the name of a user, without a group")]
     Group,
@@ -204,6 +221,7 @@ fn instruction(line: &str) -> Result<Instruction, RecipeFault> {
         "ENV" => env(rest)?,
         "WORKDIR" => Step::Workdir { path: word_of("WORKDIR", rest)? },
         "USER" => user(rest)?,
+        "COPY" => copy(rest)?,
         _ => Step::Run { command: command("RUN", line)?, timeout: None, user: None },
     };
     Ok(Instruction::Step(step))
@@ -308,4 +326,39 @@ fn user(rest: &str) -> Result<Step, RecipeFault> {
         return Err(RecipeFault::Group);
     }
     Ok(Step::User { name: word_of("USER", rest)? })
+}
+
+/// `COPY [--files=NAME] [--chown=USER[:GROUP]] [--chmod=MODE] SOURCE... DEST`.
+fn copy(rest: &str) -> Result<Step, RecipeFault> {
+    let (mut files, mut owner, mut mode) = (None, None, None);
+    let mut rest = rest;
+    while let Some(option) = rest.strip_prefix("--") {
+        // Options' values have no spaces but in quotes.
+        let (word, behind) = super::value::first_word(option)?;
+        let known = |name: &str| word.strip_prefix(name);
+        if let Some(text) = known("files=") {
+            let name: Result<FilesName, _> = text.parse();
+            files = Some(name.map_err(|_| RecipeFault::FilesName { text: text.to_owned() })?);
+        } else if let Some(text) = known("chmod=") {
+            let is_octal =
+                (1..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+            let parsed = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+            mode = Some(parsed.ok_or_else(|| RecipeFault::Mode { text: text.to_owned() })?);
+        } else if let Some(text) = known("chown=") {
+            owner = Some(word_of("--chown", text)?);
+        } else {
+            let name = word.split('=').next().unwrap_or_default();
+            return Err(RecipeFault::Option { word: "COPY", option: format!("--{name}") });
+        }
+        rest = behind.trim_start();
+    }
+    if rest.starts_with("<<") || rest.starts_with('[') {
+        return Err(RecipeFault::NotWords);
+    }
+    let mut sources = words(rest)?;
+    let dest = sources.pop().filter(|dest| !dest.is_empty()).ok_or(RecipeFault::CopyWhat)?;
+    if sources.is_empty() || sources.iter().any(Value::is_empty) {
+        return Err(RecipeFault::CopyWhat);
+    }
+    Ok(Step::Copy { files, sources, dest, owner, mode })
 }

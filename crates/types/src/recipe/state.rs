@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Step;
+use super::{FilesName, Step};
 use crate::words::words;
 
 /// Where programs are, as long as nobody says otherwise.
@@ -72,6 +72,19 @@ pub enum Action {
         /// Whose it is if it is made.
         owner: String,
     },
+    /// Copy files out of an archive.
+    Copy {
+        /// Which; none = nobody has said.
+        files: Option<FilesName>,
+        /// What of it.
+        sources: Vec<String>,
+        /// Where to: an absolute path, a folder where it ends in a slash.
+        dest: String,
+        /// Whose they are to be, `USER` or `USER:GROUP`.
+        owner: String,
+        /// Their permission bits, where they are said.
+        mode: Option<u32>,
+    },
 }
 
 impl State {
@@ -96,8 +109,7 @@ impl State {
                 Action::None
             }
             Step::Workdir { path } => {
-                let base = self.workdir().map_or_else(|| self.home(), str::to_owned);
-                let path = joined(&base, &path.resolve(&self.known()));
+                let path = joined(&self.folder(), &path.resolve(&self.known()));
                 self.defaults.workdir = Some(path.clone());
                 let owner = match self.dialect {
                     Dialect::Recipe => ROOT,
@@ -108,6 +120,18 @@ impl State {
             Step::User { name } => {
                 self.defaults.user = Some(name.resolve(&self.known()));
                 Action::None
+            }
+            Step::Copy { files, sources, dest, owner, mode } => {
+                let known = self.known();
+                let owner =
+                    owner.as_ref().map_or_else(|| self.user().to_owned(), |owner| owner.resolve(&known));
+                Action::Copy {
+                    files: *files,
+                    sources: sources.iter().map(|source| source.resolve(&known)).collect(),
+                    dest: destination(&joined(&self.folder(), &dest.resolve(&known))),
+                    owner,
+                    mode: *mode,
+                }
             }
         }
     }
@@ -147,6 +171,11 @@ impl State {
         })
     }
 
+    /// What relative paths are seen from.
+    fn folder(&self) -> String {
+        self.workdir().map_or_else(|| self.home(), str::to_owned)
+    }
+
     /// Where users have theirs.
     fn home(&self) -> String {
         match self.user() {
@@ -165,4 +194,13 @@ impl State {
 /// `path`, seen from `base`.
 fn joined(base: &str, path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", base.trim_end_matches('/')) }
+}
+
+/// A destination that says that it is a folder ends in a slash.
+fn destination(path: &str) -> String {
+    match path.strip_suffix('.') {
+        Some(folder) if folder.ends_with('/') => folder.to_owned(),
+        _ if path.ends_with("/..") => format!("{path}/"),
+        _ => path.to_owned(),
+    }
 }

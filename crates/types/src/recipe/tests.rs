@@ -1,6 +1,6 @@
 //! What recipes say and what they do not: by example, and for all texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -84,6 +84,37 @@ fn a_path_may_be_made_longer_though_nobody_has_set_it() {
 }
 
 #[test]
+fn a_copy_has_words_and_finds_folder_and_user_as_they_are() {
+    let recipe = parse(
+        "ENV D=docs\nCOPY --chown=a:b --chmod=640 $D/* \"two words\" dest/\nWORKDIR /srv\nUSER app\nCOPY . .\nCOPY a /b",
+    );
+    let mut state = State::new(Defaults::default());
+    let copies: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
+    let copy = |sources: &[&str], dest: &str, owner: &str, mode| Action::Copy {
+        files: None,
+        sources: sources.iter().map(|source| (*source).to_owned()).collect(),
+        dest: dest.to_owned(),
+        owner: owner.to_owned(),
+        mode,
+    };
+    assert_eq!(copies[1], copy(&["docs/*", "two words"], "/dest/", "a:b", Some(0o640)));
+    assert_eq!(copies[4], copy(&["."], "/srv/", "app", None));
+    assert_eq!(copies[5], copy(&["a"], "/b", "app", None));
+
+    let (mine, other) = (FilesName::Content([7; 32]), FilesName::Client([8; 32]));
+    assert_eq!(recipe.files(), (BTreeSet::new(), false));
+    let named = parse(&format!("COPY --files={other} a b\nCOPY a b")).with_files(Some(mine));
+    assert_eq!(named.files(), (BTreeSet::from([mine, other]), true));
+    assert_eq!(named.to_string().parse(), Ok(named));
+    for name in [mine, other] {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+    for bad in ["", "client:", "AB", &"A".repeat(64), &"é".repeat(32), &"0".repeat(65)] {
+        assert!(bad.parse::<FilesName>().is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn where_it_starts_from_is_a_template_or_an_image() {
     let from = |text: &str| parse(&format!("FROM {text}\nRUN true")).from.unwrap();
     assert_eq!(from("template:work-1.0"), Origin::Template("work-1.0".parse().unwrap()));
@@ -104,7 +135,7 @@ fn what_cannot_be_done_is_refused_with_its_line() {
     // A step that goes on over lines is where it begins; those after it are where they are.
     assert!(matches!(refused("RUN a \\\n  b\nCMD x"), (3, RecipeFault::Refused { word: "CMD", .. })));
     assert!(matches!(refused("RUN a\nRUN --mount=x \\\n b"), (2, RecipeFault::Option { .. })));
-    for word in ["ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "HEALTHCHECK", "ONBUILD", "SHELL", "VOLUME"] {
+    for word in ["ADD", "ARG", "CMD", "ENTRYPOINT", "HEALTHCHECK", "ONBUILD", "SHELL", "VOLUME"] {
         assert!(matches!(refused(&format!("{word} x")).1, RecipeFault::Refused { .. }), "{word}");
     }
     for limit in ["", "0", "x", "5d", "25h", "-1s", "99999999999999999999h"] {
@@ -117,6 +148,19 @@ fn what_cannot_be_done_is_refused_with_its_line() {
         assert!(matches!(refused(line).1, RecipeFault::Nothing { .. }), "{line}");
     }
     assert_eq!(refused("USER a:b").1, RecipeFault::Group);
+    for line in ["COPY", "COPY a", "COPY a ''", "COPY '' a", "COPY --chmod=755 a"] {
+        assert_eq!(refused(line).1, RecipeFault::CopyWhat, "{line}");
+    }
+    for mode in ["", "8", "u+x", "00755", "+7"] {
+        assert!(matches!(refused(&format!("COPY --chmod={mode} a b")).1, RecipeFault::Mode { .. }), "{mode}");
+    }
+    for option in ["--from=x", "--link", "--chmod"] {
+        assert!(matches!(refused(&format!("COPY {option} a b")).1, RecipeFault::Option { .. }), "{option}");
+    }
+    for line in ["COPY [\"a\", \"b\"]", "COPY <<EOF a"] {
+        assert_eq!(refused(line).1, RecipeFault::NotWords);
+    }
+    assert!(matches!(refused("COPY --files=ab a b").1, RecipeFault::FilesName { .. }));
     assert!(matches!(refused("ENV A").1, RecipeFault::NoValue { .. }));
     assert!(matches!(refused("ENV A=1 B").1, RecipeFault::NoValue { .. }));
     assert!(matches!(refused("ENV 1A=1").1, RecipeFault::VariableName { .. }));
@@ -160,7 +204,25 @@ fn step() -> impl Strategy<Value = Step> {
         vec((name(), value()), 1..4).prop_map(|variables| Step::Env { variables }),
         some_value().prop_map(|path| Step::Workdir { path }),
         some_value().prop_map(|name| Step::User { name }),
+        (
+            option::of(files_name()),
+            vec(some_value(), 1..4),
+            some_value(),
+            option::of(some_value()),
+            option::of(0_u32..=0o7777)
+        )
+            .prop_map(|(files, sources, dest, owner, mode)| Step::Copy {
+                files,
+                sources,
+                dest,
+                owner,
+                mode
+            }),
     ]
+}
+
+fn files_name() -> impl Strategy<Value = FilesName> {
+    prop_oneof![any::<[u8; 32]>().prop_map(FilesName::Content), any::<[u8; 32]>().prop_map(FilesName::Client)]
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
@@ -197,7 +259,7 @@ proptest! {
 
     #[test]
     fn nor_does_one_of_our_words(
-        lines in vec("(RUN|START|ENV|WORKDIR|USER|FROM|RUN --timeout=|#|)[ =\"'$\\\\{}a-z]{0,20}", 0..8),
+        lines in vec("(RUN|START|ENV|WORKDIR|USER|COPY|COPY --chown=|COPY --chmod=|FROM|RUN --timeout=|#|)[ =\"'$\\\\{}a-z]{0,20}", 0..8),
     ) {
         if let Ok(recipe) = lines.join("\n").parse::<Recipe>() {
             prop_assert_eq!(recipe.to_string().parse::<Recipe>(), Ok(recipe));

@@ -57,6 +57,13 @@ impl Value {
             .collect()
     }
 
+    /// What it is wherever it stands; none where that depends on variables.
+    #[must_use]
+    pub fn literal(&self) -> Option<String> {
+        let is_literal = self.0.iter().all(|part| matches!(part, Part::Text(_)));
+        is_literal.then(|| self.resolve(&BTreeMap::new()))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -136,6 +143,27 @@ pub(super) fn assignments(text: &str) -> Result<Vec<(String, Value)>, RecipeFaul
         let value = read(&mut chars, char::is_whitespace)?;
         found.push((checked_name(name)?, value));
     }
+}
+
+/// Words with spaces between them.
+pub(super) fn words(text: &str) -> Result<Vec<Value>, RecipeFault> {
+    let mut chars = text.chars().peekable();
+    let mut found = Vec::new();
+    loop {
+        while chars.next_if(|char| char.is_whitespace()).is_some() {}
+        if chars.peek().is_none() {
+            return Ok(found);
+        }
+        found.push(read(&mut chars, char::is_whitespace)?);
+    }
+}
+
+/// The first word as it stands, quotes and all, and what is behind it.
+pub(super) fn first_word(text: &str) -> Result<(&str, &str), RecipeFault> {
+    let mut chars = text.chars().peekable();
+    read(&mut chars, char::is_whitespace)?;
+    let behind: usize = chars.map(char::len_utf8).sum();
+    Ok(text.split_at(text.len() - behind))
 }
 
 /// A variable's name, if it can be one.

@@ -4,6 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::builds::{BuildScope, NewBuild};
+use sandbar_control::host_client::RegistryCredentials;
+use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -14,6 +16,15 @@ use crate::error::ApiError;
 use crate::extract::JsonBody;
 use crate::schema::BuildRefusals;
 
+/// Who asks a registry.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Registry {
+    username: String,
+    /// Or an access token.
+    #[schema(value_type = String, format = Password)]
+    password: SecretString,
+}
+
 /// What to build.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct CreateBuild {
@@ -23,10 +34,14 @@ pub(crate) struct CreateBuild {
     /// The template that it starts from, where the recipe has no `FROM`; `base` by default.
     base_template: Option<String>,
     /// Its lines: `RUN [--timeout=5m] [--user=NAME] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
-    /// comments, lines that go on after a backslash. `FROM`, if there is one, comes first: a template's name, or an image's as
+    /// `COPY [--chown=USER[:GROUP]] [--chmod=MODE] SOURCE... DEST`, comments, lines that go on after a backslash. `FROM`, if there is one, comes first: a template's name, or an image's as
     /// `docker pull` takes it. What there is decides about a name that could be either's; `template:NAME` is a template in any case.
     #[schema(example = json!(["RUN pip install numpy", "ENV MODE=fast"]))]
     recipe: Vec<String>,
+    /// The archive that `COPY` takes its files from: the SHA-256 under which it was put to `/v1/builds/files/{sha256}`.
+    files: Option<String>,
+    /// For the image that it starts from, where its registry is a private one. They are kept encrypted, and only until the build ends.
+    registry: Option<Registry>,
     /// A shell line that succeeds once the sandbox is as it is to be kept; it is tried until it does.
     healthcheck: Option<String>,
     /// For how long, in seconds; 120 by default.
@@ -49,13 +64,28 @@ impl From<CreateBuild> for NewBuild {
             name,
             base_template,
             recipe,
+            files,
+            registry,
             healthcheck,
             healthcheck_sec,
             vcpus,
             memory_mb,
             disk_mb,
         } = body;
-        Self { name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb }
+        let registry =
+            registry.map(|Registry { username, password }| RegistryCredentials { username, password });
+        Self {
+            name,
+            base_template,
+            recipe,
+            files,
+            registry,
+            healthcheck,
+            healthcheck_sec,
+            vcpus,
+            memory_mb,
+            disk_mb,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! `/v1/builds`: templates made of recipes, for the team; `/v1/admin/builds`: the same handlers for the platform's own.
 //!
 //! - `create.rs`, `look.rs`, `cancel.rs`: asking for one, looking at them, ending one.
+//! - `files.rs`: archives of files that recipes copy from.
 //! - `stream.rs`: progress as it comes.
 
 mod cancel;
 mod create;
+mod files;
 mod look;
 mod stream;
 
@@ -25,6 +27,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(look::get_build))
         .routes(routes!(cancel::cancel_build))
         .routes(routes!(stream::follow_build))
+        .routes(routes!(files::get_build_files, files::put_build_files))
 }
 
 /// The platform's, relative to where they are mounted.
@@ -34,6 +37,7 @@ pub(crate) fn admin_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(look::admin_get_build))
         .routes(routes!(cancel::admin_cancel_build))
         .routes(routes!(stream::admin_follow_build))
+        .routes(routes!(files::admin_get_build_files, files::admin_put_build_files))
 }
 
 /// A build of a template.

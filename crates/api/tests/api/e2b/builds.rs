@@ -1,10 +1,12 @@
 //! What the SDKs do not show: who may see a build, and what comes of one that is asked for wrongly.
 
+use sandbar_control::Config;
+use sandbar_control::config::BuildConfig;
 use serde_json::{Value, json};
 
 use super::refused;
-use crate::client::Client;
-use crate::platform::Platform;
+use crate::client::{Client, send};
+use crate::platform::{Platform, config};
 
 /// Announces a build: the path of its steps, and of its status.
 async fn announced(api: &Client, body: Value) -> (String, String) {
@@ -42,7 +44,7 @@ async fn a_build_is_announced_before_its_steps_and_begun_once() {
     for (wrong, why) in [
         (json!({"steps": []}), "fromImage"),
         (json!({"fromImage": "a", "fromTemplate": "base"}), "fromImage"),
-        (json!({"fromImage": "a", "fromImageRegistry": {"type": "registry"}}), "fromImageRegistry"),
+        (json!({"fromImage": "a", "fromImageRegistry": {"type": "aws"}}), "fromImageRegistry"),
         (steps(json!([{"type": "RUN", "args": []}])), "step 1: RUN"),
         (steps(json!([{"type": "ENV", "args": ["A", "1"]}, {"type": "ADD", "args": ["x"]}])), "step 2"),
         (steps(json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": "00"}])), "COPY"),
@@ -52,9 +54,6 @@ async fn a_build_is_announced_before_its_steps_and_begun_once() {
         let told = refused(&api.post(&begin, wrong.clone()).await, 400);
         assert!(told.contains(why), "{wrong}: {told}");
     }
-    let files = status.rsplit_once("/builds").unwrap().0.to_owned() + "/files/00";
-    assert!(refused(&api.get(&files).await, 400).contains("COPY"));
-    refused(&api.anonymous().get(&files).await, 401);
     // What was refused may be sent again.
     api.post(&begin, steps(json!([{"type": "RUN", "args": ["echo", ""]}]))).await.expect(202);
     refused(&api.post(&begin, steps(json!([]))).await, 409);
@@ -122,4 +121,38 @@ async fn nobody_learns_of_another_teams_builds_and_names() {
     refused(&platform.api.post("/templates/tags", json!({"target": "kept", "tags": []})).await, 400);
     let held = platform.api.get("/templates/kept").await.expect(200);
     assert_eq!((&held["builds"], &held["buildStatus"]), (&json!([]), &json!("ready")));
+}
+
+#[tokio::test]
+async fn files_are_taken_from_whoever_has_the_ticket_and_for_one_team_and_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let builds = BuildConfig { files_folder: Some(folder.path().to_owned()), ..BuildConfig::default() };
+    let platform = Platform::start_with(Config { builds, ..config() }).await;
+    let api = &platform.api;
+    let stranger = platform.stranger().await;
+    let (begin, status) = announced(api, json!({"name": "tools"})).await;
+    let (_, own) = announced(&stranger, json!({"name": "tools"})).await;
+    let files =
+        |status: &str, hash: &str| format!("{}/files/{hash}", status.rsplit_once("/builds").unwrap().0);
+    let (hash, other) = ("0a".repeat(32), "0b".repeat(32));
+    refused(&api.anonymous().get(&files(&status, &hash)).await, 401);
+    refused(&stranger.get(&files(&status, &hash)).await, 404);
+    refused(&api.get(&files(&status, "0A")).await, 400);
+    let wanted = api.get(&files(&status, &hash)).await.expect(201);
+    assert_eq!(wanted["present"], false);
+    let url = wanted["url"].as_str().unwrap();
+    let path = url.strip_prefix(&api.url()).expect("where the client found us");
+    let put =
+        async |path: &str| send(api.anonymous().request(reqwest::Method::PUT, path).body("an archive")).await;
+    let wrong = format!("{}x", &path[..path.len() - 1]);
+    refused(&put(&wrong).await, 403);
+    refused(&put("/v3/templates/files/none").await, 403);
+    let copy = |hash: &str| steps(json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": hash}]));
+    assert_eq!(put(path).await.status, 201);
+    assert_eq!(api.get(&files(&status, &hash)).await.expect(201)["present"], true);
+    // By the same name another team has nothing, and nothing else was taken.
+    assert_eq!(stranger.get(&files(&own, &hash)).await.expect(201)["present"], false);
+    assert_eq!(api.get(&files(&status, &other)).await.expect(201)["present"], false);
+    assert!(api.post(&begin, copy(&other)).await.status >= 400);
+    api.post(&begin, copy(&hash)).await.expect(202);
 }

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
+use reqwest::Method;
 use sandbar_control::Config;
 use sandbar_control::config::BuildConfig;
 use sandbar_testkit::sim_host::Rpc;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, send};
 use crate::platform::{Platform, config};
 
 /// Longer than a build takes on a machine that does much else.
@@ -77,7 +78,7 @@ async fn what_is_wrong_with_a_recipe_is_told_with_its_line() {
         platform.api.post("/v1/builds", body).await.refused(400, "invalid_request")
     };
     assert!(
-        refused(json!(["RUN a", "", "COPY a b"])).await.starts_with("recipe: line 3: COPY is not possible")
+        refused(json!(["RUN a", "", "CMD a b"])).await.starts_with("recipe: line 3: CMD is not possible")
     );
     assert!(refused(json!(["FROM template:nothing", "a"])).await.contains("there is no template nothing"));
     let body = json!({"name": "tools", "recipe": ["FROM Nothing", "a"]});
@@ -124,4 +125,34 @@ async fn a_cancelled_build_is_followed_to_its_end() {
     let (events, _) = tokio::join!(follow(&platform.api, &stream), cancelled);
     assert_eq!(events.last().unwrap().1["status"], "cancelled");
     platform.host.sandboxes_are(0).await;
+}
+
+#[tokio::test]
+async fn files_are_put_once_and_are_their_teams_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let builds = BuildConfig { files_folder: Some(folder.path().to_owned()), ..BuildConfig::default() };
+    let platform = Platform::start_with(Config { builds, ..config() }).await;
+    let put = async |api: &Client, path: &str, contents: &'static str| {
+        send(api.request(Method::PUT, path).body(contents)).await
+    };
+    let other = format!("/v1/builds/files/{}", "0".repeat(64));
+    let told = put(&platform.api, &other, "archive").await.refused(400, "invalid_request");
+    // Which says what it is.
+    let sha256 = told.rsplit(' ').next().unwrap().to_owned();
+    let path = format!("/v1/builds/files/{sha256}");
+    platform.api.get(&path).await.refused(404, "not_found");
+    let files = json!({"sha256": sha256, "bytes": 7});
+    assert_eq!(put(&platform.api, &path, "archive").await.expect(201), files);
+    assert_eq!(put(&platform.api, &path, "archive").await.expect(200), files);
+    assert_eq!(platform.api.get(&path).await.expect(200), files);
+    for bad in ["x", &sha256[1..], &sha256.to_uppercase(), &format!("client:{sha256}")] {
+        platform.api.get(&format!("/v1/builds/files/{bad}")).await.refused(400, "invalid_request");
+    }
+    let body = json!({"name": "tools", "recipe": ["COPY . /srv"], "files": sha256});
+    let stranger = platform.stranger().await;
+    stranger.get(&path).await.refused(404, "not_found");
+    stranger.post("/v1/builds", body.clone()).await.refused(400, "invalid_request");
+    let admin = platform.first_person().await.api;
+    admin.get(&path.replace("/v1", "/v1/admin")).await.refused(404, "not_found");
+    platform.api.post("/v1/builds", body).await.expect(201);
 }
