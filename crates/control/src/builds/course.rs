@@ -125,7 +125,9 @@ impl Control {
     }
 
     async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
-        let recipe = Vec::<Step>::deserialize(&build.recipe).map_err(|_| {
+        let recipe = Vec::<Step>::deserialize(&build.recipe)
+            .map(|steps| Recipe { from: None, steps })
+            .map_err(|_| {
             Broken::Failed("it was asked for in another version's words: ask again".to_owned())
         })?;
         let (base, image) = match &build.base {
