@@ -5,6 +5,7 @@
 //!   up.lock              held by the running `sandbar up`; says who that is
 //!   first-run.json       the first admin's sign-in and API key
 //!   local-host.json      the id under which this machine is registered
+//!   control/builds/       archives that clients brought for builds, where there is no object storage
 //!   control/master.key   seals the secrets that the database holds
 //!   tls/                 certificates of --domain; ca.pem is for clients
 //!   postgres/            the private database
@@ -72,6 +73,10 @@ impl DataDir {
 
     pub(crate) fn master_key(&self) -> PathBuf {
         self.control().join("master.key")
+    }
+
+    pub(crate) fn build_files(&self) -> PathBuf {
+        self.control().join("builds")
     }
 
     pub(crate) fn tls(&self) -> PathBuf {

@@ -59,13 +59,8 @@ pub(crate) struct HostAgentArgs {
     #[arg(long, env = "SANDBAR_ALLOW_PRIVATE_EGRESS", value_name = "CIDR", value_delimiter = ',')]
     allow_private_egress: Vec<ipnet::Ipv4Net>,
 
-    /// Registry of images that is asked over plain HTTP, at whatever address, as images name it (127.0.0.1:5000); may be repeated
-    #[arg(long, env = "SANDBAR_INSECURE_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',')]
-    insecure_registry: Vec<String>,
-
-    /// Registry of images that may be at a private address, as images name it (registry.corp); may be repeated
-    #[arg(long, env = "SANDBAR_PRIVATE_REGISTRY", value_name = "HOST[:PORT]", value_delimiter = ',')]
-    private_registry: Vec<String>,
+    #[command(flatten)]
+    registries: RegistryArgs,
 
     /// Layers of images to keep for the next import, in GiB
     #[arg(long, env = "SANDBAR_LAYER_CACHE", value_name = "GIB", default_value_t = 10)]
@@ -96,6 +91,27 @@ pub(crate) struct HostAgentArgs {
 
     #[command(flatten)]
     vmm: VmmArgs,
+}
+
+/// Which registries of images are asked otherwise than over TLS at a public address.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistryArgs {
+    /// Registry of images that is asked over plain HTTP, at whatever address, as images name it (127.0.0.1:5000); may be repeated
+    #[arg(long, env = "SANDBAR_INSECURE_REGISTRY", value_name = "HOST:PORT", value_delimiter = ',')]
+    insecure_registry: Vec<String>,
+
+    /// Registry of images that may be at a private address, as images name it (registry.corp); may be repeated
+    #[arg(long, env = "SANDBAR_PRIVATE_REGISTRY", value_name = "HOST[:PORT]", value_delimiter = ',')]
+    private_registry: Vec<String>,
+}
+
+impl RegistryArgs {
+    /// The same, for the command line of a host agent.
+    pub(crate) fn as_arguments(&self) -> Vec<String> {
+        let Self { insecure_registry, private_registry } = self;
+        let insecure = insecure_registry.iter().map(|name| format!("--insecure-registry={name}"));
+        insecure.chain(private_registry.iter().map(|name| format!("--private-registry={name}"))).collect()
+    }
 }
 
 /// What runs virtual machines.
@@ -222,7 +238,10 @@ impl HostAgentArgs {
             limits: self.limits.limits(),
             guest: GUEST_BINARIES,
             debian: DebianSource::detect()?,
-            registries: Registries { insecure: self.insecure_registry, private: self.private_registry },
+            registries: Registries {
+                insecure: self.registries.insecure_registry,
+                private: self.registries.private_registry,
+            },
             layer_cache: self.layer_cache.saturating_mul(1 << 30),
         };
         let agent = sandbar_host_agent::run(config, shutdown.clone());

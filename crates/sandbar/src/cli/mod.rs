@@ -1,6 +1,7 @@
 //! The commands for users of a platform: they speak to its REST API and nothing else.
 
 mod attach;
+mod context;
 mod cp;
 mod endpoint;
 mod host;

@@ -8,16 +8,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use reqwest::Body;
 use sandbar_types::TemplateName;
+use secrecy::SecretString;
+use tokio_util::io::ReaderStream;
 
-use super::EndpointArgs;
 use super::snapshot::{DeleteArgs, ListArgs, delete, list};
-use crate::client::{Build, BuildEvent, Client, ClientError, NewBuild, StepLog};
+use super::{EndpointArgs, context};
+use crate::client::{Build, BuildEvent, Client, ClientError, NewBuild, Registry, StepLog};
 use crate::shutdown::Signals;
 
 /// How often a stream that broke is asked for again before the command gives up, and the time between.
 const RECONNECTS: u32 = 60;
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// Where the password of a private registry may be.
+const REGISTRY_PASSWORD: &str = "SANDBAR_REGISTRY_PASSWORD";
 
 /// Build templates of recipes, list and delete them
 #[derive(Debug, Args)]
@@ -40,7 +45,7 @@ enum Action {
 
 /// Build a template of a recipe, with live output
 ///
-/// A recipe's lines are RUN (or a shell line alone), START, ENV, WORKDIR and USER, after an optional FROM (a template, or a registry's image); a Dockerfile of these is one.
+/// A recipe's lines are RUN (or a shell line alone), START, COPY, ENV, WORKDIR and USER, after an optional FROM (a template, or a registry's image); a Dockerfile of these is one.
 /// Ends with 0 once the template can be used, with 1 where there is none. Ctrl-C cancels the build.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sandbar template build Dockerfile --name tools\n  \
@@ -51,6 +56,10 @@ struct BuildArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
+    /// Folder that COPY takes files from; what its .dockerignore names is left out [default: the recipe's]
+    #[arg(long, value_name = "DIR")]
+    context: Option<PathBuf>,
+
     /// The template's name [default: the file's name without its extension]
     #[arg(long, short, value_name = "NAME")]
     name: Option<TemplateName>,
@@ -58,6 +67,9 @@ struct BuildArgs {
     /// Template to start from, where the recipe has no FROM [default: base]
     #[arg(long, value_name = "NAME")]
     from: Option<TemplateName>,
+
+    #[command(flatten)]
+    registry: RegistryArgs,
 
     /// Shell line that succeeds once the template is as it is to be kept
     #[arg(long, value_name = "LINE")]
@@ -80,6 +92,40 @@ struct BuildArgs {
     disk: Option<u32>,
 }
 
+/// Who asks the registry of the image in FROM.
+#[derive(Debug, Args)]
+struct RegistryArgs {
+    /// User of the private registry that FROM names
+    #[arg(long, env = "SANDBAR_REGISTRY_USERNAME", value_name = "NAME")]
+    registry_username: Option<String>,
+
+    /// Read that user's password, or an access token, from standard input [default: the variable SANDBAR_REGISTRY_PASSWORD]
+    #[arg(long, requires = "registry_username")]
+    registry_password_stdin: bool,
+}
+
+impl RegistryArgs {
+    fn read(self, recipe: &Path) -> anyhow::Result<Option<Registry>> {
+        let Self { registry_username, registry_password_stdin } = self;
+        let Some(username) = registry_username else { return Ok(None) };
+        let password = if registry_password_stdin {
+            anyhow::ensure!(
+                recipe != Path::new("-"),
+                "standard input cannot be both the recipe and the password"
+            );
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("cannot read the password from standard input")?;
+            text.trim_end_matches(['\r', '\n']).into()
+        } else {
+            let password = std::env::var(REGISTRY_PASSWORD).ok().filter(|text| !text.is_empty());
+            password.map(SecretString::from).with_context(|| {
+                format!("give the password by --registry-password-stdin or {REGISTRY_PASSWORD}")
+            })?
+        };
+        Ok(Some(Registry { username, password }))
+    }
+}
+
 impl TemplateArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.endpoint.client()?;
@@ -92,10 +138,26 @@ impl TemplateArgs {
 }
 
 async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
-    let BuildArgs { file, name, from, healthcheck, healthcheck_timeout, vcpus, memory, disk } = args;
+    let BuildArgs {
+        file,
+        context,
+        name,
+        from,
+        registry,
+        healthcheck,
+        healthcheck_timeout,
+        vcpus,
+        memory,
+        disk,
+    } = args;
+    let registry = registry.read(&file)?;
+    let text = read(&file)?;
+    let files = bring_files(client, &text, context.as_deref().unwrap_or_else(|| folder_of(&file))).await?;
     let new = NewBuild {
         name: name.map_or_else(|| named_after(&file), |name| Ok(name.to_string()))?,
-        recipe: read(&file)?.lines().map(str::to_owned).collect(),
+        recipe: text.lines().map(str::to_owned).collect(),
+        files,
+        registry,
         base_template: from.map(Into::into),
         healthcheck,
         healthcheck_sec: healthcheck_timeout,
@@ -121,6 +183,32 @@ async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
     let why = ended.error.unwrap_or_else(|| ended.status.clone());
     eprintln!("sandbar: {} was not built: {why}", ended.name);
     Ok(ExitCode::FAILURE)
+}
+
+/// Brings the files that a recipe copies, unless the platform has them: the name of their archive.
+async fn bring_files(client: &Client, recipe: &str, folder: &Path) -> anyhow::Result<Option<String>> {
+    // What is wrong with it, the platform tells.
+    let Ok(recipe) = recipe.parse() else { return Ok(None) };
+    let sources = context::named(&recipe)?;
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let folder = folder.to_owned();
+    let packed = tokio::task::spawn_blocking(move || context::pack(&folder, &sources)).await??;
+    if !client.has_build_files(&packed.sha256).await? {
+        eprintln!("-- sending {} KiB of files", packed.bytes.div_ceil(1024));
+        let contents = ReaderStream::new(tokio::fs::File::from_std(packed.file));
+        client.put_build_files(&packed.sha256, Body::wrap_stream(contents), packed.bytes).await?;
+    }
+    Ok(Some(packed.sha256))
+}
+
+/// Where a recipe is.
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// Shows a build's progress until it ends. A control plane that is started again goes on with it, and so does this.

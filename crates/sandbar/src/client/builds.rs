@@ -1,6 +1,8 @@
 //! Builds of templates, and their progress.
 
-use reqwest::{Method, Response};
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Body, Method, Response};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::{Client, ClientError};
@@ -10,6 +12,10 @@ use super::{Client, ClientError};
 pub(crate) struct NewBuild {
     pub(crate) name: String,
     pub(crate) recipe: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) registry: Option<Registry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) base_template: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,6 +28,20 @@ pub(crate) struct NewBuild {
     pub(crate) memory_mb: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_mb: Option<u32>,
+}
+
+/// Who asks a registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    pub(crate) username: String,
+    pub(crate) password: SecretString,
+}
+
+impl Serialize for Registry {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let pairs = [("username", self.username.as_str()), ("password", self.password.expose_secret())];
+        serializer.collect_map(pairs)
+    }
 }
 
 /// A build, as far as it is shown.
@@ -73,6 +93,28 @@ impl Client {
     pub(crate) async fn create_build(&self, new: &NewBuild) -> Result<Build, ClientError> {
         let request = self.request(Method::POST, "/v1/builds").json(new);
         self.call(request).await?.json().await.map_err(self.broken())
+    }
+
+    /// Whether the platform has an archive of files for builds.
+    pub(crate) async fn has_build_files(&self, sha256: &str) -> Result<bool, ClientError> {
+        let request = self.request(Method::GET, &format!("/v1/builds/files/{sha256}"));
+        match self.call(request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some("not_found") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings one.
+    pub(crate) async fn put_build_files(
+        &self,
+        sha256: &str,
+        contents: Body,
+        length: u64,
+    ) -> Result<(), ClientError> {
+        let request = self.request(Method::PUT, &format!("/v1/builds/files/{sha256}"));
+        self.open(request.header(CONTENT_LENGTH, length).body(contents)).await?;
+        Ok(())
     }
 
     pub(crate) async fn cancel_build(&self, id: &str) -> Result<Build, ClientError> {

@@ -21,7 +21,7 @@ use tracing::info;
 use super::local_host::LocalHost;
 use super::supervise::{Policy, Supervised, supervise};
 use crate::data_dir::{DataDir, open_log, tail};
-use crate::host_agent::{LimitArgs, REGISTER_VARIABLE, StoreArgs, VmmArgs};
+use crate::host_agent::{LimitArgs, REGISTER_VARIABLE, RegistryArgs, StoreArgs, VmmArgs};
 use crate::process::Process;
 
 /// How long an agent may take to end. It leaves its machines running, so there is little to do.
@@ -46,6 +46,7 @@ pub(super) struct AgentOptions {
     pub(super) store: StoreArgs,
     pub(super) vmm: VmmArgs,
     pub(super) limits: LimitArgs,
+    pub(super) registries: RegistryArgs,
     pub(super) metrics_listen: Option<SocketAddr>,
 }
 
@@ -97,6 +98,7 @@ async fn command(
         .args(options.store.as_arguments())
         .args(options.vmm.as_arguments())
         .args(options.limits.as_arguments())
+        .args(options.registries.as_arguments())
         .args(options.metrics_listen.map(|address| format!("--metrics-listen={address}")))
         .current_dir("/")
         .env_remove("DATABASE_URL")

@@ -42,7 +42,7 @@ use crate::dashboard::DASHBOARD;
 use crate::data_dir::{self, DataDir};
 use crate::figures;
 use crate::first_run::FirstRunFile;
-use crate::host_agent::{LimitArgs, StoreArgs, VmmArgs};
+use crate::host_agent::{LimitArgs, RegistryArgs, StoreArgs, VmmArgs};
 use crate::master_key;
 use crate::shutdown::{EndSignal, Signals};
 use agent::AgentOptions;
@@ -93,6 +93,9 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    registries: RegistryArgs,
 
     #[command(flatten)]
     edge: EdgeArgs,
@@ -327,6 +330,7 @@ impl Start<'_> {
             store: args.store.clone(),
             vmm: args.vmm.clone(),
             limits: args.limits.clone(),
+            registries: args.registries.clone(),
             metrics_listen: args.host_metrics_listen,
         };
         let agent = platform.agent.insert(agent::start(data, &control, host, options));
@@ -390,6 +394,7 @@ impl Start<'_> {
             builds: BuildConfig {
                 workers: self.args.build_workers,
                 redis_url: self.args.redis_url.clone(),
+                files_folder: Some(self.data.build_files()),
                 ..BuildConfig::default()
             },
             ..sandbar_control::Config::default()
