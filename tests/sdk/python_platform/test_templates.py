@@ -7,8 +7,8 @@ from conftest import settled
 from e2b import (
     AsyncTemplate,
     BuildException,
-    NotFoundException,
     Sandbox,
+    SandboxException,
     Template,
     TemplateBuildStatus,
     TemplateException,
@@ -98,7 +98,7 @@ async def test_tags_name_builds(builder):
     assert first.tags == ["v1"]
     assert await builder.kind.exists(name)
     await started(f"{name}:v1")
-    with pytest.raises(NotFoundException):
+    with pytest.raises(SandboxException, match="there is no template"):
         await started(name)
     second = await builder.kind.build(builder.simple(), name, tags=["v2", "default"])
     assert second.template_id == first.template_id
@@ -112,7 +112,7 @@ async def test_tags_name_builds(builder):
     await builder.kind.build(builder.new().from_template(f"{name}:v2").run_cmd("echo on"), name)
     await builder.kind.remove_tags(name, ["v2", "stable"])
     for gone in ["v2", "stable"]:
-        with pytest.raises(NotFoundException):
+        with pytest.raises(SandboxException, match="there is no template"):
             await started(f"{name}:{gone}")
     await started(f"{name}:v1")
     await builder.kind.remove_tags(name, "v1")
@@ -139,3 +139,15 @@ async def test_what_cannot_be_named_is_refused(builder):
     for template in [builder.new().from_template("nothing"), builder.new().from_image("NO/image name")]:
         with pytest.raises(BuildException):
             await builder.kind.build(template.run_cmd("echo"), builder.name)
+
+
+async def test_files_are_brought_once(builder, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text(builder.name)
+    template = builder.new(file_context_path=tmp_path).from_template("base").copy("site", "in/", user="root", mode=0o750)
+    for said in ["Uploaded 'site'", "Skipping upload of 'site', already cached"]:
+        logs = []
+        await builder.kind.build(template, builder.name, on_build_logs=logs.append)
+        messages = [entry.message for entry in logs]
+        assert said in messages
+        assert any("unpack --into /home/user/in/ --owner root --mode 750 -- site" in line for line in messages), messages

@@ -125,11 +125,10 @@ impl Control {
     }
 
     async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
-        let recipe = Vec::<Step>::deserialize(&build.recipe)
-            .map(|steps| Recipe { from: None, steps })
-            .map_err(|_| {
-            Broken::Failed("it was asked for in another version's words: ask again".to_owned())
-        })?;
+        let recipe =
+            Vec::<Step>::deserialize(&build.recipe).map(|steps| Recipe { from: None, steps }).map_err(
+                |_| Broken::Failed("it was asked for in another version's words: ask again".to_owned()),
+            )?;
         let (base, image) = match &build.base {
             Base::Template(name) => {
                 let base = self.store().template_by_tag(build.team_id, name, &build.base_tag).await?;

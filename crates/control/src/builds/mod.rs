@@ -234,9 +234,6 @@ pub enum BuildError {
     /// Too many steps.
     #[error("a build may have at most {} steps", sandbar_types::recipe::MAX_STEPS)]
     TooManySteps,
-    /// Not one base.
-    #[error("name one of fromImage and fromTemplate")]
-    OneBase,
     /// No image can be called so.
     #[error("{reference:?} is no name of an image")]
     ImageName {
@@ -376,7 +373,6 @@ impl BuildError {
             | Self::NoSize
             | Self::E2bStep { .. }
             | Self::TooManySteps
-            | Self::OneBase
             | Self::ImageName { .. }
             | Self::Registry
             | Self::NoRegistry { .. }

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { beforeEach, test } from 'node:test'
 
-import { BuildError, NotFoundError, Sandbox, Template, TemplateError } from 'e2b'
+import { BuildError, Sandbox, SandboxError, Template, TemplateError } from 'e2b'
 
 let name
 beforeEach(() => {
@@ -64,7 +64,7 @@ test('in the background', async () => {
 test('tags name builds', async () => {
   const first = await Template.build(simple(), `${name}:v1`)
   assert.deepEqual(first.tags, ['v1'])
-  await assert.rejects(started(name), NotFoundError)
+  await assert.rejects(started(name), SandboxError)
   const second = await Template.build(simple(), name, { tags: ['v2', 'default'] })
   assert.equal(second.templateId, first.templateId)
   const held = async () => Object.fromEntries((await Template.getTags(name)).map(({ tag, buildId }) => [tag, buildId]))
@@ -73,7 +73,7 @@ test('tags name builds', async () => {
   assert.equal(assigned.buildId, first.buildId)
   await Template.removeTags(name, ['v2'])
   assert.deepEqual(await held(), { v1: first.buildId, default: first.buildId })
-  await assert.rejects(started(`${name}:v2`), NotFoundError)
+  await assert.rejects(started(`${name}:v2`), SandboxError)
   await started(`${name}:v1`)
 })
 

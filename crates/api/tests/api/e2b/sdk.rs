@@ -4,13 +4,17 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sandbar_control::Config;
+use sandbar_control::config::BuildConfig;
 use secrecy::ExposeSecret as _;
 
-use crate::platform::Platform;
+use crate::platform::{Platform, config};
 
 /// Runs a program of the target folder on the platform. What it says is shown when it fails.
 async fn judged_by(program: &str, arguments: &[&str]) {
-    let platform = Platform::start().await;
+    let files = tempfile::tempdir().unwrap();
+    let builds = BuildConfig { files_folder: Some(files.path().to_owned()), ..BuildConfig::default() };
+    let platform = Platform::start_with(Config { builds, ..config() }).await;
     // Somebody builds what is asked for.
     let _workers = platform.successor().await;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
