@@ -188,10 +188,10 @@ mod tests {
         #[test]
         fn what_is_placed_stays_below_the_destination(source in "[a*?/.]{0,10}", entry in "[a/]{1,10}") {
             let names: Vec<&[u8]> = path(&entry).into_iter().filter(|name| !name.is_empty()).collect();
-            if let Ok(pattern) = source.parse::<Pattern>() {
-                if let Some(Placed::Below(below)) = pattern.place(&names, false) {
-                    prop_assert!(names.ends_with(below));
-                }
+            if let Ok(pattern) = source.parse::<Pattern>()
+                && let Some(Placed::Below(below)) = pattern.place(&names, false)
+            {
+                prop_assert!(names.ends_with(below));
             }
         }
     }

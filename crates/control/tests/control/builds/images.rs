@@ -1,5 +1,6 @@
 //! Builds that start from a registry's image, and the templates that hosts make of it for them, of which none stays.
 
+use sandbar_control::host_client::RegistryCredentials;
 use sandbar_types::recipe::Base;
 
 use super::*;
@@ -149,4 +150,45 @@ async fn of_a_worker_that_is_killed_while_an_image_comes_nothing_is_left() {
     assert_eq!((ended.status, ended.attempts), (BuildStatus::Success, 2));
     building.no_sandbox_is_left().await;
     building.no_image_is_left().await;
+}
+
+#[tokio::test]
+async fn a_private_image_is_had_with_credentials_that_nobody_keeps() {
+    let building = Building::new(Queue::Postgres).await;
+    let (control, ctx) = (&building.world.control, &building.world.ctx);
+    let credentials = |password: &str| RegistryCredentials {
+        username: "robot".to_owned(),
+        password: password.to_owned().into(),
+    };
+    let new = NewBuild {
+        name: "work".to_owned(),
+        recipe: ["FROM corp/private", "echo"].map(str::to_owned).into(),
+        registry: Some(credentials("open sesame")),
+        ..NewBuild::default()
+    };
+    let sealed = async || -> Vec<Option<Vec<u8>>> {
+        let all = sqlx::query_scalar("SELECT registry FROM template_builds ORDER BY created_at");
+        all.fetch_all(building.world.database.pool()).await.unwrap()
+    };
+    let build = control.build_create(ctx, BuildScope::Team, &new).await.unwrap();
+    let kept = sealed().await[0].clone().unwrap();
+    assert!(!kept.windows(4).any(|bytes| bytes == b"open" || bytes == b"robo"));
+    let wrong = NewBuild { registry: Some(credentials("wrong")), ..new.clone() };
+    let refused = control.build_create(ctx, BuildScope::Team, &wrong).await.unwrap();
+    let cancelled = control.build_create(ctx, BuildScope::Team, &new).await.unwrap();
+    control.build_cancel(ctx, BuildScope::Team, cancelled.id).await.unwrap();
+
+    let _workers = building.workers().await;
+    let (ended, _) = building.end_of(build.id).await;
+    assert_eq!((ended.status, ended.error), (BuildStatus::Success, None));
+    assert_eq!(building.end_of(refused.id).await.0.status, BuildStatus::Failed);
+    assert_eq!(sealed().await, [None, None, None]);
+
+    let bad = [credentials(""), RegistryCredentials { username: "a:b".to_owned(), ..credentials("x") }];
+    let of_template = NewBuild { recipe: vec!["echo".to_owned()], ..new.clone() };
+    let bad = bad.map(|registry| NewBuild { registry: Some(registry), ..new.clone() });
+    for bad in bad.into_iter().chain([of_template]) {
+        let refused = control.build_create(ctx, BuildScope::Team, &bad).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::InvalidRequest, "{refused}");
+    }
 }
