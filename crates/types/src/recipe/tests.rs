@@ -88,7 +88,7 @@ fn a_copy_has_words_and_finds_folder_and_user_as_they_are() {
     let recipe = parse(
         "ENV D=docs\nCOPY --chown=a:b --chmod=640 $D/* \"two words\" dest/\nWORKDIR /srv\nUSER app\nCOPY . .\nCOPY a /b",
     );
-    let mut state = State::new(Defaults::default());
+    let mut state = State::new(Dialect::Recipe, Defaults::default());
     let copies: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
     let copy = |sources: &[&str], dest: &str, owner: &str, mode| Action::Copy {
         files: None,
