@@ -21,6 +21,7 @@ use sandbar_control::people::PeopleError;
 use sandbar_control::sandboxes::SandboxError;
 use sandbar_control::snapshots::SnapshotError;
 use sandbar_control::stats::StatsError;
+use sandbar_control::tags::TagError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::id::Sandbox;
@@ -161,7 +162,7 @@ macro_rules! from_typed {
     )*};
 }
 
-from_typed!(AuthError, SnapshotError, TemplateError);
+from_typed!(AuthError, SnapshotError, TagError, TemplateError);
 from_typed!(ApiKeyError, AuditError, BuildError, StatsError, TeamError);
 
 impl From<SandboxError> for ApiError {

@@ -36,6 +36,7 @@ mod scheduler;
 pub mod secrets;
 pub mod snapshots;
 pub mod stats;
+pub mod tags;
 pub mod teams;
 pub mod templates;
 pub mod traffic;

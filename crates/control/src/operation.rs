@@ -29,6 +29,10 @@ pub(crate) enum Action {
     Delete,
     /// A template is made of a recipe.
     Build,
+    /// A template is given tags.
+    Tag,
+    /// Tags are taken from a template.
+    Untag,
 }
 
 impl Action {
@@ -41,6 +45,8 @@ impl Action {
             Self::Create => "create",
             Self::Delete => "delete",
             Self::Build => "build",
+            Self::Tag => "tag",
+            Self::Untag => "untag",
         }
     }
 }

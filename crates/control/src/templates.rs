@@ -6,15 +6,12 @@ use chrono::{DateTime, Utc};
 use sandbar_store::templates::TemplateRow;
 use sandbar_store::{Position, StoreError};
 use sandbar_types::id::{self, Team};
-use sandbar_types::{Arch, ErrorCode, Id, TemplateKind, TemplateName, VmmKind};
+use sandbar_types::{Arch, ErrorCode, Id, TemplateKind, TemplateName, TemplateTag, VmmKind};
 
 use uuid::Uuid;
 
 use crate::context::NoTeam;
 use crate::{Control, OpContext, Page, PageRequest};
-
-/// The one tag that every template has.
-pub const DEFAULT_TAG: &str = "default";
 
 /// A template that the caller may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +21,8 @@ pub struct Template {
     pub id: Id<id::Template>,
     pub team_id: Id<Team>,
     pub name: TemplateName,
+    /// By which of its tags it was found; `default` where it was not asked for by one.
+    pub tag: TemplateTag,
     pub kind: TemplateKind,
     pub vcpus: u32,
     pub memory_mb: u32,
@@ -41,6 +40,32 @@ impl Template {
     #[must_use]
     pub fn is_platform(&self) -> bool {
         self.team_id == Id::PLATFORM
+    }
+}
+
+/// How a client names a template: `name`, with `namespace/` before it or not, and `:tag` behind it or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference<'a> {
+    /// Whose it is.
+    pub namespace: Option<&'a str>,
+    /// Its name, or an id.
+    pub name: &'a str,
+    /// Which of its builds.
+    pub tag: Option<&'a str>,
+}
+
+impl<'a> Reference<'a> {
+    /// Takes a text apart. What is in it is not looked at.
+    #[must_use]
+    pub fn read(text: &'a str) -> Self {
+        let (namespace, rest) = match text.split_once('/') {
+            Some((namespace, rest)) => (Some(namespace), rest),
+            None => (None, text),
+        };
+        match rest.split_once(':') {
+            Some((name, tag)) => Self { namespace, name, tag: Some(tag) },
+            None => Self { namespace, name: rest, tag: None },
+        }
     }
 }
 
@@ -87,7 +112,7 @@ impl Control {
     }
 
     /// The template that a text means to the caller's team: a name (its own before the platform's) or an id's 32 digits, with the
-    /// team's slug before it or not, and behind it the one tag that there is, or none.
+    /// team's slug before it or not, and behind it a tag, or none for `default`. An id is a template's, or that of its name.
     pub async fn template_resolve(
         &self,
         ctx: &OpContext,
@@ -95,26 +120,31 @@ impl Control {
     ) -> Result<Template, TemplateError> {
         let team = ctx.team()?;
         let unknown = || TemplateError::NotFound { reference: reference.to_owned() };
-        let (namespace, name) = match reference.split_once('/') {
-            Some((namespace, name)) => (Some(namespace), name),
-            None => (None, reference),
+        let Reference { namespace, name, tag } = Reference::read(reference);
+        let tag = match tag {
+            Some(tag) => tag.parse().map_err(|_| unknown())?,
+            None => TemplateTag::default_tag(),
         };
-        let name = name.strip_suffix(&format!(":{DEFAULT_TAG}")).unwrap_or(name);
         if let Some(namespace) = namespace
             && self.store().team_slug(team).await?.as_deref() != Some(namespace)
         {
             return Err(unknown());
         }
         let by_name = match name.parse() {
-            Ok(name) => self.store().template_by_name(team, &name).await?,
+            Ok(name) => self.store().template_by_tag(team, &name, &tag).await?,
             Err(_) => None,
         };
         let row = match (by_name, Uuid::try_parse(name)) {
             (Some(row), _) => Some(row),
-            (None, Ok(id)) => self.store().template_find(team, Id::from_uuid(id)).await?,
+            (None, Ok(id)) => match self.store().template_name_by_id(team, id).await? {
+                Some((owner, name)) => self.store().template_by_tag(owner, &name, &tag).await?,
+                None if tag.is_default() => self.store().template_find(team, Id::from_uuid(id)).await?,
+                None => None,
+            },
             (None, Err(_)) => None,
         };
-        row.map(Template::from).ok_or_else(unknown)
+        let row = row.ok_or_else(unknown)?;
+        Ok(Template { tag, ..row.into() })
     }
 
     /// What the caller's team is called in names.
@@ -134,6 +164,18 @@ impl Control {
             self.store().template_list_made(ctx.team()?, source, only, page.after(), page.fetch()).await?;
         let position = |row: &TemplateRow| Position { created_at: row.created_at, id: row.id.uuid() };
         Ok(page.page(rows, position, Template::from))
+    }
+
+    /// The tags of some templates, `default` first.
+    pub async fn template_tags(
+        &self,
+        ids: &[Id<id::Template>],
+    ) -> Result<HashMap<Id<id::Template>, Vec<TemplateTag>>, TemplateError> {
+        let mut tags: HashMap<_, Vec<_>> = HashMap::new();
+        for (id, tag) in self.store().tags_of(ids).await? {
+            tags.entry(id).or_default().push(tag);
+        }
+        Ok(tags)
     }
 
     /// How often the caller's team made sandboxes from templates, and when last; of those that it did at all.
@@ -168,6 +210,7 @@ impl From<TemplateRow> for Template {
             id,
             team_id,
             name,
+            tag: TemplateTag::default_tag(),
             kind,
             vcpus,
             memory_mb,

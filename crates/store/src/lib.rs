@@ -26,6 +26,7 @@ pub mod sessions;
 pub mod sign_in;
 pub mod snapshots;
 pub mod stats;
+pub mod tags;
 pub mod teams;
 pub mod templates;
 pub mod transfers;

@@ -12,7 +12,7 @@
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Arch, Id, TemplateKind, TemplateName, VmmKind};
+use sandbar_types::{Arch, Id, TemplateKind, TemplateName, TemplateTag, VmmKind};
 use serde_json::Value;
 use sqlx::PgExecutor;
 
@@ -115,13 +115,14 @@ impl Tx {
         Ok(())
     }
 
-    /// Says that a reserved snapshot's files are complete on a host: it can be used from now on, and the one that had its name is
-    /// deleted, in one. None when it is not reserved any more.
+    /// Says that a reserved snapshot's files are complete on a host: it can be used under these tags from now on, and what had them
+    /// has them no more, in one. None when it is not reserved any more.
     pub async fn snapshot_publish(
         &mut self,
         id: Id<Template>,
         host: Id<Host>,
         complete: &CompleteTemplate<'_>,
+        tags: &[TemplateTag],
     ) -> Result<Option<TemplateRow>, StoreError> {
         // One of a team at a time: of two that replace the same one, the later must see what the earlier did. The team before the
         // template: so does the team's deletion.
@@ -147,19 +148,6 @@ impl Tx {
         .await?;
         let Some(reserved) = reserved else { return Ok(None) };
         sqlx::query!(
-            "WITH old AS (
-                 UPDATE templates SET deleted_at = now(), updated_at = now()
-                 WHERE team_id = $1 AND name = $2 AND id <> $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
-                 RETURNING id)
-             UPDATE template_locations SET state = 'deleting', fetcher = NULL, fetcher_until = NULL, updated_at = now()
-             WHERE template_id IN (SELECT id FROM old)",
-            reserved.team_id,
-            reserved.name,
-            id.uuid(),
-        )
-        .execute(self.connection())
-        .await?;
-        sqlx::query!(
             "UPDATE template_locations SET state = 'ready', updated_at = now()
              WHERE template_id = $1 AND host_id = $2",
             id.uuid(),
@@ -167,10 +155,10 @@ impl Tx {
         )
         .execute(self.connection())
         .await?;
-        sqlx::query_as!(
+        let row = sqlx::query_as!(
             Raw,
             "UPDATE templates SET vcpus = $2, memory_mb = $3, disk_mb = $4, size_bytes = $5, compatibility = $6,
-                    draft = FALSE, ready_at = now(), updated_at = now()
+                    ready_at = now(), updated_at = now()
              WHERE id = $1
              RETURNING id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at",
             id.uuid(),
@@ -181,9 +169,9 @@ impl Tx {
             complete.compatibility,
         )
         .fetch_one(self.connection())
-        .await?
-        .try_into()
-        .map(Some)
+        .await?;
+        self.name_and_tag(reserved.team_id, &reserved.name, id, tags).await?;
+        row.try_into().map(Some)
     }
 
     /// Gives a reserved snapshot up: what its host may have of it is owed to be deleted. None when it is not reserved any more.

@@ -118,8 +118,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL
-               AND NOT is_pause
+             WHERE team_id IN ($1, $2) AND name = $3 AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT draft
              ORDER BY (team_id = $1) DESC LIMIT 1",
             team.uuid(),
             Id::PLATFORM.uuid(),
@@ -141,7 +140,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT is_pause",
+             WHERE id = $1 AND team_id IN ($2, $3) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT draft",
             id.uuid(),
             team.uuid(),
             Id::PLATFORM.uuid(),
@@ -221,7 +220,7 @@ impl Store {
             Raw,
             "SELECT id, team_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, arch, vmm, defaults, durable, created_at
              FROM templates
-             WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT is_pause
+             WHERE team_id IN ($1, $2) AND deleted_at IS NULL AND ready_at IS NOT NULL AND NOT draft
                AND ($3::text IS NULL OR kind = $3)
                AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
              ORDER BY created_at DESC, id DESC LIMIT $6",
@@ -252,7 +251,7 @@ impl Store {
             "INSERT INTO template_locations (template_id, host_id, state)
              SELECT t.id, h.id, 'fetching' FROM templates t JOIN hosts h ON h.arch = t.arch AND h.vmm = t.vmm
              WHERE h.id = $1 AND h.deleted_at IS NULL AND h.status = 'online' AND t.team_id = $2 AND t.name = $3
-               AND t.deleted_at IS NULL AND t.ready_at IS NOT NULL
+               AND t.deleted_at IS NULL AND t.ready_at IS NOT NULL AND NOT t.draft
              ON CONFLICT (template_id, host_id) DO UPDATE SET updated_at = now()
              WHERE template_locations.state = 'fetching'
                AND template_locations.updated_at < now() - make_interval(secs => $4)

@@ -22,7 +22,7 @@ pub use error_code::ErrorCode;
 pub use id::Id;
 pub use ingress::Ingress;
 pub use life::{MetricsRange, OnTimeout, PauseMode, TimeoutFrom};
-pub use name::TemplateName;
+pub use name::{TemplateName, TemplateTag};
 pub use network::NetworkPolicy;
 pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};

@@ -63,6 +63,55 @@ impl fmt::Display for TemplateName {
     }
 }
 
+/// What tells one build of a template from another: `tag` in `name:tag`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TemplateTag(String);
+
+/// Text that cannot be a tag.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid tag: use 1 to 128 small letters, digits, dots, underscores or dashes")]
+pub struct InvalidTag;
+
+impl TemplateTag {
+    /// What a name alone means.
+    pub const DEFAULT: &str = "default";
+
+    /// What a name alone means.
+    #[must_use]
+    pub fn default_tag() -> Self {
+        Self(Self::DEFAULT.to_owned())
+    }
+
+    /// Whether it is what a name alone means.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.0 == Self::DEFAULT
+    }
+
+    /// The tag as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TemplateTag {
+    type Err = InvalidTag;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTag> {
+        let fits = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
+        if fits && (1..=128).contains(&text.len()) { Ok(Self(text.to_owned())) } else { Err(InvalidTag) }
+    }
+}
+
+impl fmt::Display for TemplateTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +123,16 @@ mod tests {
         }
         for bad in ["", ".", "..", ".hidden", "-x", "a/b", "a b", "a\0", "é", "a\n", &"x".repeat(65)] {
             assert!(bad.parse::<TemplateName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_short_and_small() {
+        for good in ["default", "v1.0", "-", "a_b-c", &"x".repeat(128)] {
+            assert!(good.parse::<TemplateTag>().is_ok(), "{good}");
+        }
+        for bad in ["", "V1", "a:b", "a/b", "a b", "é", &"x".repeat(129)] {
+            assert!(bad.parse::<TemplateTag>().is_err(), "{bad:?}");
         }
     }
 }

@@ -1,9 +1,20 @@
 """What the SDK does in a sandbox, through the platform's one port: real guests are needed."""
 
 import asyncio
+import uuid
 
 import pytest
-from e2b import CommandExitException, FileNotFoundException, PtySize, SandboxException, SandboxState
+from e2b import (
+    AsyncSandbox,
+    AsyncTemplate,
+    BuildException,
+    CommandExitException,
+    FileNotFoundException,
+    PtySize,
+    SandboxException,
+    SandboxState,
+    wait_for_port,
+)
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -116,3 +127,29 @@ async def test_figures_of_a_machine(platform):
         while not (metrics := await sandbox.get_metrics()):
             pass
     assert metrics[0].mem_used > 32 << 20
+
+
+async def test_a_template_and_what_it_started():
+    name = f"t-{uuid.uuid4().hex}"
+    made = (
+        AsyncTemplate()
+        .from_template("base")
+        .set_envs({"GREETING": 'hello "there"'})
+        .set_workdir("app")
+        .run_cmd("echo $GREETING > index.html\nid -un >> index.html; [[ -O . ]] && pwd >> index.html")
+        .run_cmd("id -un > /root/who; pwd >> /root/who", user="root")
+        .set_start_cmd("python3 -m http.server 8123", wait_for_port(8123))
+    )
+    await AsyncTemplate.build(made, f"{name}:v1")
+    sandbox = await AsyncSandbox.create(f"{name}:v1", timeout=600)
+    try:
+        seen = await sandbox.commands.run("pwd; curl -s http://127.0.0.1:8123/; sudo cat /root/who")
+        assert seen.stdout.split("\n") == ["/home/user/app", 'hello "there"', "user", "/home/user/app", "root", "/home/user/app", ""]
+    finally:
+        await sandbox.kill()
+    unknown = AsyncTemplate().from_template(f"{name}:v1").run_cmd("whoami", user="root123")
+    why = "failed to run command 'whoami': command failed: unauthenticated: invalid username: 'root123'"
+    with pytest.raises(BuildException, match=why):
+        await AsyncTemplate.build(unknown, name)
+    await AsyncTemplate.remove_tags(name, "v1")
+    assert not await AsyncTemplate.exists(name)

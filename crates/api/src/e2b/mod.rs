@@ -2,16 +2,18 @@
 //! document, since the contract is not ours to write.
 //!
 //! - `sandboxes/`: a file for each verb or group of verbs; `view.rs` there has what answers say of a sandbox.
-//! - `snapshots.rs`, `templates.rs`: what sandboxes start from.
+//! - `snapshots.rs`, `templates.rs`, `tags.rs`: what sandboxes start from. `builds.rs`: how it is made.
 //! - `errors.rs`, `names.rs`, `page.rs`: refusals, ids and names, pages.
 //!
 //! What is not here is told by a 404 in the same form.
 
+mod builds;
 mod errors;
 mod names;
 mod page;
 mod sandboxes;
 mod snapshots;
+mod tags;
 mod templates;
 
 use axum::Router;
@@ -19,7 +21,7 @@ use axum::extract::Request;
 use axum::http::{Response, Uri};
 use axum::middleware::from_fn;
 use axum::response::IntoResponse as _;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post, put};
 
 use crate::{AppState, request};
 
@@ -49,7 +51,15 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/snapshots", get(snapshots::list))
         .route("/templates", get(templates::list))
         .route("/templates/aliases/{alias}", get(templates::alias))
-        .route("/templates/{id}", delete(templates::remove))
+        .route("/v3/templates", post(builds::announce))
+        .route("/v2/templates", get(templates::list).post(builds::announce))
+        .route("/v2/templates/{id}/builds/{build}", post(builds::begin))
+        .route("/templates/{id}/builds/{build}/status", get(builds::status))
+        .route("/templates/{id}/files/{hash}", get(builds::files))
+        .route(&format!("{}/{{ticket}}", builds::FILES), put(builds::take_files))
+        .route("/templates/tags", post(tags::assign).delete(tags::remove))
+        .route("/templates/{id}/tags", get(tags::list))
+        .route("/templates/{id}", get(templates::one).delete(templates::remove))
         .method_not_allowed_fallback(request::no_method)
         .layer(from_fn(errors::in_their_form))
 }

@@ -2,8 +2,9 @@
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use sandbar_control::templates::{DEFAULT_TAG, Template};
-use sandbar_types::{ErrorCode, Id, id};
+use sandbar_control::templates::Reference;
+use sandbar_types::{ErrorCode, Id, TemplateName, TemplateTag, id};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::error::ApiError;
@@ -32,34 +33,41 @@ pub(super) fn no_sandbox(id: &str) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
 }
 
-/// A template's id.
-pub(super) fn template_id(id: Id<id::Template>) -> String {
+/// The id of one build's files, which a sandbox tells of what it was made from.
+pub(super) fn files_id(id: Id<id::Template>) -> String {
     id.uuid().simple().to_string()
 }
 
-/// The name of a template of the team's with all that belongs to it: `slug/name:tag`.
-pub(super) fn full_name(namespace: &str, template: &Template) -> String {
-    format!("{namespace}/{}:{DEFAULT_TAG}", template.name)
+/// What all builds of a name are together known by, from before the first of them on: as `template_name_id` in the database.
+pub(super) fn template_id(team: Id<id::Team>, name: &TemplateName) -> String {
+    name_id(team, name).simple().to_string()
 }
 
-/// The name alone of what a client wants a snapshot to be called: `name`, with the team's slug before it or not, and behind it the one tag
-/// that there is, or none.
-pub(super) fn bare_name(text: &str, namespace: &str) -> Result<String, ApiError> {
-    let name = match text.split_once('/') {
-        Some((given, name)) if given == namespace => name,
-        Some((given, _)) => {
-            return Err(ApiError::invalid(format!(
-                "{given} is not this team's namespace: it is {namespace}"
-            )));
+/// The same, as a number.
+pub(super) fn name_id(team: Id<id::Team>, name: &TemplateName) -> Uuid {
+    let digest: [u8; 32] = Sha256::digest(format!("{}/{name}", team.uuid())).into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(bytes)
+}
+
+/// A name of the team's with all that belongs to it: `slug/name:tag`.
+pub(super) fn full_name(namespace: &str, name: &TemplateName, tag: &TemplateTag) -> String {
+    format!("{namespace}/{name}:{tag}")
+}
+
+/// Name and tag of what a client wants a snapshot to be called: `name`, with the team's slug before it or not, and behind it a tag or none.
+pub(super) fn own_name(text: &str, namespace: &str) -> Result<(String, Option<TemplateTag>), ApiError> {
+    let Reference { namespace: given, name, tag } = Reference::read(text);
+    match given {
+        Some(given) if given != namespace => {
+            Err(ApiError::invalid(format!("{given} is not this team's namespace: it is {namespace}")))
         }
-        None => text,
-    };
-    match name.split_once(':') {
-        Some((name, DEFAULT_TAG)) => Ok(name.to_owned()),
-        Some((_, tag)) => {
-            Err(ApiError::invalid(format!("there are no tags but {DEFAULT_TAG} here: {tag} cannot be one")))
+        _ => {
+            let tag =
+                tag.map(|tag| tag.parse().map_err(|error| ApiError::invalid(format!("{tag:?}: {error}"))));
+            Ok((name.to_owned(), tag.transpose()?))
         }
-        None => Ok(name.to_owned()),
     }
 }
 
@@ -78,11 +86,14 @@ mod tests {
 
     #[test]
     fn names_lose_their_namespace_and_tag_or_are_refused() {
-        for (text, name) in [("a", "a"), ("t/a", "a"), ("t/a:default", "a"), ("a:default", "a")] {
-            assert_eq!(bare_name(text, "t").unwrap(), name);
+        for (text, tag) in
+            [("a", None), ("t/a", None), ("t/a:v1", Some("v1")), ("a:default", Some("default"))]
+        {
+            let (name, told) = own_name(text, "t").unwrap();
+            assert_eq!((name.as_str(), told.as_ref().map(TemplateTag::as_str)), ("a", tag), "{text}");
         }
-        for text in ["other/a", "a:v2", "t/a:", "a:"] {
-            assert!(bare_name(text, "t").is_err(), "{text}");
+        for text in ["other/a", "t/a:", "a:", "a:b:c", "a:B"] {
+            assert!(own_name(text, "t").is_err(), "{text}");
         }
     }
 }

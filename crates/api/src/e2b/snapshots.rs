@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use sandbar_control::templates::{Template, TemplateError};
+use sandbar_control::templates::TemplateError;
+use sandbar_types::{TemplateName, TemplateTag};
 use serde::Serialize;
 
 use super::{names, page};
@@ -21,9 +22,10 @@ pub(super) struct SnapshotInfo {
 }
 
 impl SnapshotInfo {
-    pub(super) fn new(namespace: &str, template: &Template) -> Self {
-        let name = names::full_name(namespace, template);
-        Self { snapshot_id: name.clone(), names: vec![name] }
+    /// By the first of its tags, of which it has one at least.
+    pub(super) fn new(namespace: &str, name: &TemplateName, tags: &[TemplateTag]) -> Self {
+        let names: Vec<String> = tags.iter().map(|tag| names::full_name(namespace, name, tag)).collect();
+        Self { snapshot_id: names.first().cloned().unwrap_or_default(), names }
     }
 }
 
@@ -51,5 +53,10 @@ pub(super) async fn list(
     };
     let namespace = app.control.team_namespace(&ctx).await?;
     let made = app.control.template_list_made(&ctx, source, only, &page).await?;
-    Ok(page::answer(made, |template| SnapshotInfo::new(&namespace, &template)))
+    let ids: Vec<_> = made.items.iter().map(|template| template.id).collect();
+    let tags = app.control.template_tags(&ids).await?;
+    Ok(page::answer(made, |template| {
+        let tags = tags.get(&template.id).map(Vec::as_slice).unwrap_or_default();
+        SnapshotInfo::new(&namespace, &template.name, tags)
+    }))
 }

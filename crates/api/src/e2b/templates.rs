@@ -1,14 +1,17 @@
-//! `/templates`: what there is to start from, and its end. Building them is not here.
+//! `/templates`: what there is to start from, and its end. Building them is in `builds.rs`, their tags in `tags.rs`.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use sandbar_control::PageRequest;
+use sandbar_control::builds::Build;
 use sandbar_control::page::MAX_LIMIT;
-use sandbar_control::templates::Template;
+use sandbar_control::templates::{Reference, Template};
+use sandbar_control::{OpContext, PageRequest};
 use sandbar_types::guest::ENVD_VERSION;
+use sandbar_types::{ErrorCode, Id, id};
 use serde::Serialize;
 
+use super::builds::Status;
 use super::names;
 use crate::AppState;
 use crate::auth::Caller;
@@ -22,10 +25,10 @@ use crate::schema::Timestamp;
 pub(super) struct ListedTemplate {
     #[serde(rename = "templateID")]
     template_id: String,
-    /// Each is made once.
+    /// That of the tag `default`.
     #[serde(rename = "buildID")]
     build_id: String,
-    build_count: u32,
+    build_count: u64,
     build_status: &'static str,
     cpu_count: u32,
     #[serde(rename = "memoryMB")]
@@ -47,7 +50,6 @@ pub(super) async fn list(
     State(app): State<AppState>,
     Caller(ctx): Caller,
 ) -> Result<Json<Vec<ListedTemplate>>, ApiError> {
-    let namespace = app.control.team_namespace(&ctx).await?;
     // The contract knows no pages here.
     let mut templates = Vec::new();
     let mut after = None;
@@ -61,14 +63,25 @@ pub(super) async fn list(
             break;
         }
     }
+    Ok(Json(listed(&app, &ctx, templates).await?))
+}
+
+async fn listed(
+    app: &AppState,
+    ctx: &OpContext,
+    templates: Vec<Template>,
+) -> Result<Vec<ListedTemplate>, ApiError> {
+    let namespace = app.control.team_namespace(ctx).await?;
     let ids: Vec<_> = templates.iter().map(|template| template.id).collect();
-    let uses = app.control.template_uses(&ctx, &ids).await?;
+    let uses = app.control.template_uses(ctx, &ids).await?;
+    let builds = app.control.template_builds(ctx, &ids).await?;
     let listed = |template: Template| {
         let used = uses.get(&template.id);
+        let (build, count) = builds.get(&template.id).copied().unwrap_or_else(|| (made_by(template.id), 1));
         ListedTemplate {
-            template_id: names::template_id(template.id),
-            build_id: template.id.uuid().to_string(),
-            build_count: 1,
+            template_id: names::template_id(template.team_id, &template.name),
+            build_id: build.uuid().to_string(),
+            build_count: count,
             build_status: "ready",
             cpu_count: template.vcpus,
             memory_mb: template.memory_mb,
@@ -88,10 +101,70 @@ pub(super) async fn list(
             envd_version: ENVD_VERSION,
         }
     };
-    Ok(Json(templates.into_iter().map(listed).collect()))
+    Ok(templates.into_iter().map(listed).collect())
 }
 
-/// What a name stands for.
+/// What stands for the build of a template that no build made.
+fn made_by(id: Id<id::Template>) -> Id<id::Build> {
+    Id::from_uuid(id.uuid())
+}
+
+/// A template, with the builds of its name.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TemplateWithBuilds {
+    #[serde(flatten)]
+    template: ListedTemplate,
+    builds: Vec<ListedBuild>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedBuild {
+    #[serde(rename = "buildID")]
+    build_id: String,
+    status: Status,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    cpu_count: u32,
+    #[serde(rename = "memoryMB")]
+    memory_mb: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<Timestamp>,
+    envd_version: &'static str,
+}
+
+impl From<Build> for ListedBuild {
+    fn from(build: Build) -> Self {
+        let updated = build.finished_at.or(build.started_at).unwrap_or(build.created_at);
+        Self {
+            build_id: build.id.uuid().to_string(),
+            status: Status::of(build.status),
+            created_at: Timestamp(build.created_at),
+            updated_at: Timestamp(updated),
+            cpu_count: build.vcpus,
+            memory_mb: build.memory_mb,
+            finished_at: build.finished_at.map(Timestamp),
+            envd_version: ENVD_VERSION,
+        }
+    }
+}
+
+pub(super) async fn one(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathName(name): PathName,
+) -> Result<Json<TemplateWithBuilds>, ApiError> {
+    let template = app.control.template_resolve(&ctx, &name).await?;
+    let builds = app.control.builds_of_name(&ctx, &template.name).await?;
+    let mut listed = listed(&app, &ctx, vec![template]).await?;
+    let template =
+        listed.pop().ok_or_else(|| ApiError::new(ErrorCode::NotFound, "there is no such template"))?;
+    Ok(Json(TemplateWithBuilds { template, builds: builds.into_iter().map(ListedBuild::from).collect() }))
+}
+
+/// What a name stands for. Names are a team's own: that another team has one of the name, and what is behind it, nobody is told.
 #[derive(Debug, Serialize)]
 pub(super) struct Alias {
     #[serde(rename = "templateID")]
@@ -104,17 +177,22 @@ pub(super) async fn alias(
     Caller(ctx): Caller,
     PathName(name): PathName,
 ) -> Result<Json<Alias>, ApiError> {
-    let template = app.control.template_resolve(&ctx, &name).await?;
-    Ok(Json(Alias { template_id: names::template_id(template.id), public: template.is_platform() }))
+    let (owner, name) = match Reference::read(&name).tag {
+        None => app.control.template_named(&ctx, &name).await?,
+        Some(_) => {
+            let template = app.control.template_resolve(&ctx, &name).await?;
+            (template.team_id, template.name)
+        }
+    };
+    Ok(Json(Alias { template_id: names::template_id(owner, &name), public: owner == Id::PLATFORM }))
 }
 
-/// Deletes a snapshot of the team's.
+/// Deletes a template of the team's: by a name all that is under it, by a name with a tag that one.
 pub(super) async fn remove(
     State(app): State<AppState>,
     Caller(ctx): Caller,
     PathName(name): PathName,
 ) -> Result<StatusCode, ApiError> {
-    let template = app.control.template_resolve(&ctx, &name).await?;
-    app.control.snapshot_delete(&ctx, &template.name).await?;
+    app.control.template_remove(&ctx, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

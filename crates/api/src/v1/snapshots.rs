@@ -124,7 +124,7 @@ pub(crate) async fn create_snapshot(
     JsonBody(body): JsonBody<CreateSnapshot>,
 ) -> Result<(StatusCode, Json<Snapshot>), ApiError> {
     let CreateSnapshot { sandbox_id, name, memory } = body;
-    let new = NewSnapshot { name, overwrite: query.parse("overwrite")?.unwrap_or_default() };
+    let new = NewSnapshot { name, overwrite: query.parse("overwrite")?.unwrap_or_default(), tag: None };
     let sandbox = app.control.sandbox_get(&ctx, sandbox_id).await?;
     let template = match memory {
         None | Some(true) => app.control.snapshot_create(&ctx, &sandbox, &new).await?,

@@ -11,8 +11,9 @@ use sandbar_store::builds::{BuildRow, Claim, Ended};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
 use sandbar_types::id::{Host, Template};
-use sandbar_types::recipe::{Action, Base, Recipe, State};
-use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, TemplateKind};
+use sandbar_types::recipe::{Action, Base, Defaults, Dialect, Recipe, State, Step};
+use sandbar_types::{ErrorCode, Id, OnTimeout, PerResource, QuotaExceeded, TemplateKind, TemplateTag};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -125,10 +126,12 @@ impl Control {
 
     async fn attempt(&self, ctx: &OpContext, claim: Claim, build: &BuildRow) -> Result<(), Broken> {
         let recipe =
-            read(&build.recipe).ok_or_else(|| Broken::Failed("the recipe cannot be read".to_owned()))?;
+            Vec::<Step>::deserialize(&build.recipe).map(|steps| Recipe { from: None, steps }).map_err(
+                |_| Broken::Failed("it was asked for in another version's words: ask again".to_owned()),
+            )?;
         let (base, image) = match &build.base {
             Base::Template(name) => {
-                let base = self.store().template_by_name(build.team_id, name).await?;
+                let base = self.store().template_by_tag(build.team_id, name, &build.base_tag).await?;
                 let gone = || Broken::Failed(format!("there is no template {name} any more"));
                 (base.ok_or_else(gone)?, None)
             }
@@ -146,15 +149,20 @@ impl Control {
             ..NewSandbox::default()
         };
         let sandbox = self.build_sandbox_create(ctx, build.team_id, base.clone(), &new).await?;
-        let state = State::new(match image {
-            None => base.defaults.clone(),
-            Some(says) => {
-                let defaults = self.image_defaults(ctx, &sandbox, says).await?;
-                let fits = check_steps(&recipe, State::new(defaults.clone()));
+        let defaults = match (image, build.dialect) {
+            (None, _) => base.defaults.clone(),
+            (Some(says), dialect) => {
+                let mut defaults = self.image_defaults(ctx, &sandbox, says).await?;
+                if dialect == Dialect::E2b {
+                    // Its users know an image's environment alone.
+                    defaults = Defaults { env: defaults.env, ..Defaults::default() };
+                }
+                let fits = check_steps(&recipe, State::new(dialect, defaults.clone()));
                 fits.map_err(|fault| Broken::Failed(format!("with what the image says, {fault}")))?;
                 defaults
             }
-        });
+        };
+        let state = State::new(build.dialect, defaults);
         let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
         for step in &recipe.steps {
             let action = course.state.take(step);
@@ -165,12 +173,6 @@ impl Control {
         }
         course.keep(&base).await
     }
-}
-
-/// The recipe out of a row.
-pub(super) fn read(lines: &Value) -> Option<Recipe> {
-    let lines: Vec<&str> = lines.as_array()?.iter().map(Value::as_str).collect::<Option<_>>()?;
-    lines.join("\n").parse().ok()
 }
 
 impl<'a> Course<'a> {
@@ -186,13 +188,17 @@ impl<'a> Course<'a> {
     }
 
     /// A shell line as the steps before have left it.
-    fn shell(&self, line: &str) -> Command {
+    fn shell(&self, line: &str, user: Option<&str>) -> Command {
+        let (cmd, options): (_, &[&str]) = match self.build.dialect {
+            Dialect::Recipe => ("/bin/sh", &["-c"]),
+            Dialect::E2b => ("/bin/bash", &["-l", "-c"]),
+        };
         Command {
-            cmd: "/bin/sh".to_owned(),
-            args: vec!["-c".to_owned(), line.to_owned()],
+            cmd: cmd.to_owned(),
+            args: options.iter().copied().chain([line]).map(str::to_owned).collect(),
             env: self.state.env().clone(),
-            cwd: Some(self.state.workdir().to_owned()),
-            user: Some(self.state.user().to_owned()),
+            cwd: self.state.workdir().map(str::to_owned),
+            user: Some(user.unwrap_or(self.state.user()).to_owned()),
         }
     }
 
@@ -205,9 +211,11 @@ impl<'a> Course<'a> {
                 self.next(cmd).await?.end(Some(0)).await?;
                 return Ok(());
             }
-            Action::Start { command } => return self.start(cmd, &self.shell(command)).await,
-            Action::Run { command, timeout } => (self.shell(command), timeout.unwrap_or(limit)),
-            Action::MakeFolder { path } => (make_folder(path), OWN_LIMIT),
+            Action::Start { command } => return self.start(cmd, &self.shell(command, None)).await,
+            Action::Run { command, timeout, user } => {
+                (self.shell(command, user.as_deref()), timeout.unwrap_or(limit))
+            }
+            Action::MakeFolder { path, owner } => (make_folder(path, owner), OWN_LIMIT),
             Action::Copy { files, sources, dest, owner, mode } => {
                 let name = files.as_ref().ok_or(FilesError::Unnamed)?;
                 let opened = self.control.build_files_open(self.build.team_id, name).await;
@@ -219,6 +227,16 @@ impl<'a> Course<'a> {
                 (copy::command(sources, dest, owner, *mode), limit)
             }
         };
+        let dialect = self.build.dialect;
+        let failed = |what: &str| {
+            Broken::Failed(match (dialect, action) {
+                // As E2B's clients know it.
+                (Dialect::E2b, Action::Run { command, .. }) => {
+                    format!("failed to run command '{command}': command failed: {what}")
+                }
+                _ => format!("step {number} ({cmd}) {what}"),
+            })
+        };
         let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
         let mut log = self.next(cmd).await?;
         let ran = run(control, ctx, &sandbox, &command, (limit, archive), &mut log);
@@ -228,15 +246,23 @@ impl<'a> Course<'a> {
         log.end(exit_code).await?;
         match ran {
             Ok(0) => Ok(()),
-            Ok(code) => Err(Broken::Failed(format!("step {number} ({cmd}) failed: exit code {code}"))),
+            Ok(code) => Err(failed(&match dialect {
+                Dialect::Recipe => format!("failed: exit code {code}"),
+                Dialect::E2b => format!("exit status {code}"),
+            })),
             Err(Broken::Late | Broken::Sandbox(SandboxError::Timeout { .. })) => {
-                let seconds = limit.as_secs();
-                Err(Broken::Failed(format!("step {number} ({cmd}) took longer than {seconds} s")))
+                Err(failed(&format!("took longer than {} s", limit.as_secs())))
             }
             Err(Broken::Sandbox(error))
                 if matches!(error.code(), ErrorCode::InvalidRequest | ErrorCode::NotFound) =>
             {
-                Err(Broken::Failed(format!("step {number} ({cmd}) cannot be run: {error}")))
+                Err(failed(&match (dialect, error.to_string()) {
+                    (Dialect::E2b, why) if why.contains("invalid username") => {
+                        format!("unauthenticated: {why}")
+                    }
+                    (Dialect::E2b, why) => why,
+                    (Dialect::Recipe, why) => format!("cannot be run: {why}"),
+                }))
             }
             Err(broken) => Err(broken),
         }
@@ -258,14 +284,19 @@ impl<'a> Course<'a> {
 
     /// Asks until the sandbox is well, or its time is over.
     async fn healthcheck(&mut self, line: &str) -> Result<(), Broken> {
-        let command = self.shell(line);
+        let command = self.shell(line, None);
         let (control, ctx, sandbox) = (self.control, self.ctx, self.sandbox.clone());
         let limit = Duration::from_secs(self.build.healthcheck_sec.into());
         let interval = control.config().builds.health_interval;
         let mut log = self.next(&format!("HEALTHCHECK {line}")).await?;
         let until = Instant::now() + limit;
         loop {
-            let ran = control.sandbox_exec(ctx, &sandbox, &command, Some(HEALTH_RUN_SEC)).await;
+            let run_sec = match self.build.dialect {
+                Dialect::Recipe => HEALTH_RUN_SEC,
+                // `sleep 60` is one.
+                Dialect::E2b => left_sec(until),
+            };
+            let ran = control.sandbox_exec(ctx, &sandbox, &command, Some(run_sec)).await;
             let (exit_code, out, err) = match ran {
                 Ok(ended) => (Some(ended.exit_code), ended.stdout, ended.stderr),
                 Err(SandboxError::Timeout { .. }) => (None, Default::default(), Default::default()),
@@ -303,7 +334,8 @@ impl<'a> Course<'a> {
         let defaults = defaults.map_err(|_| Broken::Failed("its defaults cannot be kept".to_owned()))?;
         let mut tx = control.store().begin().await?;
         let mut room = control.headroom(&mut tx, build.team_id).await?;
-        let is_new = !tx.snapshot_name_is_taken(build.team_id, &name).await?;
+        // One that takes the place of another is none more.
+        let is_new = !tx.tags_displace(build.team_id, &name, &build.tags).await?;
         if is_new && build.team_id != Id::PLATFORM {
             room.take(&PerResource::of_snapshot())?;
         }
@@ -326,7 +358,7 @@ impl<'a> Course<'a> {
         .await?;
         tx.commit().await?;
 
-        let published = publish(control, claim, &sandbox, (host, address), id).await;
+        let published = publish(control, claim, &sandbox, (host, address), (id, &build.tags)).await;
         if published.is_err() {
             control.snapshot_abandoned(id).await?;
         }
@@ -342,7 +374,7 @@ async fn publish(
     claim: Claim,
     sandbox: &Sandbox,
     (host, address): (Id<Host>, &str),
-    id: Id<Template>,
+    (id, tags): (Id<Template>, &[TemplateTag]),
 ) -> Result<(), Broken> {
     let limit = control.config().snapshot_deadline;
     let client = control.host_clients().get(host, address);
@@ -358,7 +390,7 @@ async fn publish(
         compatibility: &complete.compatibility,
     };
     let mut tx = control.store().begin().await?;
-    if tx.snapshot_publish(id, host, &sizes).await?.is_none() {
+    if tx.snapshot_publish(id, host, &sizes, tags).await?.is_none() {
         // It was given up as overdue.
         return Err(SandboxError::Interrupted { id: sandbox.id }.into());
     }
@@ -381,14 +413,26 @@ pub(super) async fn tx_tell(
     tx.audit(&operation.template_event(row.team_id, &row.name, outcome, metadata)).await
 }
 
-fn make_folder(path: &str) -> Command {
+/// Makes a folder and those above it; one that is there stays whose it is.
+fn make_folder(path: &str, owner: &str) -> Command {
+    const OWNED: &str = r#"[ -d "$0" ] || { mkdir -p -- "$0" && chown -- "$1:" "$0"; }"#;
+    let (cmd, args) = match owner {
+        "root" => ("/bin/mkdir", vec!["-p", "--", path]),
+        owner => ("/bin/sh", vec!["-c", OWNED, path, owner]),
+    };
     Command {
-        cmd: "/bin/mkdir".to_owned(),
-        args: vec!["-p".to_owned(), "--".to_owned(), path.to_owned()],
+        cmd: cmd.to_owned(),
+        args: args.into_iter().map(str::to_owned).collect(),
         env: BTreeMap::new(),
         cwd: Some("/".to_owned()),
         user: Some("root".to_owned()),
     }
+}
+
+/// Whole seconds until then, one at least.
+fn left_sec(until: Instant) -> u32 {
+    let left = until.saturating_duration_since(Instant::now()).as_secs();
+    u32::try_from(left).unwrap_or(u32::MAX).max(1)
 }
 
 /// Runs a command to its end, with an archive as its input or none: its exit code.

@@ -9,6 +9,7 @@
 //!
 //! - The rows are the truth about builds; a queue only says who takes which. `queue`: PostgreSQL, or Redis.
 //! - `submit`: asking for builds, looking at them, cancelling them. `follow`: their progress as it comes.
+//! - `e2b`: builds as E2B's clients ask for them, announced before their steps come. `entries`: a build's log as one list.
 //! - `files`: archives that clients bring for `COPY`.
 //! - `registry`: credentials for an image's registry.
 //! - `image`: what comes before the steps where the base is a registry's image.
@@ -20,6 +21,8 @@
 
 mod copy;
 mod course;
+mod e2b;
+mod entries;
 mod files;
 mod follow;
 mod image;
@@ -39,9 +42,11 @@ use sandbar_store::StoreError;
 use sandbar_store::builds::{BuildLogRow, BuildRow};
 use sandbar_types::id::{self, Team};
 use sandbar_types::name::InvalidName;
-use sandbar_types::recipe::{Base, InvalidFilesName, Origin, Outside, RecipeError};
-use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, limits};
+use sandbar_types::recipe::{Base, Dialect, E2bFault, InvalidFilesName, Origin, Outside, RecipeError};
+use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, TemplateTag, limits};
 
+pub use e2b::{Announced, E2bBase, E2bBuild, E2bStep, NewAnnouncement};
+pub use entries::{Entry, EntryLevel};
 pub use files::{BuildFiles, FilesError, FilesPut, MAX_ARCHIVE_BYTES, PlaceError};
 pub(crate) use files::{FilesPlace, TicketKey};
 pub use follow::BuildFollower;
@@ -55,6 +60,8 @@ use crate::context::NoTeam;
 use crate::control::ShuttingDown;
 use crate::sandboxes::{InvalidSandbox, SandboxError};
 use crate::snapshots::SnapshotError;
+use crate::tags::TagError;
+use crate::templates::TemplateError;
 
 /// How builds are run.
 #[derive(Debug, Clone)]
@@ -104,6 +111,13 @@ pub struct Build {
     pub team_id: Id<Team>,
     pub name: TemplateName,
     pub base: Base,
+    pub dialect: Dialect,
+    /// What its template is tagged with.
+    pub tags: Vec<TemplateTag>,
+    /// What its owner is told before the first step.
+    pub note: Option<String>,
+    /// Its steps alone, without what the platform does before and after them.
+    pub recipe_steps: u32,
     pub healthcheck: Option<String>,
     pub vcpus: u32,
     pub memory_mb: u32,
@@ -128,7 +142,11 @@ impl From<BuildRow> for Build {
             team_id,
             name,
             base,
-            recipe: _,
+            base_tag: _,
+            dialect,
+            tags,
+            note,
+            recipe,
             healthcheck,
             healthcheck_sec: _,
             vcpus,
@@ -152,6 +170,10 @@ impl From<BuildRow> for Build {
             team_id,
             name,
             base,
+            dialect,
+            tags,
+            note,
+            recipe_steps: recipe_steps(&recipe),
             healthcheck,
             vcpus,
             memory_mb,
@@ -166,6 +188,10 @@ impl From<BuildRow> for Build {
             finished_at,
         }
     }
+}
+
+fn recipe_steps(recipe: &serde_json::Value) -> u32 {
+    recipe.as_array().and_then(|steps| u32::try_from(steps.len()).ok()).unwrap_or_default()
 }
 
 /// Why an operation on a build failed.
@@ -197,6 +223,38 @@ pub enum BuildError {
         /// What is wrong.
         fault: InvalidSandbox,
     },
+    /// A step of E2B's cannot be one of ours.
+    #[error("step {step}: {fault}")]
+    E2bStep {
+        /// Which, from 1.
+        step: usize,
+        /// What is wrong.
+        fault: E2bFault,
+    },
+    /// Too many steps.
+    #[error("a build may have at most {} steps", sandbar_types::recipe::MAX_STEPS)]
+    TooManySteps,
+    /// No image can be called so.
+    #[error("{reference:?} is no name of an image")]
+    ImageName {
+        /// What was said.
+        reference: String,
+    },
+    /// A name or a tag that cannot be one, or is another's.
+    #[error(transparent)]
+    Tag(#[from] TagError),
+    /// There is no such base.
+    #[error(transparent)]
+    BaseTemplate(#[from] TemplateError),
+    /// Its steps have come already.
+    #[error("build {id} has begun already")]
+    Begun {
+        /// Which.
+        id: Id<id::Build>,
+    },
+    /// Too many wait for their steps.
+    #[error("too many builds of the team's wait for their steps: begin them, or wait an hour")]
+    TooManyAnnounced,
     /// A step copies what is not the build's.
     #[error("recipe: step {step}: {fault}")]
     Source {
@@ -313,9 +371,16 @@ impl BuildError {
             | Self::BaseWithoutMemory { .. }
             | Self::Size { .. }
             | Self::NoSize
+            | Self::E2bStep { .. }
+            | Self::TooManySteps
+            | Self::ImageName { .. }
             | Self::Registry
             | Self::NoRegistry { .. }
             | Self::Healthcheck => ErrorCode::InvalidRequest,
+            Self::Tag(error) => error.code(),
+            Self::BaseTemplate(error) => error.code(),
+            Self::Begun { .. } => ErrorCode::InvalidState,
+            Self::TooManyAnnounced => ErrorCode::RateLimited,
             Self::Reserved { .. } => ErrorCode::NameReserved,
             Self::Quota(_) => ErrorCode::RateLimited,
             Self::NotFound { .. } => ErrorCode::NotFound,

@@ -5,8 +5,8 @@ use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, NewBuildRow};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Action, Base, Defaults, Origin, Pattern, Recipe, State};
-use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, limits};
+use sandbar_types::recipe::{Action, Base, Defaults, Dialect, Origin, Pattern, Recipe, State};
+use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, TemplateTag, limits};
 
 use super::course::tx_tell;
 use super::{Build, BuildError, BuildLog, FilesError, copy};
@@ -57,6 +57,29 @@ pub struct NewBuild {
     pub disk_mb: Option<u32>,
 }
 
+/// A build whose words were understood.
+pub(super) struct Order<'a> {
+    pub(super) id: Id<id::Build>,
+    /// Whether its id was given out before.
+    pub(super) announced: bool,
+    pub(super) name: &'a TemplateName,
+    pub(super) tags: &'a [TemplateTag],
+    pub(super) dialect: Dialect,
+    pub(super) base: &'a Base,
+    pub(super) base_tag: &'a TemplateTag,
+    /// The base, where it is a template.
+    pub(super) template: Option<TemplateRow>,
+    pub(super) recipe: &'a Recipe,
+    /// For its image's registry.
+    pub(super) registry: Option<&'a RegistryCredentials>,
+    pub(super) healthcheck: Option<&'a str>,
+    pub(super) healthcheck_sec: u32,
+    pub(super) vcpus: Option<u32>,
+    pub(super) memory_mb: Option<u32>,
+    pub(super) disk_mb: Option<u32>,
+    pub(super) note: Option<String>,
+}
+
 impl Control {
     /// Asks for a build. It waits for a worker when this returns.
     pub async fn build_create(
@@ -67,60 +90,91 @@ impl Control {
     ) -> Result<Build, BuildError> {
         let team = self.builder(ctx, scope).await?;
         let name: TemplateName = new.name.parse()?;
-        if name.as_str() == BASE
-            || (team != Id::PLATFORM && self.store().snapshot_name_taken(Id::PLATFORM, &name).await?)
-        {
-            return Err(BuildError::Reserved { name });
-        }
+        self.name_is_free(team, &name).await?;
         let recipe: Recipe = new.recipe.join("\n").parse()?;
         let recipe = recipe.with_files(new.files.as_deref().map(str::parse).transpose()?);
-        let (files, all_are_named) = recipe.files();
+        let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
+        if let Some(template) = &template {
+            check_size(template, new)?;
+        }
+        let default = TemplateTag::default_tag();
+        let order = Order {
+            id: Id::new(),
+            announced: false,
+            name: &name,
+            tags: std::slice::from_ref(&default),
+            dialect: Dialect::Recipe,
+            base: &base,
+            base_tag: &default,
+            template,
+            recipe: &recipe,
+            registry: new.registry.as_ref(),
+            healthcheck: new.healthcheck.as_deref(),
+            healthcheck_sec: new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC),
+            vcpus: new.vcpus,
+            memory_mb: new.memory_mb,
+            disk_mb: new.disk_mb,
+            note: None,
+        };
+        self.build_queue_up(ctx, team, order).await
+    }
+
+    /// A name under which the team may build.
+    pub(super) async fn name_is_free(&self, team: Id<Team>, name: &TemplateName) -> Result<(), BuildError> {
+        if name.as_str() == BASE
+            || (team != Id::PLATFORM && self.store().snapshot_name_taken(Id::PLATFORM, name).await?)
+        {
+            return Err(BuildError::Reserved { name: name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Checks a build that was understood, and has it wait for a worker.
+    pub(super) async fn build_queue_up(
+        &self,
+        ctx: &OpContext,
+        team: Id<Team>,
+        order: Order<'_>,
+    ) -> Result<Build, BuildError> {
+        let (vcpus, memory_mb, defaults) = match order.template {
+            Some(template) => (template.vcpus, template.memory_mb, template.defaults),
+            None => {
+                check_machine(order.vcpus, order.memory_mb, order.disk_mb)?;
+                let vcpus = order.vcpus.unwrap_or(limits::DEFAULT_VCPUS);
+                (vcpus, order.memory_mb.unwrap_or(limits::DEFAULT_MEMORY_MB), Defaults::default())
+            }
+        };
+        let registry = match (order.registry, order.base) {
+            (Some(_), Base::Template(_)) => {
+                return Err(BuildError::NoRegistry { name: order.base.clone() });
+            }
+            (Some(credentials), Base::Image(_)) => Some(self.registry_seal(order.id, credentials)?),
+            (None, _) => None,
+        };
+        let (files, all_are_named) = order.recipe.files();
         if !all_are_named {
             return Err(FilesError::Unnamed.into());
         }
         if !files.is_empty() && self.build_files_place().is_none() {
             return Err(FilesError::NoPlace.into());
         }
-        let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
-        let (vcpus, memory_mb, defaults) = match template {
-            Some(template) => {
-                check_size(&template, new)?;
-                (template.vcpus, template.memory_mb, template.defaults)
-            }
-            None => {
-                let vcpus = new.vcpus.unwrap_or(limits::DEFAULT_VCPUS);
-                let memory_mb = new.memory_mb.unwrap_or(limits::DEFAULT_MEMORY_MB);
-                if !limits::VCPUS.contains(&vcpus)
-                    || !limits::MEMORY_MB.contains(&memory_mb)
-                    || new.disk_mb.is_some_and(|asked| !limits::DISK_MB.contains(&asked))
-                {
-                    return Err(BuildError::NoSize);
-                }
-                (vcpus, memory_mb, Defaults::default())
-            }
-        };
-        let id = Id::new();
-        let registry = match (&new.registry, &base) {
-            (Some(_), Base::Template(_)) => return Err(BuildError::NoRegistry { name: base }),
-            (Some(credentials), Base::Image(_)) => Some(self.registry_seal(id, credentials)?),
-            (None, _) => None,
-        };
-        check_steps(&recipe, State::new(defaults))?;
-        let healthcheck_sec = new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC);
-        let healthcheck = new.healthcheck.as_deref();
-        if !HEALTHCHECK_SEC.contains(&healthcheck_sec)
-            || healthcheck.is_some_and(|line| {
+        check_steps(order.recipe, State::new(order.dialect, defaults))?;
+        if !HEALTHCHECK_SEC.contains(&order.healthcheck_sec)
+            || order.healthcheck.is_some_and(|line| {
                 line.trim().is_empty() || line.len() > HEALTHCHECK_BYTES || line.contains('\0')
             })
         {
             return Err(BuildError::Healthcheck);
         }
         // Each step, the healthcheck, and the keeping of it all.
-        let total = recipe.steps.len() + usize::from(healthcheck.is_some()) + 1;
-        let steps = Recipe { from: None, ..recipe }.lines();
+        let total = order.recipe.steps.len() + usize::from(order.healthcheck.is_some()) + 1;
+        let steps = serde_json::to_value(&order.recipe.steps).map_err(|_| BuildError::TooManySteps)?;
 
         let mut tx = self.store().begin().await?;
         let mut room = self.headroom(&mut tx, team).await?;
+        if order.announced && !tx.build_announced_take(order.id).await? {
+            return Err(BuildError::Begun { id: order.id });
+        }
         if team != Id::PLATFORM {
             room.take(&PerResource { builds: 1, ..PerResource::default() })?;
         }
@@ -130,16 +184,20 @@ impl Control {
         let files: Vec<String> = files.iter().map(ToString::to_string).collect();
         let row = tx
             .build_insert(&NewBuildRow {
-                id,
+                id: order.id,
                 team_id: team,
-                name: &name,
-                base: &base,
-                recipe: &steps.into(),
-                healthcheck,
-                healthcheck_sec,
+                name: order.name,
+                base: order.base,
+                base_tag: order.base_tag,
+                dialect: order.dialect,
+                tags: order.tags,
+                note: order.note.as_deref(),
+                recipe: &steps,
+                healthcheck: order.healthcheck,
+                healthcheck_sec: order.healthcheck_sec,
                 vcpus,
                 memory_mb,
-                disk_mb: new.disk_mb,
+                disk_mb: order.disk_mb,
                 files: &files,
                 registry: registry.as_deref(),
                 total_steps: u32::try_from(total).unwrap_or(u32::MAX),
@@ -304,6 +362,18 @@ fn check_size(template: &TemplateRow, new: &NewBuild) -> Result<(), BuildError> 
     if fits { Ok(()) } else { Err(BuildError::Size { vcpus, memory_mb, disk_mb }) }
 }
 
+/// Refuses a size that no machine has.
+pub(super) fn check_machine(
+    vcpus: Option<u32>,
+    memory_mb: Option<u32>,
+    disk_mb: Option<u32>,
+) -> Result<(), BuildError> {
+    let fits = vcpus.is_none_or(|asked| limits::VCPUS.contains(&asked))
+        && memory_mb.is_none_or(|asked| limits::MEMORY_MB.contains(&asked))
+        && disk_mb.is_none_or(|asked| limits::DISK_MB.contains(&asked));
+    if fits { Ok(()) } else { Err(BuildError::NoSize) }
+}
+
 /// Refuses what would be refused when it is that step's turn.
 pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), BuildError> {
     for (index, step) in recipe.steps.iter().enumerate() {
@@ -315,12 +385,16 @@ pub(super) fn check_steps(recipe: &Recipe, mut state: State) -> Result<(), Build
             outside.map_or(Ok(()), |fault| Err(BuildError::Source { step, fault }))?;
             copy::command(sources, dest, owner, *mode).validate().map_err(invalid)?;
         }
+        let user = match action {
+            Action::Run { user: Some(user), .. } => user,
+            _ => state.user().to_owned(),
+        };
         let command = Command {
             cmd: "/bin/sh".to_owned(),
             args: Vec::new(),
             env: state.env().clone(),
-            cwd: Some(state.workdir().to_owned()),
-            user: Some(state.user().to_owned()),
+            cwd: state.workdir().map(str::to_owned),
+            user: Some(user),
         };
         command.validate().map_err(invalid)?;
     }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::QueueError;
 use super::course::tx_tell;
+use super::e2b::STEPS_WITHIN;
 use crate::{Control, OpContext};
 
 impl Control {
@@ -57,6 +58,7 @@ impl Control {
             }
         }
         self.delete_images_left().await?;
+        self.store().builds_announced_sweep(STEPS_WITHIN).await?;
         self.sweep_files().await?;
         // Last: a Redis that is away keeps nobody from the rest.
         self.build_queue().recover().await

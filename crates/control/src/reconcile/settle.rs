@@ -186,7 +186,7 @@ fn told(was: SandboxStatus, to: Rest, begun: Option<operation::Action>, pause_re
         Some(Action::Fork) => return Told::Begun(Outcome::Error),
         // A snapshot that was given up is told of where it is given up.
         Some(Action::Snapshot) => return Told::Nothing,
-        Some(Action::Create | Action::Delete | Action::Build) | None => {}
+        Some(Action::Create | Action::Delete | Action::Build | Action::Tag | Action::Untag) | None => {}
     }
     match (was, to) {
         (SandboxStatus::Running | SandboxStatus::Missing, Rest::Paused) => {

@@ -57,9 +57,13 @@ impl Control {
     ) -> Result<Sandbox, SandboxError> {
         let team = ctx.team()?;
         let checked = validate::new_sandbox(new)?;
-        let template = self.store().template_by_name(team, &checked.template).await?;
-        let template =
-            template.ok_or_else(|| SandboxError::TemplateNotFound { name: checked.template.to_string() })?;
+        let unknown = || SandboxError::TemplateNotFound { name: checked.template.to_string() };
+        let template = match new.tag.as_deref().map(str::parse) {
+            None => self.store().template_by_name(team, &checked.template).await?,
+            Some(Ok(tag)) => self.store().template_by_tag(team, &checked.template, &tag).await?,
+            Some(Err(_)) => None,
+        };
+        let template = template.ok_or_else(unknown)?;
         if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }

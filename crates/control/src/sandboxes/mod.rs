@@ -106,6 +106,9 @@ impl Sandbox {
 #[expect(missing_docs, reason = "the names are the API's own")]
 pub struct NewSandbox {
     pub template: Option<String>,
+    /// Which of the template's builds; none = `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
     pub vcpus: Option<u32>,
     pub memory_mb: Option<u32>,
     pub disk_mb: Option<u32>,

@@ -15,7 +15,9 @@ use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
 use sandbar_store::{StoreError, Tx};
-use sandbar_types::{Arch, Id, PerResource, SandboxStatus, TemplateKind, TemplateName, VmmKind, id};
+use sandbar_types::{
+    Arch, Id, PerResource, SandboxStatus, TemplateKind, TemplateName, TemplateTag, VmmKind, id,
+};
 
 use super::SnapshotError;
 use crate::host_client::HostError;
@@ -41,12 +43,15 @@ pub struct NewSnapshot {
     pub name: Option<String>,
     /// Whether it takes the place of a snapshot of the team's that has the name.
     pub overwrite: bool,
+    /// By what it is known beside others of its name; none = by the name alone. One of this tag is replaced.
+    pub tag: Option<TemplateTag>,
 }
 
 /// A snapshot that was begun.
 struct Reserved {
     id: Id<id::Template>,
     name: TemplateName,
+    tag: TemplateTag,
     /// The sandbox's row, in `snapshotting`.
     source: SandboxRow,
     /// What the sandbox was before.
@@ -88,20 +93,22 @@ impl Control {
             Some(name) => name.parse()?,
             None => chosen_name()?,
         };
-        let naming = if new.overwrite { Naming::Replace } else { Naming::Fresh };
+        let tag = new.tag.clone().unwrap_or_else(TemplateTag::default_tag);
+        let naming = if new.overwrite || !tag.is_default() { Naming::Replace } else { Naming::Fresh };
         let (control, ctx, sandbox) = (self.clone(), ctx.clone(), sandbox.clone());
-        self.finish(async move { control.make_in_steps(&ctx, &sandbox, name, naming, kind).await }).await
+        self.finish(async move { control.make_in_steps(&ctx, &sandbox, (name, tag), naming, kind).await })
+            .await
     }
 
     async fn make_in_steps(
         &self,
         ctx: &OpContext,
         sandbox: &Sandbox,
-        name: TemplateName,
+        named: (TemplateName, TemplateTag),
         naming: Naming,
         kind: TemplateKind,
     ) -> Result<Template, SnapshotError> {
-        let reserved = self.reserve(ctx, sandbox, name, naming, kind).await?;
+        let reserved = self.reserve(ctx, sandbox, named, naming, kind).await?;
         let limit = self.config().snapshot_deadline;
         let complete = match self.copy(&reserved, kind, limit).await {
             Ok(complete) => complete,
@@ -113,7 +120,7 @@ impl Control {
             }
         };
         match self.publish(&reserved, &complete).await {
-            Ok(row) => Ok(row.into()),
+            Ok(row) => Ok(Template { tag: reserved.tag, ..row.into() }),
             Err(error) => {
                 self.give_up(&reserved).await?;
                 Err(error)
@@ -126,7 +133,7 @@ impl Control {
         &self,
         ctx: &OpContext,
         sandbox: &Sandbox,
-        name: TemplateName,
+        (name, tag): (TemplateName, TemplateTag),
         naming: Naming,
         kind: TemplateKind,
     ) -> Result<Reserved, SnapshotError> {
@@ -149,7 +156,7 @@ impl Control {
         };
         let host_id = source.host_id.ok_or(SandboxError::Missing { id: source.id })?;
         // One that takes the place of another is none more.
-        if naming == Naming::Fresh || !tx.snapshot_name_is_taken(team, &name).await? {
+        if naming == Naming::Fresh || !tx.tags_displace(team, &name, std::slice::from_ref(&tag)).await? {
             room.take(&PerResource::of_snapshot())?;
         }
         let operation = Operation::begun(ctx, Action::Create);
@@ -175,7 +182,7 @@ impl Control {
             Err(StoreError::Taken { .. }) => return Err(SnapshotError::Exists { name }),
             Err(error) => return Err(error.into()),
         }
-        Ok(Reserved { id, name, source, was: sandbox.status, operation })
+        Ok(Reserved { id, name, tag, source, was: sandbox.status, operation })
     }
 
     /// What the sandbox's host runs it on.
@@ -216,7 +223,7 @@ impl Control {
         reserved: &Reserved,
         complete: &sandbar_proto::host::Template,
     ) -> Result<TemplateRow, SnapshotError> {
-        let Reserved { id, name, source, was, operation } = reserved;
+        let Reserved { id, name, tag, source, was, operation } = reserved;
         let overtaken = || SnapshotError::Overtaken { name: name.clone() };
         let host = source.host_id.ok_or(SandboxError::Missing { id: source.id })?;
         let sizes = CompleteTemplate {
@@ -227,7 +234,7 @@ impl Control {
             compatibility: &complete.compatibility,
         };
         let mut tx = self.store().begin().await?;
-        let row = match tx.snapshot_publish(*id, host, &sizes).await {
+        let row = match tx.snapshot_publish(*id, host, &sizes, std::slice::from_ref(tag)).await {
             Ok(row) => row.ok_or_else(overtaken)?,
             // Somebody took the name that this was to replace, and is not done.
             Err(StoreError::Taken { .. }) => return Err(overtaken()),

@@ -191,7 +191,11 @@ async fn a_recipe_becomes_a_template_and_its_sandboxes_have_what_it_left(queue: 
     assert_eq!(env, [("A", "1"), ("B", "1 two")].into());
     assert_eq!((creation.default_user.as_str(), creation.default_workdir.as_str()), ("app", "/srv"));
     // What is kept of it, and what is built on it, has the same.
-    let new = sandbar_control::snapshots::NewSnapshot { name: Some("kept".to_owned()), overwrite: false };
+    let new = sandbar_control::snapshots::NewSnapshot {
+        name: Some("kept".to_owned()),
+        overwrite: false,
+        tag: None,
+    };
     world.control.snapshot_create(&world.ctx, &made, &new).await.unwrap();
     world.control.sandbox_destroy(&world.ctx, &made).await.unwrap();
     let (ended, logs) = building

@@ -257,7 +257,7 @@ async fn a_host_that_opens_no_tunnel_is_asked_whether_it_answers_at_all() {
 }
 
 fn named(name: &str) -> NewSnapshot {
-    NewSnapshot { name: Some(name.to_owned()), overwrite: false }
+    NewSnapshot { name: Some(name.to_owned()), overwrite: false, tag: None }
 }
 
 #[tokio::test]

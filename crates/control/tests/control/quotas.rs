@@ -142,7 +142,7 @@ async fn snapshots_are_counted_and_one_that_replaces_another_is_none_more() {
     world.limit(PerResource { snapshots: NewLimit::At(2), ..PerResource::default() }).await;
     let (one, two) = (world.create().await.unwrap(), world.create().await.unwrap());
     let snapshot = async |of: &Sandbox, name: &str, overwrite| {
-        let new = NewSnapshot { name: Some(name.to_owned()), overwrite };
+        let new = NewSnapshot { name: Some(name.to_owned()), overwrite, tag: None };
         world.control.snapshot_create(&world.ctx, of, &new).await
     };
     snapshot(&one, "a", false).await.unwrap();

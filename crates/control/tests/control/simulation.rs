@@ -86,7 +86,7 @@ async fn operate(
     sandbox: Option<Sandbox>,
     name: u32,
 ) {
-    let snapshot = |overwrite| NewSnapshot { name: Some(format!("s{name}")), overwrite };
+    let snapshot = |overwrite| NewSnapshot { name: Some(format!("s{name}")), overwrite, tag: None };
     let code = match (operation, sandbox) {
         (Operation::Create, _) | (_, None) => {
             let from = (name == 0).then(|| "s1".to_owned());

@@ -12,11 +12,11 @@ use uuid::Uuid;
 use crate::support::World;
 
 fn named(name: &str) -> NewSnapshot {
-    NewSnapshot { name: Some(name.to_owned()), overwrite: false }
+    NewSnapshot { name: Some(name.to_owned()), overwrite: false, tag: None }
 }
 
 fn over(name: &str) -> NewSnapshot {
-    NewSnapshot { name: Some(name.to_owned()), overwrite: true }
+    NewSnapshot { name: Some(name.to_owned()), overwrite: true, tag: None }
 }
 
 fn name(text: &str) -> TemplateName {

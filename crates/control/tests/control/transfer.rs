@@ -39,7 +39,7 @@ impl Two {
             let (path, content) = (format!("/home/user/{number}"), format!("content {number}"));
             world.write(&sandbox, &path, &content).await;
         }
-        let new = NewSnapshot { name: Some("kept".to_owned()), overwrite: false };
+        let new = NewSnapshot { name: Some("kept".to_owned()), overwrite: false, tag: None };
         let snapshot = world.control.snapshot_create(&world.ctx, &sandbox, &new).await.unwrap();
         let created = world.control.host_create(&OpContext::system(), &NewHost::default()).await.unwrap();
         let other = Arc::new(SimHost::bind().await.unwrap());

@@ -34,7 +34,48 @@ pub struct LogChunk {
     pub truncated: bool,
 }
 
+/// How much of a build's log one step's is, to whoever reads it as one list of entries. The schema says what those are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogExtent {
+    /// Of which attempt.
+    pub attempt: u32,
+    /// Which step.
+    pub step: u32,
+    /// How many entries.
+    pub entries: u32,
+}
+
 impl Store {
+    /// How many entries each step of each attempt wrote, in order, without what they say.
+    pub async fn build_log_extents(&self, id: Id<Build>) -> Result<Vec<LogExtent>, StoreError> {
+        sqlx::query!(
+            "SELECT attempt, step, entries FROM template_build_logs WHERE build_id = $1 ORDER BY attempt, step",
+            id.uuid(),
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok(LogExtent {
+                attempt: unsigned("template_build_logs.attempt", row.attempt)?,
+                step: unsigned("template_build_logs.step", row.step)?,
+                entries: unsigned("template_build_logs.entries", row.entries)?,
+            })
+        })
+        .collect()
+    }
+
+    /// The log of one step of an attempt.
+    pub async fn build_log(
+        &self,
+        id: Id<Build>,
+        attempt: u32,
+        step: u32,
+    ) -> Result<Option<BuildLogRow>, StoreError> {
+        let logs = self.logs(id, attempt, step, Some(step)).await?;
+        Ok(logs.into_iter().next())
+    }
+
     /// The logs of an attempt from a step on, in the order of its steps.
     pub async fn build_logs(
         &self,
@@ -42,12 +83,24 @@ impl Store {
         attempt: u32,
         from: u32,
     ) -> Result<Vec<BuildLogRow>, StoreError> {
+        self.logs(id, attempt, from, None).await
+    }
+
+    async fn logs(
+        &self,
+        id: Id<Build>,
+        attempt: u32,
+        from: u32,
+        to: Option<u32>,
+    ) -> Result<Vec<BuildLogRow>, StoreError> {
         sqlx::query!(
             "SELECT step, attempt, cmd, stdout, stderr, truncated, exit_code, started_at, duration_ms
-             FROM template_build_logs WHERE build_id = $1 AND attempt = $2 AND step >= $3 ORDER BY step",
+             FROM template_build_logs
+             WHERE build_id = $1 AND attempt = $2 AND step >= $3 AND ($4::integer IS NULL OR step <= $4) ORDER BY step",
             id.uuid(),
             integer(attempt),
             integer(from),
+            to.map(integer),
         )
         .fetch_all(&self.pool)
         .await?

@@ -10,8 +10,10 @@
 //! where the claim is still the last one. Leases are measured by the database's clock.
 //!
 //! - this file: rows, and finding them. `claim.rs`: the course of a build. `logs.rs`: what its steps wrote. `images.rs`:
-//!   templates that are made of images for an attempt. `files.rs`: archives that clients bring.
+//!   templates that are made of images for an attempt. `files.rs`: archives that clients bring. `announced.rs`: builds that have no
+//!   steps yet.
 
+mod announced;
 mod claim;
 mod files;
 mod images;
@@ -19,18 +21,19 @@ mod logs;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Build, Sandbox, Team, Template, User};
-use sandbar_types::recipe::Base;
-use sandbar_types::{BuildStatus, Id, TemplateName};
+use sandbar_types::recipe::{Base, Dialect};
+use sandbar_types::{BuildStatus, Id, TemplateName, TemplateTag};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::convert::{integer, unsigned, unsigned_opt, word};
 use crate::{Position, Store, StoreError, Tx};
 
+pub use announced::AnnouncedRow;
 pub use claim::{Claim, Ended, Lease};
 pub use files::BuildFilesRow;
 pub use images::{ImageLeft, NewImageRow};
-pub use logs::{BuildLogRow, LogChunk};
+pub use logs::{BuildLogRow, LogChunk, LogExtent};
 
 /// One build.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +43,11 @@ pub struct BuildRow {
     pub team_id: Id<Team>,
     pub name: TemplateName,
     pub base: Base,
-    /// The recipe's lines, an array of texts.
+    pub base_tag: TemplateTag,
+    pub dialect: Dialect,
+    pub tags: Vec<TemplateTag>,
+    pub note: Option<String>,
+    /// The steps, an array.
     pub recipe: Value,
     pub healthcheck: Option<String>,
     pub healthcheck_sec: u32,
@@ -69,6 +76,10 @@ pub struct NewBuildRow<'a> {
     pub team_id: Id<Team>,
     pub name: &'a TemplateName,
     pub base: &'a Base,
+    pub base_tag: &'a TemplateTag,
+    pub dialect: Dialect,
+    pub tags: &'a [TemplateTag],
+    pub note: Option<&'a str>,
     pub recipe: &'a Value,
     pub healthcheck: Option<&'a str>,
     pub healthcheck_sec: u32,
@@ -89,6 +100,10 @@ pub(crate) struct Raw {
     team_id: Uuid,
     name: String,
     base_template: String,
+    base_tag: String,
+    dialect: String,
+    tags: Vec<String>,
+    note: Option<String>,
     recipe: Value,
     healthcheck: Option<String>,
     healthcheck_sec: i32,
@@ -118,6 +133,10 @@ impl TryFrom<Raw> for BuildRow {
             team_id: Id::from_uuid(raw.team_id),
             name: word("template_builds.name", &raw.name)?,
             base: word("template_builds.base_template", &raw.base_template)?,
+            base_tag: word("template_builds.base_tag", &raw.base_tag)?,
+            dialect: word("template_builds.dialect", &raw.dialect)?,
+            tags: tags("template_builds.tags", &raw.tags)?,
+            note: raw.note,
             recipe: raw.recipe,
             healthcheck: raw.healthcheck,
             healthcheck_sec: unsigned("template_builds.healthcheck_sec", raw.healthcheck_sec)?,
@@ -140,12 +159,17 @@ impl TryFrom<Raw> for BuildRow {
     }
 }
 
+/// Reads tags.
+fn tags(column: &'static str, texts: &[String]) -> Result<Vec<TemplateTag>, StoreError> {
+    texts.iter().map(|text| word(column, text)).collect()
+}
+
 /// Rows of builds: what comes after the columns, and its parameters.
 macro_rules! builds {
     ($before:literal, $after:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             crate::builds::Raw,
-            $before + "id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb, status,
+            $before + "id, team_id, name, base_template, base_tag, dialect, tags, note, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb, status,
              current_step, total_steps, error, template_id, sandbox_id, attempts, cancel_asked, operation, created_at,
              started_at, finished_at " + $after
             $(, $argument)*
@@ -198,14 +222,61 @@ impl Store {
     }
 }
 
+impl Store {
+    /// A team's builds of one name, newest first.
+    pub async fn builds_of_name(
+        &self,
+        team: Id<Team>,
+        name: &TemplateName,
+        limit: i64,
+    ) -> Result<Vec<BuildRow>, StoreError> {
+        builds!(
+            "SELECT ",
+            "FROM template_builds WHERE team_id = $1 AND name = $2 ORDER BY created_at DESC, id DESC LIMIT $3",
+            team.uuid(),
+            name.as_str(),
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(BuildRow::try_from)
+        .collect()
+    }
+
+    /// Which build made each of some templates, of those that one did, and how many a team began under its name.
+    pub async fn builds_of_templates(
+        &self,
+        team: Id<Team>,
+        ids: &[Id<Template>],
+    ) -> Result<Vec<(Id<Template>, Id<Build>, u64)>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        sqlx::query!(
+            r#"SELECT b.template_id AS "template_id!", b.id,
+                      (SELECT count(*) FROM template_builds o WHERE o.team_id = b.team_id AND o.name = b.name) AS "count!"
+               FROM template_builds b WHERE b.template_id = ANY($2) AND b.team_id = $1"#,
+            team.uuid(),
+            &ids,
+        )
+        .fetch_all(&self.pool)
+        .await?
+        .into_iter()
+        .map(|row| {
+            Ok((Id::from_uuid(row.template_id), Id::from_uuid(row.id), unsigned("count of builds", row.count)?))
+        })
+        .collect()
+    }
+}
+
 impl Tx {
     /// Makes a row in the state `pending`.
     pub async fn build_insert(&mut self, new: &NewBuildRow<'_>) -> Result<BuildRow, StoreError> {
+        let tags: Vec<String> = new.tags.iter().map(ToString::to_string).collect();
         builds!(
             "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
                                           memory_mb, total_steps, created_by, operation, disk_mb, files,
-                                          registry)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING ",
+                                          registry, base_tag, dialect, tags, note)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) RETURNING ",
             "",
             new.id.uuid(),
             new.team_id.uuid(),
@@ -222,6 +293,10 @@ impl Tx {
             new.disk_mb.map(integer),
             new.files,
             new.registry,
+            new.base_tag.as_str(),
+            new.dialect.as_str(),
+            &tags,
+            new.note,
         )
         .fetch_one(self.connection())
         .await?

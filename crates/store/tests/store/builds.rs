@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sandbar_store::Store;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease, LogChunk, NewBuildRow};
-use sandbar_types::recipe::Base;
-use sandbar_types::{BuildStatus, Id};
+use sandbar_types::recipe::{Base, Dialect};
+use sandbar_types::{BuildStatus, Id, TemplateTag};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -22,7 +22,11 @@ async fn submit(store: &Store, team: Id<sandbar_types::id::Team>) -> BuildRow {
             team_id: team,
             name: &name,
             base: &Base::Template(name.clone()),
-            recipe: &json!(["RUN true"]),
+            base_tag: &TemplateTag::default_tag(),
+            dialect: Dialect::Recipe,
+            tags: &[TemplateTag::default_tag()],
+            note: None,
+            recipe: &json!([{"run": {"command": "true"}}]),
             healthcheck: None,
             healthcheck_sec: 60,
             vcpus: 1,

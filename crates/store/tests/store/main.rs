@@ -12,4 +12,5 @@ mod schema;
 mod snapshots;
 mod stats;
 mod support;
+mod tags;
 mod usage;

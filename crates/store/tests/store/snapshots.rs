@@ -4,7 +4,7 @@ use sandbar_store::StoreError;
 use sandbar_store::sandbox_metrics::MetricPoint;
 use sandbar_store::snapshots::{Naming, NewSnapshotRow};
 use sandbar_types::id::Template;
-use sandbar_types::{Arch, Id, MetricsRange, TemplateKind, TemplateName, VmmKind};
+use sandbar_types::{Arch, Id, MetricsRange, TemplateKind, TemplateName, TemplateTag, VmmKind};
 use serde_json::{Value, json};
 
 use crate::support::{World, complete};
@@ -14,7 +14,11 @@ fn operation(action: &str) -> Value {
 }
 
 impl World {
-    async fn reserve(&self, name: &TemplateName, naming: Naming) -> Result<Id<Template>, StoreError> {
+    pub(crate) async fn reserve(
+        &self,
+        name: &TemplateName,
+        naming: Naming,
+    ) -> Result<Id<Template>, StoreError> {
         let id = Id::new();
         let mut tx = self.store.begin().await?;
         tx.snapshot_reserve(&NewSnapshotRow {
@@ -38,8 +42,16 @@ impl World {
     }
 
     async fn publish(&self, id: Id<Template>) -> Result<bool, StoreError> {
+        self.publish_as(id, &[TemplateTag::default_tag()]).await
+    }
+
+    pub(crate) async fn publish_as(
+        &self,
+        id: Id<Template>,
+        tags: &[TemplateTag],
+    ) -> Result<bool, StoreError> {
         let mut tx = self.store.begin().await?;
-        let row = tx.snapshot_publish(id, self.host, &complete()).await?;
+        let row = tx.snapshot_publish(id, self.host, &complete(), tags).await?;
         tx.commit().await?;
         Ok(row.is_some())
     }

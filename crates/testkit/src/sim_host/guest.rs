@@ -38,7 +38,8 @@ impl Program {
     /// - `cat`, `sleep`.
     /// - the guest agent's `unpack`: its user and arguments, and what it reads.
     /// - `/bin/sh -c LINE`: the program that the line's first word names, or exit code 127.
-    /// - `/bin/mkdir`: nothing.
+    /// - `/bin/bash -l -c LINE`: the same.
+    /// - `/bin/mkdir`, `[`: nothing.
     pub(super) fn find(command: &rpc::Command) -> Result<Self, ConnectError> {
         let words = || format!("{}\n", command.args.join(" ")).into_bytes();
         let print = |pieces| Ok(Self::Print { pieces, exit_code: 0 });
@@ -49,8 +50,9 @@ impl Program {
             "bytes" => print(command.args.iter().map(|arg| bytes(arg)).collect::<Result<_, _>>()?),
             "flood" => print(vec![Piece::Stdout(vec![b'x'; number(command)?])]),
             "context" => print(vec![Piece::Stdout(context(command).into_bytes())]),
-            "/bin/sh" => Self::of_line(command),
-            "/bin/mkdir" => print(Vec::new()),
+            "/bin/sh" => Self::of_line(command, 1),
+            "/bin/bash" => Self::of_line(command, 2),
+            "/bin/mkdir" | "[" => print(Vec::new()),
             guest::AGENT_PATH => {
                 let says = format!("{}: {}\n", command.user, command.args.join(" "));
                 Ok(Self::Cat { says: says.into_bytes() })
@@ -63,14 +65,14 @@ impl Program {
 }
 
 impl Program {
-    /// What a shell does with a line: it splits it at its spaces, and knows nothing else.
-    fn of_line(shell: &rpc::Command) -> Result<Self, ConnectError> {
-        let line = shell.args.get(1).ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+    /// What a shell does with the line that is its argument of this number: it splits it at its spaces, and knows nothing else.
+    fn of_line(shell: &rpc::Command, at: usize) -> Result<Self, ConnectError> {
+        let line = shell.args.get(at).ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
         let mut words = line.split_whitespace().map(str::to_owned);
         let command =
             rpc::Command { cmd: words.next().unwrap_or_default(), args: words.collect(), ..shell.clone() };
         // A shell that is to run itself would not end.
-        if command.cmd == "/bin/sh" {
+        if command.cmd == "/bin/sh" || command.cmd == "/bin/bash" {
             return Err(refusal(Reason::REASON_BAD_INPUT));
         }
         Self::find(&command).or_else(|_| {

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use crate::TemplateName;
 
+/// The longest name of an image.
+pub(super) const IMAGE_BYTES: usize = 512;
+
 /// What `FROM` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -42,6 +45,18 @@ pub enum Base {
 pub struct UnknownBase;
 
 impl Base {
+    /// The image that a client calls so, which means no template by it; none where no image can be called so.
+    #[must_use]
+    pub fn image(text: &str) -> Option<Self> {
+        if text.len() > IMAGE_BYTES || text.contains(char::is_whitespace) {
+            return None;
+        }
+        match text.parse().ok()? {
+            Self::Template(name) => Self::image_named(&name),
+            image @ Self::Image(_) => Some(image),
+        }
+    }
+
     /// The image of a name that no template has, as registries have it; none where no image can have it.
     #[must_use]
     pub fn image_named(name: &TemplateName) -> Option<Self> {

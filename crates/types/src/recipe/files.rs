@@ -3,11 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Before the digits of a name that is the client's.
 const CLIENT: &str = "client:";
 
 /// The name of an archive. As a text 64 hexadecimal digits, with `client:` before them where the name is the client's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum FilesName {
     /// The SHA-256 of the archive.
     Content([u8; 32]),
@@ -59,6 +62,20 @@ impl FromStr for FilesName {
             Some(digits) => Self::client(digits),
             None => Self::content(text),
         }
+    }
+}
+
+impl TryFrom<String> for FilesName {
+    type Error = InvalidFilesName;
+
+    fn try_from(text: String) -> Result<Self, InvalidFilesName> {
+        text.parse()
+    }
+}
+
+impl From<FilesName> for String {
+    fn from(name: FilesName) -> Self {
+        name.to_string()
     }
 }
 

@@ -4,6 +4,7 @@
 //!   FROM base                     what the build starts from: a template, or a registry's image
 //!   # a comment
 //!   RUN --timeout=5m make all     a shell line, as is any line that begins with no word of ours
+//!   RUN --user=root id            as somebody else than the other steps
 //!   apt-get install -y \
 //!       git                       goes on where a line ends in a backslash
 //!   ENV NAME="two words" B=$NAME  for all that follows, and for sandboxes made of the template
@@ -21,8 +22,10 @@
 //! - `value.rs`: quoting and variables.
 //! - `files.rs`, `pattern.rs`: the archives that `COPY` copies from, what of them it means, and where that goes.
 //! - `state.rs`: what environment, folder and user a step finds.
+//! - `e2b.rs`: the steps of E2B's template builder, which come as words and not as text.
 
 mod base;
+mod e2b;
 mod files;
 mod parse;
 mod pattern;
@@ -35,11 +38,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use base::{Base, Origin, UnknownBase};
+pub use e2b::E2bFault;
 pub use files::{FilesName, InvalidFilesName};
 pub use parse::{MAX_STEPS, RecipeError, RecipeFault};
 pub use pattern::{Outside, Pattern, Placed, name_matches};
-pub use state::{Action, Defaults, State};
+pub use state::{Action, Defaults, Dialect, State};
 pub use value::{Part, Value};
 
 /// A recipe that was understood.
@@ -51,15 +57,20 @@ pub struct Recipe {
     pub steps: Vec<Step>,
 }
 
-/// One step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One step. Written as JSON it is the same when it is read again, whatever is in it; as a line, if a line can say it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A shell line, to its end.
     Run {
         /// The line.
         command: String,
         /// After this long it is killed, and the build has failed; in whole seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout: Option<Duration>,
+        /// As whom, where that is not who the steps before have said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// A shell line that goes on in the background.
     Start {
@@ -149,9 +160,15 @@ impl fmt::Display for Recipe {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Run { command, timeout: None } => write!(f, "RUN {command}"),
-            Self::Run { command, timeout: Some(timeout) } => {
-                write!(f, "RUN --timeout={}s {command}", timeout.as_secs())
+            Self::Run { command, timeout, user } => {
+                f.write_str("RUN ")?;
+                if let Some(timeout) = timeout {
+                    write!(f, "--timeout={}s ", timeout.as_secs())?;
+                }
+                if let Some(user) = user {
+                    write!(f, "--user={user} ")?;
+                }
+                f.write_str(command)
             }
             Self::Start { command } => write!(f, "START {command}"),
             Self::Env { variables } => {

@@ -3,14 +3,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::base::IMAGE_BYTES;
 use super::value::{assignments, checked_name, words};
 use super::{FilesName, Origin, Recipe, Step, Value};
 use crate::limits;
 
 /// Most steps of a recipe.
 pub const MAX_STEPS: usize = 200;
-/// The longest name of an image.
-const IMAGE_BYTES: usize = 512;
 /// The longest time that one `RUN` may be given.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -223,7 +222,7 @@ fn instruction(line: &str) -> Result<Instruction, RecipeFault> {
         "WORKDIR" => Step::Workdir { path: word_of("WORKDIR", rest)? },
         "USER" => user(rest)?,
         "COPY" => copy(rest)?,
-        _ => Step::Run { command: command("RUN", line)?, timeout: None },
+        _ => Step::Run { command: command("RUN", line)?, timeout: None, user: None },
     };
     Ok(Instruction::Step(step))
 }
@@ -250,14 +249,22 @@ fn from(rest: &str) -> Result<Origin, RecipeFault> {
 }
 
 fn run(rest: &str) -> Result<Step, RecipeFault> {
-    let (option, line) = match rest.strip_prefix("--") {
-        None => return Ok(Step::Run { command: command("RUN", rest)?, timeout: None }),
-        Some(options) => options.split_once(char::is_whitespace).unwrap_or((options, "")),
-    };
-    let Some(limit) = option.strip_prefix("timeout=") else {
-        return Err(RecipeFault::Option { word: "RUN", option: format!("--{option}") });
-    };
-    Ok(Step::Run { timeout: Some(time_limit(limit)?), command: command("RUN", line.trim())? })
+    let (mut line, mut timeout, mut user) = (rest, None, None);
+    while let Some(options) = line.strip_prefix("--") {
+        let (option, after) = options.split_once(char::is_whitespace).unwrap_or((options, ""));
+        match option.split_once('=') {
+            Some(("timeout", limit)) if timeout.is_none() => timeout = Some(time_limit(limit)?),
+            Some(("user", name)) if user.is_none() && is_user(name) => user = Some(name.to_owned()),
+            _ => return Err(RecipeFault::Option { word: "RUN", option: format!("--{option}") }),
+        }
+        line = after.trim_start();
+    }
+    Ok(Step::Run { command: command("RUN", line)?, timeout, user })
+}
+
+/// A user as an option names one: nothing in it that is quoted or replaced.
+fn is_user(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// A shell line. One that begins like an option would be taken for one when it is read again.

@@ -6,11 +6,23 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{FilesName, Step};
+use crate::words::words;
 
 /// Where programs are, as long as nobody says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Who runs steps until `USER` says otherwise, and where: as in a Dockerfile.
-const BUILDER: (&str, &str) = ("root", "/");
+const ROOT: &str = "root";
+/// Who everybody is, in the guest, who does not say.
+const GUEST_USER: &str = "user";
+
+words! {
+    /// Whose words a build's steps are: what they find where nobody has said otherwise.
+    Dialect {
+        /// A recipe's: root in `/`, as in a Dockerfile.
+        Recipe = "recipe",
+        /// E2B's: the user `user`, each user in their home.
+        E2b = "e2b",
+    }
+}
 
 /// What commands of a sandbox have where they do not say otherwise. A template keeps it for its sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,6 +43,7 @@ pub struct Defaults {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     defaults: Defaults,
+    dialect: Dialect,
 }
 
 /// What is to be done for a step, besides what it changes for those after it.
@@ -44,6 +57,8 @@ pub enum Action {
         command: String,
         /// For at most this long.
         timeout: Option<Duration>,
+        /// As whom, where that is not the state's user.
+        user: Option<String>,
     },
     /// Start a shell line, and leave it running.
     Start {
@@ -54,6 +69,8 @@ pub enum Action {
     MakeFolder {
         /// Where.
         path: String,
+        /// Whose it is if it is made.
+        owner: String,
     },
     /// Copy files out of an archive.
     Copy {
@@ -73,14 +90,16 @@ pub enum Action {
 impl State {
     /// Before the first step, on a base that has these.
     #[must_use]
-    pub const fn new(defaults: Defaults) -> Self {
-        Self { defaults }
+    pub const fn new(dialect: Dialect, defaults: Defaults) -> Self {
+        Self { defaults, dialect }
     }
 
     /// Takes a step: what it changes counts from now on.
     pub fn take(&mut self, step: &Step) -> Action {
         match step {
-            Step::Run { command, timeout } => Action::Run { command: command.clone(), timeout: *timeout },
+            Step::Run { command, timeout, user } => {
+                Action::Run { command: command.clone(), timeout: *timeout, user: user.clone() }
+            }
             Step::Start { command } => Action::Start { command: command.clone() },
             Step::Env { variables } => {
                 for (name, value) in variables {
@@ -90,9 +109,13 @@ impl State {
                 Action::None
             }
             Step::Workdir { path } => {
-                let path = joined(self.workdir(), &path.resolve(&self.known()));
+                let path = joined(&self.folder(), &path.resolve(&self.known()));
                 self.defaults.workdir = Some(path.clone());
-                Action::MakeFolder { path }
+                let owner = match self.dialect {
+                    Dialect::Recipe => ROOT,
+                    Dialect::E2b => self.user(),
+                };
+                Action::MakeFolder { path, owner: owner.to_owned() }
             }
             Step::User { name } => {
                 self.defaults.user = Some(name.resolve(&self.known()));
@@ -105,7 +128,7 @@ impl State {
                 Action::Copy {
                     files: *files,
                     sources: sources.iter().map(|source| source.resolve(&known)).collect(),
-                    dest: destination(&joined(self.workdir(), &dest.resolve(&known))),
+                    dest: destination(&joined(&self.folder(), &dest.resolve(&known))),
                     owner,
                     mode: *mode,
                 }
@@ -117,6 +140,9 @@ impl State {
     fn known(&self) -> BTreeMap<String, String> {
         let mut known = self.defaults.env.clone();
         known.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+        if self.dialect == Dialect::E2b {
+            known.entry("HOME".to_owned()).or_insert_with(|| self.home());
+        }
         known
     }
 
@@ -126,16 +152,36 @@ impl State {
         &self.defaults.env
     }
 
-    /// Where a step runs.
+    /// Where a step runs; none = in its user's home.
     #[must_use]
-    pub fn workdir(&self) -> &str {
-        self.defaults.workdir.as_deref().unwrap_or(BUILDER.1)
+    pub fn workdir(&self) -> Option<&str> {
+        let unsaid = match self.dialect {
+            Dialect::Recipe => Some("/"),
+            Dialect::E2b => None,
+        };
+        self.defaults.workdir.as_deref().or(unsaid)
     }
 
     /// As whom.
     #[must_use]
     pub fn user(&self) -> &str {
-        self.defaults.user.as_deref().unwrap_or(BUILDER.0)
+        self.defaults.user.as_deref().unwrap_or(match self.dialect {
+            Dialect::Recipe => ROOT,
+            Dialect::E2b => GUEST_USER,
+        })
+    }
+
+    /// What relative paths are seen from.
+    fn folder(&self) -> String {
+        self.workdir().map_or_else(|| self.home(), str::to_owned)
+    }
+
+    /// Where users have theirs.
+    fn home(&self) -> String {
+        match self.user() {
+            ROOT => "/root".to_owned(),
+            user => format!("/home/{user}"),
+        }
     }
 
     /// What sandboxes of the template have.

@@ -19,7 +19,7 @@ fn refused(text: &str) -> (usize, RecipeFault) {
 }
 
 fn run(command: &str) -> Step {
-    Step::Run { command: command.to_owned(), timeout: None }
+    Step::Run { command: command.to_owned(), timeout: None, user: None }
 }
 
 #[test]
@@ -38,16 +38,16 @@ fn a_dockerfile_of_the_subset_is_read_as_it_is() {
          WORKDIR /srv\n\
          WORKDIR app\n\
          USER app\n\
-         RUN --timeout=5m make\n\
+         RUN --timeout=5m --user=app make\n\
          echo bare | tr a b\n\
          START server --port 80\n",
     );
     assert_eq!(recipe.from, Some(Origin::Named("base".parse().unwrap())));
-    let mut state = State::new(Defaults::default());
-    assert_eq!((state.user(), state.workdir()), ("root", "/"));
+    let mut state = State::new(Dialect::Recipe, Defaults::default());
+    assert_eq!((state.user(), state.workdir()), ("root", Some("/")));
     let actions: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
-    let line = |command: &str| Action::Run { command: command.to_owned(), timeout: None };
-    let folder = |path: &str| Action::MakeFolder { path: path.to_owned() };
+    let line = |command: &str| Action::Run { command: command.to_owned(), timeout: None, user: None };
+    let folder = |path: &str| Action::MakeFolder { path: path.to_owned(), owner: "root".to_owned() };
     assert_eq!(
         actions,
         [
@@ -57,7 +57,11 @@ fn a_dockerfile_of_the_subset_is_read_as_it_is() {
             folder("/srv"),
             folder("/srv/app"),
             Action::None,
-            Action::Run { command: "make".to_owned(), timeout: Some(Duration::from_secs(300)) },
+            Action::Run {
+                command: "make".to_owned(),
+                timeout: Some(Duration::from_secs(300)),
+                user: Some("app".to_owned()),
+            },
             line("echo bare | tr a b"),
             Action::Start { command: "server --port 80".to_owned() },
         ]
@@ -71,7 +75,7 @@ fn a_dockerfile_of_the_subset_is_read_as_it_is() {
 
 #[test]
 fn a_path_may_be_made_longer_though_nobody_has_set_it() {
-    let mut state = State::new(Defaults::default());
+    let mut state = State::new(Dialect::Recipe, Defaults::default());
     for step in parse("ENV PATH=/opt/bin:$PATH NONE=[$UNKNOWN]").steps {
         state.take(&step);
     }
@@ -84,7 +88,7 @@ fn a_copy_has_words_and_finds_folder_and_user_as_they_are() {
     let recipe = parse(
         "ENV D=docs\nCOPY --chown=a:b --chmod=640 $D/* \"two words\" dest/\nWORKDIR /srv\nUSER app\nCOPY . .\nCOPY a /b",
     );
-    let mut state = State::new(Defaults::default());
+    let mut state = State::new(Dialect::Recipe, Defaults::default());
     let copies: Vec<Action> = recipe.steps.iter().map(|step| state.take(step)).collect();
     let copy = |sources: &[&str], dest: &str, owner: &str, mode| Action::Copy {
         files: None,
@@ -136,6 +140,9 @@ fn what_cannot_be_done_is_refused_with_its_line() {
     }
     for limit in ["", "0", "x", "5d", "25h", "-1s", "99999999999999999999h"] {
         assert!(matches!(refused(&format!("RUN --timeout={limit} a")).1, RecipeFault::Timeout { .. }));
+    }
+    for option in ["--user=", "--user=a:b", "--user=$A", "--user=a --user=b", "--timeout=1 --timeout=2"] {
+        assert!(matches!(refused(&format!("RUN {option} a")).1, RecipeFault::Option { .. }), "{option}");
     }
     for line in ["RUN", "START", "ENV", "WORKDIR", "USER", "FROM", "RUN --timeout=1s", "USER ''"] {
         assert!(matches!(refused(line).1, RecipeFault::Nothing { .. }), "{line}");
@@ -190,8 +197,9 @@ fn command() -> impl Strategy<Value = String> {
 
 fn step() -> impl Strategy<Value = Step> {
     let limit = option::of((1_u64..86_400).prop_map(Duration::from_secs));
+    let run = (command(), limit, option::of("[a-z][a-z0-9_.-]{0,8}"));
     prop_oneof![
-        (command(), limit).prop_map(|(command, timeout)| Step::Run { command, timeout }),
+        run.prop_map(|(command, timeout, user)| Step::Run { command, timeout, user }),
         command().prop_map(|command| Step::Start { command }),
         vec((name(), value()), 1..4).prop_map(|variables| Step::Env { variables }),
         some_value().prop_map(|path| Step::Workdir { path }),
@@ -256,6 +264,12 @@ proptest! {
         if let Ok(recipe) = lines.join("\n").parse::<Recipe>() {
             prop_assert_eq!(recipe.to_string().parse::<Recipe>(), Ok(recipe));
         }
+    }
+
+    #[test]
+    fn a_step_in_json_is_read_as_the_same(step in step()) {
+        let json = serde_json::to_value(&step).unwrap();
+        prop_assert_eq!(serde_json::from_value::<Step>(json).unwrap(), step);
     }
 
     #[test]

@@ -5,14 +5,18 @@ use std::fmt;
 use std::iter::Peekable;
 use std::str::Chars;
 
+use serde::{Deserialize, Serialize};
+
 use super::parse::RecipeFault;
 
 /// A word: text and variables, in order. Texts are never empty, nor beside each other.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Value(Vec<Part>);
 
 /// A part of a word.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Part {
     /// As it stands.
     Text(String),
@@ -62,6 +66,35 @@ impl Value {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// All of `text` as it stands, but for variables: `$NAME` and `${NAME}`; `\$` is a dollar sign.
+    pub(super) fn expanding(text: &str) -> Self {
+        let mut value = Self::default();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            let (before, from) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('\\') {
+                value.push(Part::Text(format!("{before}$")));
+                rest = &from[1..];
+                continue;
+            }
+            value.push(Part::Text(before.to_owned()));
+            let mut chars = from[1..].chars().peekable();
+            match variable(&mut chars) {
+                Ok(part @ Part::Variable(_)) => {
+                    value.push(part);
+                    rest = &from[from.len() - chars.map(char::len_utf8).sum::<usize>()..];
+                }
+                // Nothing that we know: as it stands.
+                Ok(Part::Text(_)) | Err(_) => {
+                    value.push_char('$');
+                    rest = &from[1..];
+                }
+            }
+        }
+        value.push(Part::Text(rest.to_owned()));
+        value
     }
 
     /// Reads all of `text` as one word, spaces and all.

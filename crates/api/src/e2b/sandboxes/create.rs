@@ -106,6 +106,7 @@ async fn create(
     let template = app.control.template_resolve(ctx, &template_id).await?;
     let new = sandboxes::NewSandbox {
         template: Some(template.name.into()),
+        tag: (!template.tag.is_default()).then(|| template.tag.to_string()),
         timeout_sec: Some(some_time(timeout.unwrap_or(default_timeout_sec))?),
         on_timeout: Some(on_timeout),
         timeout_from: Some(TimeoutFrom::Start),

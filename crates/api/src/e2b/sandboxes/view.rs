@@ -82,7 +82,7 @@ impl Sandbox {
     pub(super) fn new(control: &Control, sandbox: &sandboxes::Sandbox) -> Self {
         let access = control.sandbox_access(sandbox);
         Self {
-            template_id: names::template_id(sandbox.template_id),
+            template_id: names::files_id(sandbox.template_id),
             sandbox_id: sandbox.id.e2b(),
             client_id: CLIENT_ID,
             alias: sandbox.template.to_string(),
@@ -122,7 +122,7 @@ impl ListedSandbox {
     /// None where there is no such sandbox to E2B's clients.
     pub(super) fn new(sandbox: &sandboxes::Sandbox) -> Option<Self> {
         Some(Self {
-            template_id: names::template_id(sandbox.template_id),
+            template_id: names::files_id(sandbox.template_id),
             sandbox_id: sandbox.id.e2b(),
             client_id: CLIENT_ID,
             alias: sandbox.template.to_string(),

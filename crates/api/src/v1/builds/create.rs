@@ -33,7 +33,7 @@ pub(crate) struct CreateBuild {
     name: String,
     /// The template that it starts from, where the recipe has no `FROM`; `base` by default.
     base_template: Option<String>,
-    /// Its lines: `RUN [--timeout=5m] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
+    /// Its lines: `RUN [--timeout=5m] [--user=NAME] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
     /// `COPY [--chown=USER[:GROUP]] [--chmod=MODE] SOURCE... DEST`, comments, lines that go on after a backslash. `FROM`, if there is one, comes first: a template's name, or an image's as
     /// `docker pull` takes it. What there is decides about a name that could be either's; `template:NAME` is a template in any case.
     #[schema(example = json!(["RUN pip install numpy", "ENV MODE=fast"]))]

@@ -123,6 +123,7 @@ impl From<CreateSandbox> for NewSandbox {
             auto_resume: auto_resume.unwrap_or_default(),
         };
         Self {
+            tag: None,
             template,
             vcpus,
             memory_mb,

@@ -20,7 +20,7 @@ enum Things {
 use Things::{Own, Theirs};
 
 /// Every route, with the status that the owning team gets.
-const ROUTES: [(&str, &str, Things, u16); 24] = [
+const ROUTES: [(&str, &str, Things, u16); 33] = [
     ("POST", "/v2/sandboxes", Own, 201),
     ("POST", "/sandboxes", Own, 201),
     ("GET", "/v2/sandboxes", Own, 200),
@@ -28,6 +28,15 @@ const ROUTES: [(&str, &str, Things, u16); 24] = [
     ("GET", "/sandboxes/metrics?sandbox_ids={id}", Own, 200),
     ("GET", "/snapshots", Own, 200),
     ("GET", "/templates", Own, 200),
+    ("GET", "/v2/templates", Own, 200),
+    ("GET", "/templates/base", Own, 200),
+    ("GET", "/templates/base/tags", Own, 200),
+    ("POST", "/v3/templates", Own, 202),
+    ("POST", "/v2/templates", Own, 202),
+    ("GET", "/templates/{template}/builds/{build}/status", Theirs, 200),
+    ("POST", "/v2/templates/{template}/builds/{build}", Theirs, 202),
+    ("POST", "/templates/tags", Theirs, 201),
+    ("DELETE", "/templates/tags", Theirs, 204),
     ("GET", "/templates/aliases/base", Own, 200),
     ("GET", "/templates/aliases/{snapshot}", Theirs, 200),
     ("GET", "/sandboxes/{id}", Theirs, 200),
@@ -50,7 +59,13 @@ const ROUTES: [(&str, &str, Things, u16); 24] = [
 async fn call(client: &Client, method: &str, path: &str) -> Answer {
     let request = client.request(method.parse::<Method>().unwrap(), path);
     let body = match path {
+        "/templates/tags" if method == "DELETE" => json!({"name": "kept", "tags": ["mine"]}),
         _ if method == "GET" || method == "DELETE" => return send(request).await,
+        "/templates/tags" => json!({"target": "kept:default", "tags": ["mine"]}),
+        "/v3/templates" | "/v2/templates" => json!({"name": "new"}),
+        path if path.contains("/builds/") => {
+            json!({"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["echo"], "force": false}]})
+        }
         "/v2/sandboxes" | "/sandboxes" => json!({"templateID": "base"}),
         _ => json!({"timeout": 600}),
     };
@@ -64,8 +79,15 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
     let id = platform.api.made(json!({"timeout": 600})).await;
     let kept = platform.api.post(&format!("/sandboxes/{id}/snapshots"), json!({"name": "kept"})).await;
     let kept = kept.expect(201)["snapshotID"].as_str().unwrap().replace('/', "%2F");
+    let announced = platform.api.post("/v3/templates", json!({"name": "built"})).await.expect(202);
+    let named = |path: &str| {
+        path.replace("{id}", &id)
+            .replace("{snapshot}", &kept)
+            .replace("{template}", announced["templateID"].as_str().unwrap())
+            .replace("{build}", announced["buildID"].as_str().unwrap())
+    };
     for (method, path, things, _) in ROUTES {
-        let path = path.replace("{id}", &id).replace("{snapshot}", &kept);
+        let path = named(path);
         let anyone = platform.api.anonymous();
         for nobody in [&anyone, &anyone.with_key("e2b_garbage"), &anyone.with_bearer("garbage")] {
             refused(&call(nobody, method, &path).await, 401);
@@ -82,7 +104,7 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
     }
     // In this order nothing is gone before its turn.
     for (method, path, _, status) in ROUTES {
-        let path = path.replace("{id}", &id).replace("{snapshot}", &kept);
+        let path = named(path);
         let answer = call(&platform.api, method, &path).await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
     }
@@ -91,7 +113,7 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
 #[tokio::test]
 async fn what_is_not_here_is_told_in_the_form_of_whose_it_would_be() {
     let platform = Platform::start().await;
-    for path in ["/volumes", "/secrets", "/v3/templates", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
+    for path in ["/volumes", "/secrets", "/v3/nothing", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
         refused(&platform.api.post(path, json!({})).await, 404);
     }
     let other = platform.api.post("/snapshots", json!({})).await;

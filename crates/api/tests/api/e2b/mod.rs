@@ -1,6 +1,7 @@
 //! E2B's control API on the wire. What its SDKs make of it is in `sdk`.
 
 mod access;
+mod builds;
 mod lists;
 mod sandboxes;
 mod sdk;

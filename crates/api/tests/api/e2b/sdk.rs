@@ -4,13 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sandbar_control::Config;
+use sandbar_control::config::BuildConfig;
 use secrecy::ExposeSecret as _;
 
-use crate::platform::Platform;
+use crate::platform::{Platform, config};
 
 /// Runs a program of the target folder on the platform. What it says is shown when it fails.
 async fn judged_by(program: &str, arguments: &[&str]) {
-    let platform = Platform::start().await;
+    let files = tempfile::tempdir().unwrap();
+    let builds = BuildConfig { files_folder: Some(files.path().to_owned()), ..BuildConfig::default() };
+    let platform = Platform::start_with(Config { builds, ..config() }).await;
+    // Somebody builds what is asked for.
+    let _workers = platform.successor().await;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let sdk: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk");
     assert!(sdk.join("js/node_modules/installed").exists(), "run tests/sdk/install.sh");
@@ -42,6 +48,17 @@ async fn python() {
 }
 
 #[tokio::test]
+async fn python_templates() {
+    judged_by("sdk-venv/bin/python", &["-B", "-m", "pytest", "-q", "python_platform/test_templates.py"])
+        .await;
+}
+
+#[tokio::test]
 async fn javascript() {
     judged_by("node/bin/node", &["--test", "--test-timeout=300000", "js/platform/control.test.js"]).await;
+}
+
+#[tokio::test]
+async fn javascript_templates() {
+    judged_by("node/bin/node", &["--test", "--test-timeout=300000", "js/platform/templates.test.js"]).await;
 }

@@ -47,11 +47,20 @@ async fn a_snapshot_is_started_from_listed_and_deleted_by_the_id_that_it_was_giv
         let body = json!({"templateID": template, "timeout": 60});
         platform.api.post("/v2/sandboxes", body).await.expect(201);
     }
+    // Beside it, under another tag.
+    let tagged = platform.api.post(&path, json!({"name": "ready:v2"})).await.expect(201);
+    let v2 = tagged["snapshotID"].as_str().unwrap();
+    assert!(v2.ends_with("/ready:v2"), "{v2}");
+    let listed = platform.api.get("/snapshots").await.expect(200);
+    assert_eq!(ids(&listed), [v2, full, unnamed["snapshotID"].as_str().unwrap()]);
     let delete = format!("/templates/{}", full.replace('/', "%2F").replace(':', "%3A"));
     platform.api.delete(&delete).await.expect(204);
     refused(&platform.api.delete(&delete).await, 404);
     refused(&platform.api.delete("/templates/base").await, 403);
-    for name in ["a/b", "a:v2", "a b", "base"] {
+    platform.api.post("/v2/sandboxes", json!({"templateID": v2, "timeout": 60})).await.expect(201);
+    platform.api.delete("/templates/ready").await.expect(204);
+    refused(&platform.api.post("/v2/sandboxes", json!({"templateID": v2, "timeout": 60})).await, 404);
+    for name in ["a/b", "a:V2", "a:", "a b", "base"] {
         let answer = platform.api.post(&path, json!({"name": name})).await;
         refused(&answer, if name == "base" { 409 } else { 400 });
     }
