@@ -102,7 +102,7 @@ impl From<AuditEvent> for AuditLogEntry {
 }
 
 /// A moment that the database can tell.
-struct Moment(DateTime<Utc>);
+pub(crate) struct Moment(pub(crate) DateTime<Utc>);
 
 impl FromStr for Moment {
     type Err = &'static str;

@@ -2,6 +2,7 @@
 
 mod access;
 mod lists;
+mod logs;
 mod sandboxes;
 mod sdk;
 mod snapshots;
