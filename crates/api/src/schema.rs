@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
 use sandbar_types::{
-    Arch, BuildStatus, ErrorCode, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind,
+    Arch, BuildStatus, ErrorCode, LogLevel, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind,
 };
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
@@ -86,6 +86,11 @@ pub(crate) fn vmm() -> RefOr<Schema> {
 /// How far back figures go.
 pub(crate) fn metrics_range() -> RefOr<Schema> {
     words(MetricsRange::ALL.map(MetricsRange::as_str))
+}
+
+/// How much an entry of a log matters.
+pub(crate) fn log_level() -> RefOr<Schema> {
+    words(LogLevel::ALL.map(LogLevel::as_str))
 }
 
 /// How far back a team's figures go.

@@ -5,6 +5,7 @@
 //! | `/health`     | open                   | open                                                 | as ever      |
 //! | `/init`       | the gateway only (403) | the token (401)                                      | as ever      |
 //! | `/snapshot/*` | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
+//! | `/logs`       | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
 //! | `/files`      | closed (401)           | the token, or a signature that the handler verifies  | closed (503) |
 //! | the rest      | closed (401)           | the token (401)                                      | closed (503) |
 
@@ -49,6 +50,7 @@ fn guard(method: &Method, path: &str) -> Guard {
         "/health" if *method == Method::GET => Guard::Open,
         "/init" if *method == Method::POST => Guard::Init,
         "/snapshot/prepare" | "/snapshot/resume" if *method == Method::POST => Guard::Host,
+        "/logs" => Guard::Host,
         "/files" if [Method::GET, Method::HEAD, Method::POST].contains(method) => Guard::TokenOrSignature,
         _ => Guard::Token,
     }
@@ -226,6 +228,7 @@ mod tests {
         assert_eq!(guard(&Method::HEAD, "/files"), Guard::TokenOrSignature);
         assert_eq!(guard(&Method::DELETE, "/files"), Guard::Token);
         assert_eq!(guard(&Method::POST, "/snapshot/prepare"), Guard::Host);
+        assert_eq!(guard(&Method::GET, "/logs"), Guard::Host);
         assert_eq!(guard(&Method::GET, "/snapshot/prepare"), Guard::Token);
         for path in ["/health/", "//health", "/files/x", "/process.Process/Start", "/"] {
             assert_eq!(guard(&Method::GET, path), Guard::Token, "{path}");

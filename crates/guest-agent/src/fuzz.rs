@@ -81,7 +81,7 @@ fn agent(dir: &tempfile::TempDir) -> Arc<Agent> {
     let (state, _) = State::load(dir.path().join("state.json")).unwrap();
     let sandbox = Sandbox { access_token: AccessToken::new(TOKEN.into()), ..Sandbox::default() };
     state.replace(sandbox).unwrap();
-    Arc::new(Agent::new(options, state, None))
+    Arc::new(Agent::new(options, state, None, Arc::default()))
 }
 
 fn request(method: Method, target: &str, content_type: &str, body: Vec<u8>) -> Option<Request<Body>> {

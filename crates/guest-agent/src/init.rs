@@ -133,13 +133,17 @@ pub(crate) async fn handle(
     };
     // One at a time: two interleaved calls could mix two sandboxes' identities.
     let _turn = agent.identity_turn.lock().await;
-    let door = agent.state.current().door;
+    let before = agent.state.current();
     let hostname = request.hostname.clone();
     // Here and not on a thread of its own: it is a handful of system calls, and after a restore a new thread would cost more than
     // all of them.
     match apply(request, agent.system.as_ref(), &agent.state) {
         Ok(()) => {
-            if door == Door::Sealed {
+            // With another token it is another sandbox, whose log this is not.
+            if before.access_token.is_some() && before.access_token != agent.state.current().access_token {
+                agent.processes.log().forget();
+            }
+            if before.door == Door::Sealed {
                 agent.connections.end_sealed(Some(peer.connection));
             }
             if let Some(name) = hostname {

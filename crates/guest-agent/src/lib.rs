@@ -9,6 +9,7 @@
 //! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders, entries and
 //!   watches.
 //! - `unpack` is a program of its own beside the agent: files out of an archive, for builds.
+//! - `log` tells the host what happened: processes, what they wrote, and what went wrong.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
 //! - `ready` tells the host that the guest is up, or that its agent had to be started again.
 //!
@@ -27,6 +28,7 @@ mod filesystem;
 mod fuzz;
 pub mod init;
 mod keepalive;
+pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod paths;

@@ -14,13 +14,14 @@ use tokio::net::TcpListener;
 use crate::confinement::Confinement;
 use crate::connections::{Connections, CountedListener, Peer};
 use crate::filesystem::FilesystemService;
+use crate::log::Log;
 use crate::metrics::CpuMeter;
 use crate::options::{Options, SystemChanges};
 use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
 use crate::tunnel::Tunnels;
-use crate::{auth, cors, files, init, metrics, refusal, snapshot, tunnel};
+use crate::{auth, cors, files, init, log, metrics, refusal, snapshot, tunnel};
 
 /// What one message may have on the wire. E2B's clients send what is typed into a process in one piece, and JSON makes four
 /// bytes of three.
@@ -52,12 +53,12 @@ pub struct Agent {
 
 impl Agent {
     /// An agent with no processes yet.
-    pub fn new(options: Options, state: State, confinement: Option<Confinement>) -> Self {
+    pub fn new(options: Options, state: State, confinement: Option<Confinement>, log: Arc<Log>) -> Self {
         let system: Box<dyn System> = match options.system_changes {
             SystemChanges::Allowed => Box::new(ThisMachine),
             SystemChanges::Refused => Box::new(Untouched),
         };
-        let processes = ProcessTable::new(options.stall_limit);
+        let processes = ProcessTable::new(options.stall_limit, log);
         Self {
             options,
             state,
@@ -99,6 +100,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/connect", get(tunnel::handle))
         .route("/envs", get(envs))
         .route("/metrics", get(metrics::handle))
+        .route("/logs", get(log::handle))
         .merge(files::router())
         .fallback_service(rpc)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), auth::gate))

@@ -236,7 +236,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (flushed, words) = mpsc::channel();
             let (state, _) = State::load(dir.path().join("state.json")).unwrap();
-            let mut agent = Agent::new(Options::default(), state, None);
+            let mut agent = Agent::new(Options::default(), state, None, Arc::default());
             agent.system = Box::new(Disk(Mutex::new(words)));
             Self { agent: Arc::new(agent), flushed, dir }
         }

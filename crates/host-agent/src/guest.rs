@@ -21,6 +21,7 @@ use sandbar_proto::process::{ProcessClient, ProcessConfig};
 use sandbar_types::guest::AGENT_PORT;
 
 use crate::error::{Error, chain};
+use crate::logs::Heard;
 
 /// The header that carries the guest's token.
 const TOKEN_HEADER: &str = "x-access-token";
@@ -73,7 +74,12 @@ impl std::fmt::Debug for GuestClient {
 impl GuestClient {
     /// A client of the guest behind `address`, with its token.
     pub(crate) fn new(address: Ipv4Addr, access_token: String) -> Self {
-        let base = format!("http://{address}:{AGENT_PORT}");
+        Self::on_port(address, AGENT_PORT, access_token)
+    }
+
+    /// The same, at another port than a guest's agent has.
+    pub(crate) fn on_port(address: Ipv4Addr, port: u16, access_token: String) -> Self {
+        let base = format!("http://{address}:{port}");
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -188,6 +194,31 @@ impl GuestClient {
         }
     }
 
+    /// Opens the guest's log, from where it was heard last on.
+    pub(crate) async fn log(&self, heard: Option<&Heard>) -> Result<LogStream, Error> {
+        let query = match heard {
+            None => String::new(),
+            Some(Heard { instance, seq }) => {
+                let mut query = form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
+                query.append_pair("instance", instance).append_pair("after", &seq.to_string());
+                query.finish()
+            }
+        };
+        let request = http::Request::get(format!("{}/logs{query}", self.base))
+            .header(TOKEN_HEADER, &self.access_token)
+            .body(Full::default().map_err(|never| match never {}).boxed())
+            .map_err(Error::internal("build a request to the guest"))?;
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.http.request(request)).await;
+        let response =
+            answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
+        let response = response.map_err(unreachable)?;
+        match response.status() {
+            StatusCode::OK => Ok(LogStream::Open(response.into_body())),
+            StatusCode::NOT_FOUND => Ok(LogStream::Mute),
+            _ => Err(refusal(response).await),
+        }
+    }
+
     /// The guest's process service.
     pub(crate) fn process(&self) -> &ProcessClient<HttpClient> {
         &self.process
@@ -269,6 +300,13 @@ impl GuestClient {
             .body(body)
             .map_err(Error::internal("build a request to the guest"))
     }
+}
+
+/// A guest's log.
+pub(crate) enum LogStream {
+    Open(hyper::body::Incoming),
+    /// Its agent is older than logs are.
+    Mute,
 }
 
 /// The guest's process configuration for a command.

@@ -1,7 +1,7 @@
 //! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
 //!
 //! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, imports of images, the RPC service for the control plane,
-//! spare machines ([`warm`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
+//! spare machines ([`warm`]), what is logged of sandboxes ([`logs`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
 //! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
 //!
 //! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
@@ -18,6 +18,8 @@ mod guest;
 mod import;
 mod instance_lock;
 mod journal;
+mod logs;
+mod logs_wire;
 mod machine_facts;
 mod membership;
 mod metrics;
@@ -60,6 +62,8 @@ pub use tls::TlsError;
 pub use virtualization::{Virtualization, VirtualizationError, VmmChoice};
 pub use warm::{NoWarmPool, WarmPool};
 
+/// Pages of logs that are read at a time.
+const LOG_READS: usize = 2;
 /// Of the host's memory, the part that spare machines leave to others.
 const FLOOR_SHARE: u64 = 10;
 
@@ -252,6 +256,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
             config.warm_pool_floor_mb.unwrap_or_else(|| machine_facts::memory_mb() / FLOOR_SHARE),
         ),
         settling: tokio::sync::Semaphore::new(1),
+        log_reads: tokio::sync::Semaphore::new(LOG_READS),
         arrivals: arrivals::Arrivals::default(),
         imports: import::Imports::new(layers, config.registries.clone()),
     });
@@ -282,6 +287,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         host_id: credentials.host_id,
         registry: registry.clone(),
         resources: Arc::clone(&resources),
+        shutdown: shutdown.clone(),
     });
     let identity = tls::Identity::new(&credentials)?;
     let server_config = tls::server_config(&credentials, Arc::clone(&identity))?;

@@ -34,6 +34,8 @@ pub(crate) struct Resources {
     pub(crate) spares: Arc<Spares>,
     /// Turns of work on the files of pauses that nobody waits for.
     pub(crate) settling: Semaphore,
+    /// Turns of reading logs.
+    pub(crate) log_reads: Semaphore,
     /// Templates that are on their way here.
     pub(crate) arrivals: Arrivals,
     /// Templates that are made of images of others.

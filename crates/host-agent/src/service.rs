@@ -9,8 +9,9 @@ use sandbar_proto::host::{
     CreateTemplateRequest, CreateTemplateResponse, DeleteTemplateRequest, DeleteTemplateResponse,
     DestroySandboxRequest, DestroySandboxResponse, ExecRequest, ExecResponse, ExecStreamRequest,
     ExecStreamResponse, FlattenRootfsRequest, FlattenRootfsResponse, FlushSandboxMetricsRequest,
-    FlushSandboxMetricsResponse, ForkSandboxRequest, ForkSandboxResponse, GetHealthRequest,
-    GetHealthResponse, GetNetworkDenialsRequest, GetNetworkDenialsResponse, GetSandboxMetricsRequest,
+    FlushSandboxMetricsResponse, FollowSandboxLogsRequest, FollowSandboxLogsResponse, ForkSandboxRequest,
+    ForkSandboxResponse, GetHealthRequest, GetHealthResponse, GetNetworkDenialsRequest,
+    GetNetworkDenialsResponse, GetSandboxLogsRequest, GetSandboxLogsResponse, GetSandboxMetricsRequest,
     GetSandboxMetricsResponse, HostService, ImportImageRequest, ImportImageResponse, KillProcessRequest,
     KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest, ListProcessesResponse,
     ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
@@ -28,6 +29,7 @@ use sandbar_storage::StoreError;
 use sandbar_types::id::{Host, Id};
 use sandbar_types::{MetricsRange, limits};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::fork::{self, Forked};
@@ -37,13 +39,15 @@ use crate::resources::{Resources, blocking};
 use crate::sandbox::{Awakening, CreateRequest, DeadlineChange, Extent, Order, Size, State, Visit};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{arrivals, exec, files, import, network_wire, processes, snapshot, tree, tunnel};
+use crate::{arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel};
 
 /// The host agent's service.
 pub(crate) struct Service {
     pub(crate) host_id: Id<Host>,
     pub(crate) registry: Registry,
     pub(crate) resources: Arc<Resources>,
+    /// Streams that wait for what may never come end with the agent.
+    pub(crate) shutdown: CancellationToken,
 }
 
 #[expect(refining_impl_trait, reason = "the trait's opaque types are spelled out as what they are")]
@@ -567,6 +571,31 @@ impl HostService for Service {
         let figures = &self.registry.get(parse(request.id)?)?.figures;
         let tiers = MetricsRange::ALL.map(|range| wire::tier(range, figures.points_to_keep(range)));
         Response::ok(FlushSandboxMetricsResponse { tiers: tiers.into(), ..Default::default() })
+    }
+
+    async fn get_sandbox_logs(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetSandboxLogsRequest>,
+    ) -> ServiceResult<GetSandboxLogsResponse> {
+        let request = request.to_owned_message();
+        let log = self.registry.get(parse(&request.id)?)?.log;
+        // A page reads the whole log, and the disk is everybody's.
+        let turn = self.resources.log_reads.acquire().await.map_err(Error::internal("wait for a turn"))?;
+        let page = log.page(logs_wire::page_request(request)).await?;
+        drop(turn);
+        Response::ok(logs_wire::page(page))
+    }
+
+    async fn follow_sandbox_logs(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, FollowSandboxLogsRequest>,
+    ) -> ServiceResult<ServiceStream<FollowSandboxLogsResponse>> {
+        let FollowSandboxLogsRequest { id, filter, after, .. } = request.to_owned_message();
+        let log = self.registry.get(parse(&id)?)?.log;
+        let follower = log.follow(logs_wire::filter(filter.into_option()), after);
+        Ok(Response::stream(logs_wire::stream(follower, self.shutdown.clone())))
     }
 }
 

@@ -6,6 +6,7 @@
 //! - `sim_host/faults.rs`: what can be made to go wrong, and when.
 //! - `sim_host/inventory.rs`: the sandboxes and templates it holds.
 //! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
+//! - `sim_host/logs.rs`: what happened in them, as a test says.
 //! - `sim_host/transfer.rs`: templates on their way from it and to it.
 //! - `sim_host/service.rs`: the RPCs.
 //! - `sim_host/tunnel.rs`: ports of its guests; `sim_host/import.rs`: images that become templates.
@@ -19,6 +20,7 @@ mod guest;
 mod import;
 mod inventory;
 mod life;
+mod logs;
 mod processes;
 mod service;
 mod transfer;
@@ -38,8 +40,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub use faults::{Fault, Gate, Rpc, Times};
-pub use sandbar_proto::host::SandboxState;
 pub use sandbar_proto::host::error_detail::Reason;
+pub use sandbar_proto::host::{LogLevel, SandboxState};
 
 use inventory::Inventory;
 
@@ -57,6 +59,7 @@ struct Agent {
     faults: faults::Faults,
     processes: guest::Processes,
     ports: tunnel::Ports,
+    logs: logs::Logs,
 }
 
 /// Where the agent stands with its port.
@@ -84,6 +87,7 @@ impl SimHost {
                 faults: faults::Faults::default(),
                 processes: guest::Processes::default(),
                 ports: tunnel::Ports::default(),
+                logs: logs::Logs::default(),
             }),
             key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
             address,
@@ -95,6 +99,16 @@ impl SimHost {
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Something happened in a sandbox.
+    pub fn log(&self, id: &str, level: LogLevel, message: &str, fields: &[(&str, &str)]) {
+        self.agent.logs.add(id, level, message, fields);
+    }
+
+    /// Nothing more will happen in a sandbox: whoever follows its log hears its end.
+    pub fn end_log(&self, id: &str) {
+        self.agent.logs.end(id);
     }
 
     /// A certificate signing request for its key, in PEM.

@@ -111,7 +111,7 @@ impl From<AuditPage> for AuditLogPage {
 }
 
 /// A moment that the database can tell.
-struct Moment(DateTime<Utc>);
+pub(crate) struct Moment(pub(crate) DateTime<Utc>);
 
 impl FromStr for Moment {
     type Err = &'static str;

@@ -94,6 +94,7 @@ fn row(operation: &str) -> Option<Answers> {
         "create_sandbox" => own_team(201),
         "list_sandboxes" | "list_snapshots" | "get_sandbox_stats" | "get_usage" => own_team(200),
         "get_sandbox" | "exec_in_sandbox" | "read_sandbox_file" | "get_sandbox_metrics" => team_only(200),
+        "get_sandbox_logs" | "follow_sandbox_logs" => team_only(200),
         "pause_sandbox" | "resume_sandbox" | "set_sandbox_timeout" => team_only(200),
         "get_sandbox_network" | "verify_snapshot" => team_only(200),
         "list_sandbox_processes" | "list_sandbox_folder" | "make_sandbox_folder" => team_only(200),
@@ -331,6 +332,13 @@ impl World {
             }
             "write_sandbox_file" => Call { form: true, ..sandbox() },
             "get_sandbox" | "ping_sandbox" | "exec_stream_in_sandbox" | "get_sandbox_network" => sandbox(),
+            "get_sandbox_logs" => Call { query: "?limit=10&level=info", ..sandbox() },
+            "follow_sandbox_logs" => {
+                let id = self.platform.api.with_key(&self.key).sandbox().await;
+                // It is followed to its end.
+                self.platform.host.end_log(&id);
+                Call::on(id)
+            }
             "get_sandbox_metrics" => Call { query: "?range=10m", ..sandbox() },
             "set_sandbox_timeout" => sandbox().with(json!({"timeout_sec": 60})),
             "set_sandbox_network" => sandbox().with(json!({"allow_internet": false})),

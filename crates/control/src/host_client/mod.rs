@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod import;
 mod life;
+mod logs;
 mod measured;
 mod network;
 mod transfer;
@@ -32,6 +33,7 @@ pub use import::{
     RegistryCredentials,
 };
 pub(crate) use life::{on_timeout_word, timeout_from_word};
+pub use logs::LogStream;
 pub(crate) use network::network_word;
 pub use tunnel::TunnelStream;
 

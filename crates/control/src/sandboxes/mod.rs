@@ -1,7 +1,7 @@
 //! Sandboxes: what a caller may ask of one, and why it is refused.
 //!
 //! Each operation is a file: `create`, `destroy` (and ping), `elsewhere` (a resume on another host), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
-//! `metrics`, `network`, `processes`, `settled`, `started`,
+//! `logs`, `metrics`, `network`, `processes`, `settled`, `started`,
 //! `terminal`, `tree`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
@@ -14,6 +14,7 @@ mod error;
 mod exec;
 mod files;
 mod fork;
+mod logs;
 mod lookup;
 mod metrics;
 mod network;
@@ -45,6 +46,7 @@ pub use exec::{
 };
 pub use files::{FileContents, FileTarget, FileWritten};
 pub use fork::NewFork;
+pub use logs::{LogBrokeOff, LogEntry, LogFilter, LogFollower, LogPage, LogQuery};
 pub use lookup::SandboxFilter;
 pub use metrics::SandboxMetrics;
 pub(crate) use metrics::keep_last;

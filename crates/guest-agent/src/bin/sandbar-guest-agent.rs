@@ -9,11 +9,15 @@ use std::sync::Arc;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 use sandbar_guest_agent::confinement::{self, Confinement};
+use sandbar_guest_agent::log::{Log, Warnings};
 use sandbar_guest_agent::options::{self, Invocation, Options, ReadyPush, SystemChanges};
 use sandbar_guest_agent::server::{self, Agent};
 use sandbar_guest_agent::state::State;
 use sandbar_guest_agent::{ready, system, unpack};
 use tokio::net::TcpListener;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Files that are read or written at the same time; more of them take turns.
 const BLOCKING_THREADS: usize = 16;
@@ -21,10 +25,12 @@ const BLOCKING_THREADS: usize = 16;
 const UNPACK_BYTES: u64 = 512 << 20;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
+    let log = Arc::new(Log::default());
+    let console = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(console)
+        .with(Warnings::into_log(Arc::clone(&log)))
         .init();
     let options = match options::parse(std::env::args().skip(1)) {
         Ok(Invocation::Serve(options)) => options,
@@ -56,7 +62,7 @@ fn main() -> ExitCode {
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build();
-    let served = runtime.and_then(|runtime| runtime.block_on(run(options, confinement)));
+    let served = runtime.and_then(|runtime| runtime.block_on(run(options, confinement, log)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -78,7 +84,7 @@ fn confine() -> Option<Confinement> {
     }
 }
 
-async fn run(mut options: Options, confinement: Option<Confinement>) -> std::io::Result<()> {
+async fn run(mut options: Options, confinement: Option<Confinement>, log: Arc<Log>) -> std::io::Result<()> {
     let (state, start) = State::load(options.state_file.clone()).map_err(std::io::Error::other)?;
     let listener = TcpListener::bind(options.listen).await?;
     // For whoever asked for port 0. The console of a sandbox gets a line to tell that the agent runs.
@@ -93,7 +99,7 @@ async fn run(mut options: Options, confinement: Option<Confinement>) -> std::io:
             async move { ready::push(gateway, port, start, &boot_id(), predecessor.as_deref()).await },
         );
     }
-    server::serve(listener, Arc::new(Agent::new(options, state, confinement))).await
+    server::serve(listener, Arc::new(Agent::new(options, state, confinement, log))).await
 }
 
 /// What it takes is bounded, whatever an archive says of itself.

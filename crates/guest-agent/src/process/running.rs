@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitIdStatus};
+use sandbar_types::log::{LoggedProcess, OutputStream};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::Mutex;
@@ -21,6 +22,7 @@ use super::ring::Source;
 use super::session;
 use super::spawn::Child;
 use super::table::ProcessTable;
+use crate::log::{self, Lines};
 
 /// A child that has ended may leave others behind that hold its pipes (`server &`). They get this long without a word
 /// (a `tee` that still writes has a word), and this long in all; then the command is over, though they go on.
@@ -81,28 +83,33 @@ impl Process {
         let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
         let output = Output::new(table.stall_limit(), table.memory());
         let subscription = output.subscribe(None);
+        let logged = log::logged(pid, &launch.cmd, tag.as_deref());
+        let terminal = matches!(streams, Attached::Terminal(_));
+        table.log().started(&logged, &launch.args, terminal);
         let ended = CancellationToken::new();
         let mut pumps = JoinSet::new();
         let input = match streams {
             Attached::Pipes { stdin, stdout, stderr } => {
-                pumps.spawn(pump(Reader::Pipe(stdout), Source::Stdout, Arc::clone(&output), ended.clone()));
-                pumps.spawn(pump(Reader::Pipe(stderr), Source::Stderr, Arc::clone(&output), ended.clone()));
+                let lines = |stream| Some(Lines::new(Arc::clone(table.log()), Arc::clone(&logged), stream));
+                let (out, err) = (lines(OutputStream::Stdout), lines(OutputStream::Stderr));
+                let to = (Source::Stdout, Arc::clone(&output), out);
+                pumps.spawn(pump(Reader::Pipe(stdout), to, ended.clone()));
+                let to = (Source::Stderr, Arc::clone(&output), err);
+                pumps.spawn(pump(Reader::Pipe(stderr), to, ended.clone()));
                 stdin.map_or(Input::None, |stdin| Input::Pipe(Mutex::new(Some(stdin))))
             }
             Attached::Terminal(pty) => {
-                pumps.spawn(pump(
-                    Reader::Terminal(pty.clone()),
-                    Source::Pty,
-                    Arc::clone(&output),
-                    ended.clone(),
-                ));
+                // What goes over a terminal is what somebody types: it is not logged.
+                let to = (Source::Pty, Arc::clone(&output), None);
+                pumps.spawn(pump(Reader::Terminal(pty.clone()), to, ended.clone()));
                 Input::Terminal(pty)
             }
         };
         let reaped = AtomicBool::new(false);
         let process = Arc::new(Self { pid, launch, tag, output, started: Instant::now(), input, reaped });
         table.insert(Arc::clone(&process));
-        tokio::spawn(supervise(Arc::clone(&process), child, deadline, pumps, ended, table.clone()));
+        let tasks = Tasks { logged, pumps, ended };
+        tokio::spawn(supervise(Arc::clone(&process), child, deadline, tasks, table.clone()));
         (process, subscription)
     }
 
@@ -172,15 +179,22 @@ impl Process {
     }
 }
 
+/// What goes on around a child while it runs.
+struct Tasks {
+    logged: Arc<LoggedProcess>,
+    pumps: JoinSet<()>,
+    ended: CancellationToken,
+}
+
 /// Waits for the end of the child, or brings it about at the deadline, and closes the output.
 async fn supervise(
     process: Arc<Process>,
     child: Child,
     deadline: Option<Instant>,
-    mut pumps: JoinSet<()>,
-    ended: CancellationToken,
+    tasks: Tasks,
     table: ProcessTable,
 ) {
+    let Tasks { logged, mut pumps, ended } = tasks;
     let at_deadline = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -199,7 +213,17 @@ async fn supervise(
     process.reaped.store(true, Ordering::Release);
     ended.cancel();
     while pumps.join_next().await.is_some() {}
-    process.output.finish(End { exit: exit(status), cause });
+    let exit = exit(status);
+    let exit_code = match exit {
+        Exit::Code(code) => Some(code),
+        Exit::Signal(_) | Exit::Lost(_) => None,
+    };
+    let how = match cause {
+        Cause::Own => exit.to_string(),
+        Cause::Deadline => "killed: its time was over".to_owned(),
+    };
+    table.log().ended(&logged, exit_code, &how, process.started.elapsed());
+    process.output.finish(End { exit, cause });
     table.retire(&process);
 }
 
@@ -214,9 +238,13 @@ fn exit(status: io::Result<WaitIdStatus>) -> Exit {
     }
 }
 
+/// Where a stream goes: into the output that callers follow, and line by line into the log.
+type Destination = (Source, Arc<Output>, Option<Lines>);
+
 /// Reads a stream into the output until its end, or until `ended` and silence. A stream that is then still open is read on
 /// by a task of its own: whoever holds it must neither block nor be killed for writing to it.
-async fn pump(reader: Reader, source: Source, output: Arc<Output>, ended: CancellationToken) {
+async fn pump(reader: Reader, to: Destination, ended: CancellationToken) {
+    let (source, output, mut lines) = to;
     let mut left = LEFTOVER_TOTAL;
     loop {
         let read = if ended.is_cancelled() {
@@ -235,7 +263,12 @@ async fn pump(reader: Reader, source: Source, output: Arc<Output>, ended: Cancel
             }
         };
         match read {
-            Ok(bytes) if !bytes.is_empty() => output.push(source, bytes).await,
+            Ok(bytes) if !bytes.is_empty() => {
+                if let Some(lines) = &mut lines {
+                    lines.take(&bytes);
+                }
+                output.push(source, bytes).await;
+            }
             Ok(_) | Err(_) => return,
         }
     }

@@ -85,7 +85,8 @@ impl sandbar_proto::process::Process for ProcessService {
         let deadline = ctx.deadline().map(Instant::from_std);
         let place =
             Place { caller: &caller, sandbox: &sandbox, confinement: self.agent.confinement.as_ref() };
-        let launched = launch.start(&place)?;
+        let log = self.agent.processes.log();
+        let launched = launch.start(&place).inspect_err(|error| log.refused(&error.to_string()))?;
         let (process, subscription) = Process::adopt(launched, launch, tag, deadline, &self.agent.processes);
         // The process keeps its own deadline, and its end then says so: the stream needs none.
         let events =
@@ -267,36 +268,13 @@ fn data(read: Read) -> DataEvent {
 }
 
 fn end(exit: &Exit) -> EndEvent {
-    let (exit_code, exited, status) = match exit {
-        Exit::Code(code) => (*code, true, format!("exit status {code}")),
-        Exit::Signal(signal) => (-1, false, format!("signal: {}", signal_name(*signal))),
-        Exit::Lost(reason) => (-1, false, reason.clone()),
+    let (exit_code, exited) = match exit {
+        Exit::Code(code) => (*code, true),
+        Exit::Signal(_) | Exit::Lost(_) => (-1, false),
     };
+    let status = exit.to_string();
     let error = (exit_code != 0).then(|| status.clone());
     EndEvent { exit_code, exited, status, error, ..Default::default() }
-}
-
-/// As E2B's server words them.
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        libc::SIGHUP => "hangup",
-        libc::SIGINT => "interrupt",
-        libc::SIGQUIT => "quit",
-        libc::SIGILL => "illegal instruction",
-        libc::SIGTRAP => "trace/breakpoint trap",
-        libc::SIGABRT => "aborted",
-        libc::SIGBUS => "bus error",
-        libc::SIGFPE => "floating point exception",
-        libc::SIGKILL => "killed",
-        libc::SIGUSR1 => "user defined signal 1",
-        libc::SIGSEGV => "segmentation fault",
-        libc::SIGUSR2 => "user defined signal 2",
-        libc::SIGPIPE => "broken pipe",
-        libc::SIGALRM => "alarm clock",
-        libc::SIGTERM => "terminated",
-        other => return format!("signal {other}"),
-    };
-    name.to_owned()
 }
 
 fn info(process: &Process) -> ProcessInfo {

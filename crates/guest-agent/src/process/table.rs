@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::output::Memory;
 use super::running::Process;
+use crate::log::Log;
 
 /// How long an ended process can still be asked for.
 const KEPT_FOR: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub struct ProcessTable {
     shared: Arc<Mutex<Shared>>,
     stall_limit: Duration,
     memory: Arc<Memory>,
+    log: Arc<Log>,
 }
 
 #[derive(Default)]
@@ -38,9 +40,10 @@ struct Shared {
 }
 
 impl ProcessTable {
-    /// An empty table. Readers of its processes may stand still for `stall_limit` before they lose output.
-    pub fn new(stall_limit: Duration) -> Self {
-        Self { shared: Arc::default(), stall_limit, memory: Arc::default() }
+    /// An empty table. Readers of its processes may stand still for `stall_limit` before they lose output; what they do is told to
+    /// `log`.
+    pub fn new(stall_limit: Duration, log: Arc<Log>) -> Self {
+        Self { shared: Arc::default(), stall_limit, memory: Arc::default(), log }
     }
 
     pub(super) fn stall_limit(&self) -> Duration {
@@ -49,6 +52,10 @@ impl ProcessTable {
 
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -8,6 +8,7 @@ mod files;
 mod filesystem;
 mod harness;
 mod input;
+mod log;
 mod network_mounts;
 mod output;
 mod protocol;

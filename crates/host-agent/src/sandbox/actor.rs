@@ -18,6 +18,7 @@ use super::{CreateRequest, Door, Handle, Order, PauseView, Reply, Running, State
 use crate::error::{Error, chain};
 use crate::guest::GuestClient;
 use crate::journal::{PauseReason, Phase, Record};
+use crate::logs::{HostEvent, Log, Pull};
 use crate::metrics::Figures;
 use crate::resources::{Resources, blocking};
 
@@ -47,6 +48,9 @@ pub(crate) struct Actor {
     pub(super) retry: Retry,
     pub(super) settling: Option<Settling>,
     pub(super) restarts: Option<Restarts>,
+    pub(super) log: Arc<Log>,
+    /// Hears what the guest logs, while it runs.
+    pull: Option<Pull>,
     view: watch::Sender<View>,
     orders: mpsc::Receiver<Order>,
     shutdown: CancellationToken,
@@ -151,12 +155,14 @@ impl Actor {
         let activity = Activity::starting_now();
         let figures = Arc::new(Figures::default());
         let Facts { id, template_id, created_at_unix_ms } = facts;
+        let log = Log::new(id, resources.store.sandbox_files(id).dir.join("logs"));
         let handle = Handle {
             id,
             template_id,
             created_at_unix_ms,
             activity: Arc::clone(&activity),
             figures: Arc::clone(&figures),
+            log: Arc::clone(&log),
             view: observed,
             orders: sender,
         };
@@ -170,6 +176,8 @@ impl Actor {
             retry: Retry::default(),
             settling: None,
             restarts: None,
+            log,
+            pull: None,
             view,
             orders,
             shutdown,
@@ -197,6 +205,7 @@ impl Actor {
                 // Where the caller is gone, the control plane decides what becomes of the sandbox.
                 let _gone = reply.send(Ok(()));
                 drop(busy);
+                self.log.note(HostEvent::Created).await;
                 self.run().await
             }
             Err(error) => {
@@ -230,6 +239,7 @@ impl Actor {
         self.forget_pause().await;
         self.restore_network().await;
         self.show_door(Door::Open);
+        self.log.note(HostEvent::TakenOver).await;
         self.run().await
     }
 
@@ -238,6 +248,7 @@ impl Actor {
         loop {
             let running = self.view.borrow().state == State::Running;
             self.watch_restarts();
+            self.hear_log();
             let expiry = if running { self.until_expiry() } else { None };
             // What a guest pushes without end must not keep its sandbox from ending: a sleep is never over at its first look.
             let due = expiry.is_some_and(|left| left.is_zero());
@@ -281,7 +292,9 @@ impl Actor {
     }
 
     async fn expire_into_pause(&mut self, mode: PauseMode) {
-        match self.pause(PauseReason::Idle, mode).await {
+        let paused = self.pause(PauseReason::Idle, mode).await;
+        self.note_pause(PauseReason::Idle, &paused).await;
+        match paused {
             Ok(()) => {
                 tracing::info!(sandbox = %self.id, "idle; paused");
                 self.resources.inventory.changed_unasked();
@@ -303,6 +316,7 @@ impl Actor {
             view.running = None;
             view.host_ip = None;
         });
+        self.end_log();
         if let Err(error) = self.holdings.give_back(&self.resources).await {
             // Its destruction, which the control plane asks for once it has taken note, tries again.
             tracing::error!(sandbox = %self.id, error = chain(&error), "not all that it held is freed");
@@ -313,12 +327,29 @@ impl Actor {
         self.resources.inventory.changed_unasked();
     }
 
+    /// Hears the guest while the sandbox runs, and not after.
+    fn hear_log(&mut self) {
+        match self.running() {
+            Some(running) if self.state() == State::Running => {
+                self.pull.get_or_insert_with(|| Pull::start(Arc::clone(&self.log), running.guest));
+            }
+            _ => self.pull = None,
+        }
+    }
+
+    /// Nothing comes any more.
+    fn end_log(&mut self) {
+        self.pull = None;
+        self.log.close();
+    }
+
     async fn destroy(&mut self) -> Result<(), Error> {
         self.show(|view| {
             view.state = State::Stopping;
             view.running = None;
         });
         self.settling = None;
+        self.end_log();
         self.record_phase(Phase::Stopping).await?;
         self.vanish().await
     }

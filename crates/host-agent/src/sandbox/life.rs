@@ -14,6 +14,7 @@ use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
 use super::{Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
 use crate::error::{Error, chain};
 use crate::journal::{PauseReason, Phase, Record};
+use crate::logs::HostEvent;
 use crate::resources::blocking;
 
 impl Order {
@@ -44,13 +45,31 @@ impl Actor {
         // A caller that has given up needs no answer.
         match order {
             Order::Pause(reason, mode, reply) => {
-                let _gone = reply.send(self.pause(reason, mode).await);
+                let was = self.state();
+                let paused = self.pause(reason, mode).await;
+                if was != State::Paused {
+                    self.note_pause(reason, &paused).await;
+                }
+                let _gone = reply.send(paused);
             }
             Order::Resume(change, awakening, reply) => {
-                let _gone = reply.send(self.resume(change, awakening).await);
+                let was = self.state();
+                let resumed = self.resume(change, awakening).await;
+                match &resumed {
+                    _ if was != State::Paused => {}
+                    Ok(()) => self.log.note(HostEvent::Resumed).await,
+                    Err(error) => self.log.note(HostEvent::ResumeFailed(why(error))).await,
+                }
+                let _gone = reply.send(resumed);
             }
             Order::Capture(target, reply) => {
-                let _gone = reply.send(self.capture(target).await);
+                let captured = self.capture(target).await;
+                let event = match &captured {
+                    Ok(captured) => HostEvent::Copied(target, captured.stall),
+                    Err(error) => HostEvent::CopyFailed(target, why(error)),
+                };
+                self.log.note(event).await;
+                let _gone = reply.send(captured);
             }
             Order::SetDeadline(change, reply) => {
                 let _gone = reply.send(self.set_deadline(change).await);
@@ -125,6 +144,15 @@ impl Actor {
                 self.resources.inventory.changed();
                 Err(error)
             }
+        }
+    }
+
+    /// Logs what became of a pause. One that was given up because the sandbox is used again is none.
+    pub(super) async fn note_pause(&self, reason: PauseReason, outcome: &Result<(), Error>) {
+        match outcome {
+            Ok(()) => self.log.note(HostEvent::Paused(reason)).await,
+            Err(Error::Busy(_)) => {}
+            Err(error) => self.log.note(HostEvent::PauseFailed(why(error))).await,
         }
     }
 
@@ -352,8 +380,12 @@ impl Actor {
         self.admitted(Request::SetDeadline)?;
         let record = self.record.as_ref().ok_or(Error::SandboxNotFound(self.id))?;
         let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
+        let changed = deadline != record.deadline;
         let record = record.advance(record.phase.clone()).with_deadline(deadline);
         self.write(record).await?;
+        if changed {
+            self.log.note(HostEvent::DeadlineSet(deadline.timeout_sec)).await;
+        }
         drop(self.activity.begin());
         self.retry.clear();
         self.resources.inventory.changed();
@@ -382,6 +414,15 @@ impl Draft {
             Self::Template(draft) => draft.image(),
             Self::Image(draft) => draft.image(),
         }
+    }
+}
+
+/// Why something failed, as far as it is the sandbox's owner's to know.
+fn why(error: &Error) -> &'static str {
+    match error {
+        Error::NoCapacity(_) => "its host has no room",
+        Error::GuestUnreachable(_) | Error::Timeout(_) => "its guest does not answer",
+        _ => "its host failed",
     }
 }
 

@@ -58,6 +58,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::error::Error;
 use crate::guest::GuestClient;
 use crate::journal::{Deadline, PauseReason, Surroundings};
+use crate::logs::Log;
 use crate::metrics::Figures;
 use activity::{Activity, Use};
 use admission::{Request, Verdict, admit};
@@ -238,6 +239,7 @@ pub(crate) struct Handle {
     pub(crate) created_at_unix_ms: i64,
     pub(crate) activity: Arc<Activity>,
     pub(crate) figures: Arc<Figures>,
+    pub(crate) log: Arc<Log>,
     view: watch::Receiver<View>,
     orders: mpsc::Sender<Order>,
 }
@@ -265,7 +267,7 @@ pub(crate) enum Order {
 }
 
 /// What a copy is made into.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A snapshot template.
     Snapshot(Id<Template>),

@@ -9,6 +9,7 @@ use super::actor::Actor;
 use super::admission::Request;
 use super::machine::Holdings;
 use crate::error::{Error, chain};
+use crate::logs::HostEvent;
 use crate::resources::Resources;
 
 impl Holdings {
@@ -52,6 +53,7 @@ impl Actor {
         }
         self.resources.inventory.changed();
         tracing::info!(sandbox = %self.id, "network policy replaced");
+        self.log.note(HostEvent::NetworkSet).await;
         Ok(())
     }
 

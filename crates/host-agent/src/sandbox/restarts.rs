@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::actor::Actor;
 use crate::error::{Error, chain};
 use crate::guest::{Defaults, Identity};
+use crate::logs::HostEvent;
 use crate::push::{self, Push};
 
 /// Between two pushes that are heard: a guest may push without end, and each has its host ask the guest something.
@@ -86,6 +87,8 @@ impl Actor {
     pub(super) async fn guest_agent_restarted(&self, push: Push) {
         let (Some(running), Some(record)) = (self.running(), &self.record) else { return };
         tracing::warn!(sandbox = %self.id, reason = push.reason(), "the guest's agent was started again");
+        let reason = push.reason().map(str::to_owned);
+        self.log.note(HostEvent::GuestAgentRestarted(reason)).await;
         let tell = async {
             // Taken by an agent that knows its token; it opens one that was sealed, which this task would not have left so.
             if running.guest.end_snapshot().await.is_ok() {

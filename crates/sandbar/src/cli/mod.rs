@@ -6,6 +6,7 @@ mod cp;
 mod endpoint;
 mod host;
 mod life;
+mod logs;
 mod network;
 mod pairs;
 mod run;

@@ -11,7 +11,7 @@ use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
 use super::{EndpointArgs, table};
-use super::{life, shell};
+use super::{life, logs, shell};
 use crate::client::{Client, NewSandbox, Sandbox, SandboxFilter};
 use crate::shutdown::Signals;
 
@@ -34,6 +34,7 @@ enum Action {
     Exec(ExecArgs),
     Shell(shell::ShellArgs),
     Ps(shell::PsArgs),
+    Logs(logs::LogsArgs),
     Network(NetworkArgs),
     Pause(life::PauseArgs),
     Resume(life::ResumeArgs),
@@ -152,6 +153,7 @@ impl SandboxArgs {
             Action::Exec(args) => exec(&client, args).await,
             Action::Shell(args) => shell::shell(&client, args).await,
             Action::Ps(args) => shell::ps(&client, &args).await,
+            Action::Logs(args) => logs::logs(&client, args).await,
             Action::Network(args) => network(&client, args).await,
             Action::Pause(args) => Ok(life::pause(&client, args).await),
             Action::Resume(args) => Ok(life::resume(&client, args).await),

@@ -5,6 +5,7 @@ use reqwest::{Body, Method, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::events::Events;
 use super::{Client, ClientError};
 
 /// What to build.
@@ -82,12 +83,7 @@ pub(crate) enum BuildEvent {
 }
 
 /// A build's events, as they come.
-pub(crate) struct BuildEvents {
-    url: String,
-    response: Response,
-    lines: Lines,
-    event: String,
-}
+pub(crate) struct BuildEvents(Events);
 
 impl Client {
     pub(crate) async fn create_build(&self, new: &NewBuild) -> Result<Build, ClientError> {
@@ -125,66 +121,22 @@ impl Client {
     /// A build's events from its first step on.
     pub(crate) async fn follow_build(&self, id: &str) -> Result<BuildEvents, ClientError> {
         let request = self.request(Method::GET, &format!("/v1/builds/{id}/logs/stream"));
-        let response = self.open(request).await?;
-        let (url, lines) = (self.url.clone(), Lines::default());
-        Ok(BuildEvents { url, response, lines, event: String::new() })
+        Ok(BuildEvents(Events::of(&self.url, self.open(request).await?)))
     }
 }
 
 impl BuildEvents {
     /// The next event; none at the stream's end.
     pub(crate) async fn next(&mut self) -> Result<Option<BuildEvent>, ClientError> {
-        let broken = |source| ClientError::Broken { url: self.url.clone(), source };
-        loop {
-            while let Some(line) = self.lines.take() {
-                if let Some(name) = line.strip_prefix("event:") {
-                    name.trim().clone_into(&mut self.event);
-                } else if let Some(data) = line.strip_prefix("data:") {
-                    let event = match self.event.as_str() {
-                        "log" => serde_json::from_str(data).map(BuildEvent::Log),
-                        "build" => serde_json::from_str(data).map(BuildEvent::Build),
-                        // Of a later version.
-                        _ => continue,
-                    };
-                    return event.map(Some).map_err(|error| broken(error.into()));
-                }
-            }
-            match self.response.chunk().await.map_err(|error| broken(error.into()))? {
-                Some(bytes) => self.lines.add(&bytes),
-                None => return Ok(None),
-            }
+        while let Some((name, data)) = self.0.next().await? {
+            let event = match name.as_str() {
+                "log" => serde_json::from_str(&data).map(BuildEvent::Log),
+                "build" => serde_json::from_str(&data).map(BuildEvent::Build),
+                // Of a later version.
+                _ => continue,
+            };
+            return event.map(Some).map_err(|error| self.0.broken(error));
         }
-    }
-}
-
-/// Lines out of pieces.
-#[derive(Debug, Default)]
-struct Lines(Vec<u8>);
-
-impl Lines {
-    fn add(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    /// The next whole line, without its end.
-    fn take(&mut self) -> Option<String> {
-        let end = self.0.iter().position(|byte| *byte == b'\n')?;
-        let line: Vec<u8> = self.0.drain(..=end).collect();
-        Some(String::from_utf8_lossy(&line[..end]).trim_end_matches('\r').to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_whole_however_they_come() {
-        let mut lines = Lines::default();
-        for byte in "event: log\r\ndata: ä\n\npart".bytes() {
-            lines.add(&[byte]);
-        }
-        let taken: Vec<String> = std::iter::from_fn(|| lines.take()).collect();
-        assert_eq!(taken, ["event: log", "data: ä", ""]);
+        Ok(None)
     }
 }

@@ -4,10 +4,12 @@
 
 mod builds;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod hosts;
 mod life;
+mod logs;
 mod sandboxes;
 mod snapshots;
 mod terminal;
@@ -24,6 +26,7 @@ pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use hosts::{Host, NewHost, Running};
 pub(crate) use life::{Child, Memory, NewFork, Resume, Timeout};
+pub(crate) use logs::{LogEntry, LogEvent, LogFilter, PAGE};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use snapshots::{Existing, Snapshot};
 pub(crate) use terminal::{TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};

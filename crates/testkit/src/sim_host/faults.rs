@@ -53,6 +53,8 @@ pub enum Rpc {
     PauseAll,
     GetSandboxMetrics,
     FlushSandboxMetrics,
+    GetSandboxLogs,
+    FollowSandboxLogs,
 }
 
 /// How a call goes wrong.

@@ -173,6 +173,10 @@ impl Inventory {
         Ok(vm.record.clone())
     }
 
+    pub(super) fn known(&self, id: &str) -> Result<(), ConnectError> {
+        self.sandboxes.get(id).map(|_| ()).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))
+    }
+
     pub(super) fn running(&mut self, id: &str) -> Result<&mut Vm, ConnectError> {
         let vm = self.sandboxes.get_mut(id).ok_or_else(|| refusal(Reason::REASON_SANDBOX_NOT_FOUND))?;
         if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {

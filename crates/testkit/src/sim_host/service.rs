@@ -520,6 +520,31 @@ impl rpc::HostService for Service {
         })
         .await
     }
+
+    async fn get_sandbox_logs(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::GetSandboxLogsRequest>,
+    ) -> ServiceResult<rpc::GetSandboxLogsResponse> {
+        let request = request.to_owned_message();
+        self.answer(Rpc::GetSandboxLogs, |inventory| {
+            inventory.known(&request.id)?;
+            Ok(self.agent.logs.page(&request))
+        })
+        .await
+    }
+
+    async fn follow_sandbox_logs(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::FollowSandboxLogsRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::FollowSandboxLogsResponse>> {
+        let reply = self.agent.faults.arrive(Rpc::FollowSandboxLogs).await?;
+        let request = request.to_owned_message();
+        let known = self.agent.inventory().known(&request.id);
+        reply.send(known).await?;
+        Ok(Response::stream(self.agent.logs.follow(request).map(Ok)))
+    }
 }
 
 /// The guest's view of a path: relative ones start at the default user's home.

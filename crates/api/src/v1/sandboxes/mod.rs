@@ -11,6 +11,7 @@ mod get;
 mod life;
 mod list;
 mod liveness;
+mod logs;
 mod metrics;
 mod network;
 mod ping;
@@ -69,6 +70,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(network::get_sandbox_network, network::set_sandbox_network))
         .routes(routes!(fork::fork_sandbox))
         .routes(routes!(metrics::get_sandbox_metrics))
+        .routes(routes!(logs::get_sandbox_logs))
+        .routes(routes!(logs::follow_sandbox_logs))
         .routes(routes!(stats::get_sandbox_stats))
 }
 

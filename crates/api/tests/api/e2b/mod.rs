@@ -3,6 +3,7 @@
 mod access;
 mod builds;
 mod lists;
+mod logs;
 mod sandboxes;
 mod sdk;
 mod snapshots;

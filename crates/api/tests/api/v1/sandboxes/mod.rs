@@ -9,6 +9,7 @@ mod idempotency;
 mod ingress;
 mod life;
 mod list;
+mod logs;
 mod network;
 mod ping;
 mod processes;
