@@ -64,14 +64,15 @@ async fn main() -> Result<()> {
     let platform = Platform::find_or_start(&data_dir, endpoint).await?;
     let bare = Bare::new(platform.store_dir()).await.context("the bare machines cannot be prepared")?;
     // What was begun is taken back, however the measuring ends: also by Ctrl-C.
+    let mut rows = Vec::new();
     let measured = tokio::select! {
-        rows = scenarios::all(&platform, &bare, rounds) => rows,
+        measured = scenarios::all(&platform, &bare, rounds, &mut rows) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     bare.remove().await?;
     platform.leave().await?;
-    let rows = measured?;
     print!("{}", report::table(&rows));
+    measured?;
     report::write(&rows, &out)?;
     println!("\nwritten to {}", out.display());
     Ok(())

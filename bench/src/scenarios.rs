@@ -36,12 +36,11 @@ const WARM_UP: u32 = 10;
 pub(crate) const RESTORE: &str = "bare restore until /health answers";
 const EXEC: &str = "same command straight to the bare guest's agent";
 
-/// Measures everything.
-pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Result<Vec<Row>> {
-    let mut rows = fresh(platform, bare, rounds.fresh).await?;
+/// Measures everything, into `rows`: what was measured before a failure is there.
+pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds, rows: &mut Vec<Row>) -> Result<()> {
+    rows.extend(fresh(platform, bare, rounds.fresh).await?);
     rows.insert(3, warm(platform, bare, rounds.warm).await?);
-    let crowds = crowds(platform, bare, rounds.crowds).await?;
-    rows.splice(4..4, crowds);
+    rows.splice(4..4, crowds(platform, bare, rounds.crowds).await?);
     rows.extend(guest::agent(bare, rounds.agent).await?);
     rows.extend(proxy::edge(platform, rounds.agent).await?);
     rows.extend(life::rows(platform, bare, rounds.life).await?);
@@ -50,7 +49,7 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds) -> Res
     if platform.keep_warm().await? {
         rows.extend(claimed(platform, bare, rounds.fresh).await?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// A new sandbox, its first command, and its size after that.

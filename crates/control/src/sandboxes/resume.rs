@@ -62,7 +62,16 @@ impl Control {
         sandbox: &Sandbox,
         resume: Resume,
     ) -> Result<Sandbox, SandboxError> {
-        if sandbox.status == SandboxStatus::Paused {
+        // What boots does so where it is: only its host's journal has its environment.
+        if sandbox.host_id.is_none() && resume.awakening == Awakening::Reboot {
+            return Err(SandboxError::InvalidState {
+                id: sandbox.id,
+                status: sandbox.status,
+                operation: "booting",
+                needed: "on a host: resume it with its memory first",
+            });
+        }
+        if sandbox.status == SandboxStatus::Paused && resume.awakening == Awakening::AsKept {
             match self.home_of(sandbox).await? {
                 Home::Own => {}
                 Home::Elsewhere(kept) => return self.resume_elsewhere(ctx, sandbox, resume, kept).await,

@@ -1,7 +1,7 @@
 //! Builds of templates, and their progress.
 
 use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Body, Method, Response};
+use reqwest::{Body, Method};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 

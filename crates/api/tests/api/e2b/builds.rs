@@ -19,7 +19,7 @@ async fn announced(api: &Client, body: Value) -> (String, String) {
     (format!("/v2{path}"), format!("{path}/status"))
 }
 
-fn steps(steps: Value) -> Value {
+fn steps(steps: &Value) -> Value {
     json!({"fromTemplate": "base", "steps": steps})
 }
 
@@ -45,18 +45,18 @@ async fn a_build_is_announced_before_its_steps_and_begun_once() {
         (json!({"steps": []}), "fromImage"),
         (json!({"fromImage": "a", "fromTemplate": "base"}), "fromImage"),
         (json!({"fromImage": "a", "fromImageRegistry": {"type": "aws"}}), "fromImageRegistry"),
-        (steps(json!([{"type": "RUN", "args": []}])), "step 1: RUN"),
-        (steps(json!([{"type": "ENV", "args": ["A", "1"]}, {"type": "ADD", "args": ["x"]}])), "step 2"),
-        (steps(json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": "00"}])), "COPY"),
-        (steps(json!(vec![json!({"type": "RUN", "args": ["a"]}); 201])), "200"),
+        (steps(&json!([{"type": "RUN", "args": []}])), "step 1: RUN"),
+        (steps(&json!([{"type": "ENV", "args": ["A", "1"]}, {"type": "ADD", "args": ["x"]}])), "step 2"),
+        (steps(&json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": "00"}])), "COPY"),
+        (steps(&json!(vec![json!({"type": "RUN", "args": ["a"]}); 201])), "200"),
         (json!({"fromTemplate": "base", "readyCmd": "x".repeat(5000)}), "healthcheck"),
     ] {
         let told = refused(&api.post(&begin, wrong.clone()).await, 400);
         assert!(told.contains(why), "{wrong}: {told}");
     }
     // What was refused may be sent again.
-    api.post(&begin, steps(json!([{"type": "RUN", "args": ["echo", ""]}]))).await.expect(202);
-    refused(&api.post(&begin, steps(json!([]))).await, 409);
+    api.post(&begin, steps(&json!([{"type": "RUN", "args": ["echo", ""]}]))).await.expect(202);
+    refused(&api.post(&begin, steps(&json!([]))).await, 409);
     let builds = api.get("/v1/builds").await.expect(200);
     assert_eq!(
         (&builds[0]["name"], &builds[0]["status"], builds.as_array().unwrap().len()),
@@ -90,8 +90,8 @@ async fn nobody_learns_of_another_teams_builds_and_names() {
     let (begin, status) = announced(&platform.api, json!({"name": "tools"})).await;
     for _ in 0..2 {
         refused(&stranger.get(&status).await, 404);
-        refused(&stranger.post(&begin, steps(json!([{"type": "RUN", "args": ["echo"]}]))).await, 404);
-        platform.api.post(&begin, steps(json!([{"type": "RUN", "args": ["echo"]}]))).await;
+        refused(&stranger.post(&begin, steps(&json!([{"type": "RUN", "args": ["echo"]}]))).await, 404);
+        platform.api.post(&begin, steps(&json!([{"type": "RUN", "args": ["echo"]}]))).await;
     }
     // A build of one's own under another's template, and another's build under one's own.
     let (_, own) = announced(&stranger, json!({"name": "tools"})).await;
@@ -147,7 +147,7 @@ async fn files_are_taken_from_whoever_has_the_ticket_and_for_one_team_and_name()
     let wrong = format!("{}x", &path[..path.len() - 1]);
     refused(&put(&wrong).await, 403);
     refused(&put("/v3/templates/files/none").await, 403);
-    let copy = |hash: &str| steps(json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": hash}]));
+    let copy = |hash: &str| steps(&json!([{"type": "COPY", "args": ["a", "b", "", ""], "filesHash": hash}]));
     assert_eq!(put(path).await.status, 201);
     assert_eq!(api.get(&files(&status, &hash)).await.expect(201)["present"], true);
     // By the same name another team has nothing, and nothing else was taken.
