@@ -148,5 +148,5 @@ test('the platform’s administrator builds for everybody, and ends builds of an
 	await menu.getByRole('link', { name: 'All events' }).click();
 	await expect(page.getByText(`deleted template ${template}`)).toBeVisible();
 	await expect(page.getByText(`built template ${template} from base`)).toBeVisible();
-	await expect(page.getByText(`ended the build of template ${endless.name}`)).toBeVisible();
+	await expect(page.getByText(`asked for template ${endless.name}, whose build was cancelled`)).toBeVisible();
 });

@@ -45,7 +45,7 @@ it('says whom and what it was about, and what went with it', () => {
 		'could not build template tools: no'
 	);
 	expect(said('template', 'build', { resource_id: 'tools', status: 'warning' })).toBe(
-		'ended the build of template tools'
+		'asked for template tools, whose build was cancelled'
 	);
 	expect(said('team', 'delete', { metadata: { name: 'Blue', sandboxes: 1, snapshots: 2 } })).toBe(
 		'deleted team Blue with 1 capsule and 2 snapshots'

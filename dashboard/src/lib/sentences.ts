@@ -42,8 +42,8 @@ const SAID: Record<string, { title: string; noun: string; actions: Record<string
 		noun: 'template',
 		actions: {
 			build: ({ name, text, status }) => {
-				// A build that was ended is no failure.
-				if (status === 'warning') return `ended the build of template ${name}`;
+				// The event is told of whoever asked for it, whoever cancelled it.
+				if (status === 'warning') return `asked for template ${name}, whose build was cancelled`;
 				return `built template ${name}${text('base_template') ? ` from ${text('base_template')}` : ''}`;
 			},
 			delete: 'deleted template'
@@ -88,7 +88,7 @@ const SAID: Record<string, { title: string; noun: string; actions: Record<string
 			create: 'created team',
 			rename: ({ name, text }) => `renamed the team to ${text('to') ?? name}`,
 			byoc_update: ({ value }) =>
-				`${value('is_byoc') === true ? 'let' : 'no longer lets'} the team bring hosts of its own`,
+				`${value('is_byoc') === true ? 'let the team bring' : 'ended that the team may bring'} hosts of its own`,
 			quota_update: ({ value }) => `changed what the team may have${limits(value)}`,
 			delete: ({ name, value }) => `deleted team ${name}${taken(value)}`
 		}
