@@ -1,5 +1,7 @@
 //! Templates made of recipes, in real guests.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +16,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(300);
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         what_a_recipe_leaves_is_in_every_sandbox_of_its_template,
+        what_a_recipe_copies_is_there_as_it_says,
         a_cancelled_build_leaves_no_machine,
         a_build_goes_on_after_its_control_plane_was_killed,
     ]
@@ -64,6 +67,46 @@ async fn what_a_recipe_leaves_is_in_every_sandbox_of_its_template(platform: &Pla
         failed.stderr
     );
     platform.cli(&["template", "delete", "e2e-tools"]).run().await?.expect(0)?;
+    Ok(())
+}
+
+async fn what_a_recipe_copies_is_there_as_it_says(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let client = platform.client()?;
+    let context = tempfile::tempdir()?;
+    let at = |path: &str| context.path().join(path);
+    fs::create_dir_all(at("app/bin"))?;
+    fs::write(at("app/bin/tool"), "#!/bin/sh\necho a tool\n")?;
+    fs::set_permissions(at("app/bin/tool"), fs::Permissions::from_mode(0o755))?;
+    fs::write(at("app/data.bin"), vec![7; 3 << 20])?;
+    fs::write(at("app/secret.log"), "not to be sent")?;
+    symlink("bin/tool", at("app/link"))?;
+    fs::write(at("config.toml"), "mine = true\n")?;
+    fs::write(at(".dockerignore"), "**/*.log\n")?;
+    let recipe = "WORKDIR /srv\nCOPY app app\nCOPY --chown=user --chmod=600 *.toml /home/user/\nUSER user\nCOPY config.toml mine/config\n\
+        RUN stat -c '%U:%G %a %n' app/bin/tool app/link /home/user/config.toml mine/config && app/link\n";
+    fs::write(at("Recipe"), recipe)?;
+    let file = at("Recipe").to_string_lossy().into_owned();
+    let arguments = ["template", "build", file.as_str(), "--name", "e2e-copied"];
+    let built = platform.cli(&arguments).run().await?.expect(0)?;
+    let listed = "root:root 755 app/bin/tool\nroot:root 777 app/link\nuser:user 600 /home/user/config.toml\nuser:user 644 mine/config\na tool\n";
+    ensure!(built.text().contains(listed), "{}{}", built.text(), built.stderr);
+    ensure!(built.stderr.contains("-- sending"), "{}", built.stderr);
+    let sandbox = Sandbox::create(&client, &json!({"template": "e2e-copied"})).await?;
+    assert_eq!(
+        sandbox
+            .sh("cd /srv && ls -A app && readlink app/link && cat mine/config && sha256sum <app/data.bin")
+            .await?,
+        "bin\ndata.bin\nlink\nbin/tool\nmine = true\n\
+         fadc8b76fb9e2447c118e8b612cb1280904241214f6b9b5b7010f445bcc3d10b  -"
+    );
+    sandbox.destroy().await?;
+
+    // What is not there is told by the step.
+    fs::write(at("Recipe"), "ENV NAME=nothing\nCOPY $NAME /\n")?;
+    let failed = platform.cli(&arguments).run().await?.expect(1)?;
+    ensure!(failed.stderr.contains("nothing is not among the files of the build"), "{}", failed.stderr);
+    platform.cli(&["template", "delete", "e2e-copied"]).run().await?.expect(0)?;
     Ok(())
 }
 

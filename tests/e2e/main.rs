@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`boot`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`two_hosts`] break it, or want it for themselves;
+//! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`two_hosts`] break it, or want it for themselves;
 //! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -31,6 +31,7 @@ mod guest;
 mod host_faults;
 mod isolation;
 mod life;
+mod logs;
 mod lone_agent;
 mod network;
 mod object_storage;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
             [
                 life::tests(),
                 boot::tests(),
+                logs::tests(),
                 full_disk::tests(),
                 crowd::tests(),
                 host_faults::tests(),
