@@ -31,7 +31,7 @@ test('a template is built as its steps are watched, and capsules start from it',
 	await expect(base).toHaveValue('base');
 	// Of an image it has any size; a recipe that says where it starts is heard.
 	await base.selectOption({ label: 'An image of a registry …' });
-	await dialog.getByLabel('Image').fill('python:3.13-slim');
+	await dialog.getByRole('textbox', { name: /^Image/ }).fill('python:3.13-slim');
 	await dialog.getByLabel('Memory, MiB').fill('1024');
 	await base.selectOption('base');
 	await expect(dialog.getByLabel('Memory, MiB')).toHaveCount(0);

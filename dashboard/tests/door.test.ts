@@ -19,7 +19,7 @@ test('somebody signs up, has a key, and the commands have it too', async ({ page
 	expect(key).toMatch(/^e2b_[0-9a-f]{40}$/);
 	const environment = await page.getByRole('region', { name: 'Environment of the command line' }).innerText();
 	expect(environment).toBe(`export SANDBAR_URL=${baseURL}\nexport SANDBAR_API_KEY=${key}`);
-	const sdk = await page.getByRole('region', { name: 'Environment of E2B’s SDKs' }).innerText();
+	const sdk = await page.getByRole('region', { name: 'Environment of E2B’s SDKs', exact: true }).innerText();
 	expect(sdk).toBe(`export E2B_API_URL=${baseURL}\nexport E2B_SANDBOX_URL=${baseURL}\nexport E2B_API_KEY=${key}`);
 	await expect(page.getByText('by the platform’s domain')).toHaveCount(0);
 	const mine = await request.get('/v1/sandboxes', { headers: { 'x-api-key': key } });

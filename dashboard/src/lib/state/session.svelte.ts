@@ -76,14 +76,19 @@ class Session {
 
 export const session = new Session();
 
+/** On the way to the door: whatever else is refused meanwhile says nothing new. */
+let isLeaving = false;
+
 listen({
 	signedOut() {
+		if (isLeaving) return;
 		// A page that was never signed in just goes to the door.
 		const why = session.me === null ? '' : '&why=expired';
 		session.forget();
 		const { pathname, search } = page.url;
 		if (pathname.startsWith('/login') || pathname.startsWith('/signup')) return;
-		void goto(`/login?next=${encodeURIComponent(pathname + search)}${why}`);
+		isLeaving = true;
+		void goto(`/login?next=${encodeURIComponent(pathname + search)}${why}`).finally(() => (isLeaving = false));
 	},
 	changed: () => void session.catchUp()
 });
