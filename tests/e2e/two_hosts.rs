@@ -50,7 +50,7 @@ async fn two_hosts(platform: &Platform) -> Result<()> {
 
     // One whose memory tells whether it is the same life, on the second host.
     fleet.drain(&first).await?;
-    let there = Witness::start(platform, &json!({"timeout_sec": 0})).await?;
+    let there = Witness::start(platform, &json!({"timeout_sec": 0, "env": {"TOLD": "once"}})).await?;
     fleet.end_drain(&first).await?;
     assert_eq!(host_of(&there.sandbox)?, second.id);
 
@@ -242,5 +242,11 @@ async fn a_pause_goes_on_elsewhere(second: &mut SecondHost<'_>, first: &str, the
     .await?;
     assert_eq!(sandbox.status().await?, "running");
     there.testifies().await?;
+
+    // What its guest was told came along: the new host tells it again where the memory is not kept.
+    for (act, body) in [("pause", json!({"memory": false})), ("resume", json!({}))] {
+        client.post(&format!("/v1/sandboxes/{}/{act}", sandbox.id), &body).await?.json(200)?;
+    }
+    assert_eq!(sandbox.sh("echo $TOLD; wc -l < /home/user/log > /dev/null").await?, "once");
     Ok(())
 }

@@ -52,13 +52,13 @@ pub(crate) async fn fork(
 
 async fn copy(registry: &Registry, source: &Handle) -> Result<(Option<Arc<Origin>>, Duration), Error> {
     let captured = source.ask(|reply| Order::Capture(Target::Children, reply)).await?;
-    let Captured { draft, spec, surroundings, stall } = captured;
+    let Captured { draft, spec, stall } = captured;
     // The source may have outlived an upgrade of what runs it.
     registry.resources().check(&spec)?;
     let Draft::Image(draft) = draft else {
         return Err(Error::Internal { step: "copy the sandbox", source: "the copy is a template".into() });
     };
     let start = Start::Restore(draft.image());
-    let origin = Origin { start, spec, of: Source::Copy { _files: draft, surroundings } };
+    let origin = Origin { start, spec, of: Source::Copy { _files: draft } };
     Ok((Some(Arc::new(origin)), stall))
 }

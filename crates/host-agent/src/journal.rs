@@ -17,6 +17,7 @@ use sandbar_types::{NetworkPolicy, OnTimeout, PauseMode, TemplateKind, TimeoutFr
 use sandbar_vmm::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::guest::Defaults;
 
 /// The version of the record's form. A reader refuses others, by name.
@@ -66,6 +67,16 @@ impl Surroundings {
             user: Some(self.user.as_deref().unwrap_or(DEFAULT_USER)),
             workdir: self.workdir.as_deref(),
         }
+    }
+
+    /// What the guest in a machine's memory was told, where its maker says so.
+    pub(crate) fn in_memory_of(machine: &TemplateSpec) -> Result<Self, Error> {
+        let Some(told) = &machine.surroundings else { return Ok(Self::default()) };
+        Self::deserialize(told).map_err(Error::internal("read what the guest was told"))
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!(self)
     }
 
     /// The environment, as a guest is told of it.
@@ -277,13 +288,16 @@ impl Record {
         Self { network, ..self }
     }
 
-    /// What a copy says of the machine. One with memory: that this holds the sandbox's token.
+    /// What a copy says of the machine. One with memory: that this holds the sandbox's token, and what its guest was told.
     pub(crate) fn kept_spec(&self, mode: PauseMode) -> TemplateSpec {
-        let (kind, guest_token) = match mode {
-            PauseMode::Full => (TemplateKind::Snapshot, Some(self.access_token.clone())),
-            PauseMode::Filesystem => (TemplateKind::Base, None),
+        let (kind, guest_token, surroundings) = match mode {
+            PauseMode::Full => {
+                let surroundings = Some(self.surroundings.to_json());
+                (TemplateKind::Snapshot, Some(self.access_token.clone()), surroundings)
+            }
+            PauseMode::Filesystem => (TemplateKind::Base, None, None),
         };
-        TemplateSpec { kind, guest_token, ..self.machine.clone() }
+        TemplateSpec { kind, guest_token, surroundings, ..self.machine.clone() }
     }
 }
 
@@ -448,6 +462,7 @@ mod tests {
                 kernel: "0123".into(),
                 guest_token: Some("the template's".into()),
                 image_config: None,
+                surroundings: None,
             },
             access_token: "secret".into(),
             hostname: "sb".into(),
@@ -545,8 +560,9 @@ mod tests {
         }
         let snapshot = last.kept_spec(PauseMode::Full);
         assert_eq!(snapshot.guest_token.as_deref(), Some("secret"), "the token that the memory holds by now");
+        assert_eq!(Surroundings::in_memory_of(&snapshot).unwrap(), last.surroundings);
         let disk = last.kept_spec(PauseMode::Filesystem);
-        assert_eq!((disk.kind, disk.guest_token), (TemplateKind::Base, None));
+        assert_eq!((disk.kind, disk.guest_token, disk.surroundings), (TemplateKind::Base, None, None));
     }
 
     #[test]

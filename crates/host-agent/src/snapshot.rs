@@ -51,8 +51,7 @@ async fn copy(
     target: Target,
 ) -> Result<(TemplateDraft, TemplateSpec, Duration), Error> {
     let handle = registry.get(sandbox)?;
-    let Captured { draft, spec, surroundings: _, stall } =
-        handle.ask(|reply| Order::Capture(target, reply)).await?;
+    let Captured { draft, spec, stall } = handle.ask(|reply| Order::Capture(target, reply)).await?;
     match draft {
         Draft::Template(draft) => Ok((draft, spec, stall)),
         Draft::Image(_) => {

@@ -224,6 +224,7 @@ async fn commit(
         kernel: resources.kernel.hash.clone(),
         guest_token: Some(guest_token),
         image_config: making.image_config,
+        surroundings: None,
     };
     blocking("keep the template", move || draft.commit(spec).map_err(Error::from)).await
 }

@@ -82,6 +82,10 @@ pub struct TemplateSpec {
     /// from something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_config: Option<serde_json::Value>,
+    /// What the guest whose memory this is was told of its commands' environment, user and folder: its maker's own words, not looked into
+    /// here. None without memory, and where it was told nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surroundings: Option<serde_json::Value>,
 }
 
 /// What a template's `manifest.json` says.

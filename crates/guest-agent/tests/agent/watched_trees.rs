@@ -34,7 +34,8 @@ async fn a_file_in_a_folder_that_was_just_made_is_told() {
                 let created = told.iter().filter(|(told, kind)| told == name && *kind == CREATE).count();
                 assert_eq!(created, 1, "{name} in {told:?}");
             }
-            assert_eq!(told.last(), Some(&(file.clone(), WRITE)));
+            // What was found in a folder that is new may be told before the last of what the folder above had to tell of it.
+            assert!(told.contains(&(file.clone(), WRITE)), "{told:?}");
         }
     }
 }

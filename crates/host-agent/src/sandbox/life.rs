@@ -332,8 +332,7 @@ impl Actor {
             Target::Snapshot(_) | Target::Children => PauseMode::Full,
             Target::Disk(_) => PauseMode::Filesystem,
         };
-        let surroundings = record.surroundings.clone();
-        Captured { draft, spec: record.kept_spec(mode), surroundings, stall }
+        Captured { draft, spec: record.kept_spec(mode), stall }
     }
 
     async fn begin_draft(&self, target: Target, bytes: u64) -> Result<Draft, Error> {

@@ -54,8 +54,8 @@ impl Start {
 pub(crate) enum Source {
     /// A template's, as it was made at that time.
     Template { made: DateTime<Utc> },
-    /// A sandbox's, copied for its children alone, which have what its guest was told. They go with this.
-    Copy { _files: ImageDraft, surroundings: Surroundings },
+    /// A sandbox's, copied for its children alone. They go with this.
+    Copy { _files: ImageDraft },
 }
 
 /// A machine whose guest runs, and does not know yet whose it is.
@@ -298,7 +298,7 @@ async fn introduce(
     stranger: Stranger,
 ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
     let Stranger { slot, process, token } = stranger;
-    let surroundings = origin.surroundings(request);
+    let surroundings = origin.surroundings(request)?;
     let (env, defaults) = match origin.start {
         // What nobody says is as in its memory.
         Start::Restore(_) => (
@@ -318,7 +318,7 @@ async fn introduce(
         machine: origin.spec.clone(),
         access_token: request.access_token.clone(),
         hostname: request.hostname.clone(),
-        surroundings: surroundings.clone(),
+        surroundings,
         deadline: request.deadline.since(now),
         network: request.network.clone(),
         created_at_unix_ms: now,
@@ -330,17 +330,14 @@ async fn introduce(
 
 impl Origin {
     /// What the sandbox's guest has been told, once it is introduced.
-    fn surroundings(&self, request: &CreateRequest) -> Surroundings {
-        let before = match &self.of {
-            Source::Template { .. } => Surroundings::default(),
-            Source::Copy { surroundings, .. } => surroundings.clone(),
-        };
+    fn surroundings(&self, request: &CreateRequest) -> Result<Surroundings, Error> {
+        let before = Surroundings::in_memory_of(&self.spec)?;
         let CreateRequest { env, user, workdir, .. } = request;
-        Surroundings {
+        Ok(Surroundings {
             env: env.clone().unwrap_or(before.env),
             user: user.clone().or(before.user),
             workdir: workdir.clone().or(before.workdir),
-        }
+        })
     }
 }
 

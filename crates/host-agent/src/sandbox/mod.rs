@@ -57,7 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::guest::GuestClient;
-use crate::journal::{Deadline, PauseReason, Surroundings};
+use crate::journal::{Deadline, PauseReason};
 use crate::logs::Log;
 use crate::metrics::Figures;
 use activity::{Activity, Use};
@@ -283,8 +283,6 @@ pub(crate) struct Captured {
     pub(crate) draft: Draft,
     /// The machine that was copied.
     pub(crate) spec: TemplateSpec,
-    /// What its guest was told beside who it is.
-    pub(crate) surroundings: Surroundings,
     /// For how long the guest stood still.
     pub(crate) stall: std::time::Duration,
 }
