@@ -15,7 +15,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -39,6 +39,9 @@ use crate::{
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// For a save: Firecracker writes the pages, and has the disk confirm them.
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
+/// For whoever has an image open that should be nobody's any more, and how often it is looked at again.
+const LET_GO: Duration = Duration::from_secs(2);
+const LET_GO_STEP: Duration = Duration::from_millis(5);
 
 /// A process that is a machine, and what it was given.
 #[derive(Debug)]
@@ -141,7 +144,7 @@ impl FirecrackerMachine {
             jail.take_name(jail::NEW_MEMORY)?;
             take_back(&image)?;
             let memory = OpenOptions::new().read(true).open(&image).map_err(file("open", &image))?;
-            if !nobody_writes(&memory).map_err(file("look who writes", &image))? {
+            if !soon_nobody_writes(&memory).map_err(file("look who writes", &image))? {
                 return Err(VmmError::ImageHeld { process, image });
             }
             let zeroed = match snapshot_type {
@@ -237,6 +240,19 @@ fn take_back(image: &Path) -> Result<(), VmmError> {
     let taken = chown(image, Some(0), Some(0))
         .and_then(|()| fs::set_permissions(image, Permissions::from_mode(0o400)));
     taken.map_err(file("take back", image))
+}
+
+/// Whether nobody writes a file any more, now or within [`LET_GO`]. A process that the agent is just starting has all of the agent's
+/// descriptors until it runs its program, and so may have this file's, which whoever laid it out had open. It tells nobody when it lets go.
+fn soon_nobody_writes(file: &File) -> io::Result<bool> {
+    let begun = Instant::now();
+    while !nobody_writes(file)? {
+        if begun.elapsed() > LET_GO {
+            return Ok(false);
+        }
+        std::thread::sleep(LET_GO_STEP);
+    }
+    Ok(true)
 }
 
 /// Whether no process has the file open for writing, nor mapped so that it could write it: to such a file alone the kernel grants a
