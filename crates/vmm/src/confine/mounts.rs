@@ -41,13 +41,20 @@ impl Tree {
         Ok(Self(tree))
     }
 
+    /// Takes what `path` is with all that is mounted in it, for reading and running only.
+    ///
+    /// A mount can be made read-only while nobody has a file of it open for writing, and a process that another thread is starting holds
+    /// whatever was open when it was forked. Of this new mount nobody has.
+    pub(crate) fn sealed(path: &Path) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, path, flags | OpenTreeFlags::AT_RECURSIVE)?;
+        restrict(tree.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+        Ok(Self(tree))
+    }
+
     /// A filesystem that was made and is mounted nowhere.
     pub(crate) fn made(mount: OwnedFd) -> Self {
         Self(mount)
-    }
-
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 
     /// Mounts it. A system call and no more, for a child between clone and exec.
@@ -57,7 +64,7 @@ impl Tree {
 }
 
 /// Adds attributes to a mount.
-pub(crate) fn restrict(mount: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
+fn restrict(mount: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `mount_attr`: numbers.
     let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
     change.attr_set = attributes;

@@ -36,7 +36,7 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use super::mounts::{Access, Tree, restrict};
+use super::mounts::{Access, Tree};
 
 /// Where the filesystem is put together: any folder that every host has. It is covered in the new namespace alone.
 const WORKSHOP: &str = "/run";
@@ -114,9 +114,8 @@ fn make(program: &Program) -> io::Result<OwnedFd> {
     let links = links();
     let linker_cache = fs::read("/etc/ld.so.cache").ok();
 
-    let root = Tree::made(memory_filesystem()?);
     let at = CString::new(WORKSHOP)?;
-    root.attach(&at)?;
+    Tree::made(memory_filesystem()?).attach(&at)?;
     chdir(WORKSHOP)?;
     let inside = |path: &Path| PathBuf::from(path.strip_prefix("/").unwrap_or(path));
     for (folder, tree) in &places {
@@ -139,10 +138,11 @@ fn make(program: &Program) -> io::Result<OwnedFd> {
         make_file(&Path::new(FILES).join(name), b"")?;
     }
     devices(program.kvm)?;
+    Tree::sealed(Path::new("."))?.attach(&at)?;
+    chdir(WORKSHOP)?;
     pivot_root(".", ".")?;
-    // The host's root is now on top of ours.
+    // The host's root is now on top of ours, and with it goes the mount that was written to.
     unmount(".", UnmountFlags::DETACH)?;
-    restrict(root.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
     Ok(namespace)
 }
 
@@ -207,4 +207,30 @@ fn devices(kvm: bool) -> io::Result<()> {
         chmod(&path, Mode::from_raw_mode(0o666))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A process that is forked inherits what is open for writing, until it runs its program.
+    #[test]
+    fn it_is_made_while_processes_are_started() {
+        let program = Program { binary: PathBuf::from("/usr/bin/sleep"), data: Vec::new(), kvm: false };
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        assert!(std::process::Command::new("/usr/bin/true").status().unwrap().success());
+                    }
+                });
+            }
+            let made: io::Result<Vec<_>> = (0..100).map(|_| Root::make(&program)).collect();
+            done.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
 }
