@@ -1,12 +1,14 @@
 //! What a sandbox's own processes do to their guest: it answers, and it recovers.
 
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sandbar_tests::{Platform, Sandbox, wait};
 use sandbar_types::guest::AGENT_PORT;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::{Test, tests};
@@ -24,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         a_memory_hog_dies_alone,
         orphans_are_reaped,
         the_agent_is_small,
+        control_groups_of_version_two_bound_what_is_in_them,
     ]
 }
 
@@ -47,7 +50,7 @@ async fn processes_are_confined_and_the_agent_is_not(platform: &Platform) -> Res
     let numbers = "awk '/MemTotal/ {print $2 * 1024}' /proc/meminfo; cat /sys/fs/cgroup/sandbox/memory.max \
                    /proc/sys/kernel/threads-max /sys/fs/cgroup/sandbox/main/pids.max /sys/fs/cgroup/sandbox/spare/pids.max";
     let numbers: Vec<u64> = sandbox.sh(numbers).await?.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let [total, memory_max, threads, pids_max, spare] = numbers[..] else { anyhow::bail!("{numbers:?}") };
+    let [total, memory_max, threads, pids_max, spare] = numbers[..] else { bail!("{numbers:?}") };
     ensure!(memory_max < total && memory_max > total / 2, "{memory_max} of {total}");
     ensure!(pids_max + spare + 256 <= threads, "{pids_max} and {spare} of {threads}");
     // What runs there is what runs anywhere: same user, same terminal, same limits.
@@ -136,4 +139,42 @@ async fn the_agent_is_small(platform: &Platform) -> Result<()> {
     let kib: u64 = sandbox.sh_as("root", size).await?.parse()?;
     ensure!(kib < MIB << 10, "the agent has {kib} KiB");
     Ok(())
+}
+
+/// A host's own unit tests: the machines that run these tests may have version 1 alone, and every guest has version 2.
+async fn control_groups_of_version_two_bound_what_is_in_them(platform: &Platform) -> Result<()> {
+    platform.start().await?;
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join("tests");
+    // Nine tenths of it are for debuggers.
+    let stripped = Command::new("strip").arg("-o").arg(&program).arg(unit_tests("sandbar_vmm")?).status()?;
+    ensure!(stripped.success(), "strip: {stripped}");
+    let sandbox = platform.sandbox().await?;
+    let content = std::fs::read(&program)?;
+    sandbox.client().write_file(&sandbox.id, "/tmp/tests", content).await?.expect(204)?;
+    let told = sandbox.sh_as("root", "chmod +x /tmp/tests && /tmp/tests confine::cgroup::").await?;
+    for test in [
+        "a_group_holds_what_it_is_told_until_nothing_is_in_it",
+        "who_takes_more_than_the_group_may_have_does_not_get_it",
+    ] {
+        ensure!(told.contains(&format!("{test} ... ok")), "{told}");
+    }
+    Ok(())
+}
+
+/// The program of a library's unit tests, which is built with these tests.
+fn unit_tests(library: &str) -> Result<PathBuf> {
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["test", "--workspace", "--locked", "--lib", "--no-run", "--message-format=json"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .output()?;
+    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let messages = serde_json::Deserializer::from_slice(&built.stdout).into_iter::<Value>();
+    for message in messages {
+        let message = message?;
+        if message["target"]["name"] == library && message["profile"]["test"] == true {
+            return Ok(message["executable"].as_str().context("no program")?.into());
+        }
+    }
+    bail!("cargo names no unit tests of {library}")
 }

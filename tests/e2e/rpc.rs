@@ -1,6 +1,7 @@
 //! A host agent alone, with real machines, called as a control plane calls it: what no route of the API reaches yet.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sandbar_proto::host as rpc;
@@ -12,7 +13,11 @@ use crate::lone_agent::{LoneAgent, PATIENCE};
 use crate::{Test, tests};
 
 pub(crate) fn tests() -> Vec<Test> {
-    tests![a_disk_alone_is_kept_checked_and_small, a_host_that_was_refused_pauses_all_and_can_verify_each]
+    tests![
+        a_disk_alone_is_kept_checked_and_small,
+        a_disk_is_as_fast_as_it_may_be,
+        a_host_that_was_refused_pauses_all_and_can_verify_each,
+    ]
 }
 
 async fn a_disk_alone_is_kept_checked_and_small(platform: &Platform) -> Result<()> {
@@ -47,6 +52,22 @@ async fn a_disk_alone_is_kept_checked_and_small(platform: &Platform) -> Result<(
 
     let forget = rpc::DeleteTemplateRequest { id: template_id, ..Default::default() };
     ensure!(agent.client.delete_template(forget).await?.into_owned().existed, "it was not there");
+    agent.destroy(&id).await?;
+    agent.end().await
+}
+
+/// How fast at most: a guest under emulation, which shares its processor, may well be slower.
+async fn a_disk_is_as_fast_as_it_may_be(platform: &Platform) -> Result<()> {
+    const MEGABYTES_PER_SECOND: u64 = 4;
+    let rate = MEGABYTES_PER_SECOND.to_string();
+    let agent = LoneAgent::start(platform, &["--sandbox-disk-mbps", &rate]).await?;
+    let id = agent.sandbox().await?;
+    let measured = "a=$(date +%s%N) && dd if=/dev/zero of=/home/user/zeroes bs=1M count=16 oflag=direct 2>/dev/null && \
+        b=$(date +%s%N) && echo $((b - a))";
+    let took = Duration::from_nanos(agent.sh(&id, measured).await?.parse()?);
+    // A tenth of a second's worth may go at once.
+    let least = Duration::from_secs((16 << 20) / (MEGABYTES_PER_SECOND * 1_000_000)).mul_f64(0.9);
+    ensure!(took >= least, "16 MiB were written in {took:?}");
     agent.destroy(&id).await?;
     agent.end().await
 }

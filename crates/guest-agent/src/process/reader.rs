@@ -14,6 +14,8 @@ use super::pty::Pty;
 /// What one read takes at most.
 const PIPE_CHUNK: usize = 32 * 1024;
 const PTY_CHUNK: usize = 16 * 1024;
+/// What fills a buffer of the C library's, and not what somebody wrote for a reader.
+const BULK: usize = 4096;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIPE_CHUNK]);
@@ -37,7 +39,7 @@ impl Reader {
             }
             let read = BUFFER.with_borrow_mut(|buffer| {
                 let length = match self {
-                    Self::Pipe(pipe) => pipe.try_read(buffer)?,
+                    Self::Pipe(pipe) => fill(pipe, buffer)?,
                     Self::Terminal(pty) => pty.try_read(&mut buffer[..PTY_CHUNK])?,
                 };
                 Ok(Bytes::copy_from_slice(&buffer[..length]))
@@ -48,4 +50,18 @@ impl Reader {
             }
         }
     }
+}
+
+/// What was written; of a process that writes much also what it writes next, where it would run now but for this: on a machine of one
+/// processor the agent is woken by each write, and a message for each would cost more than the bytes do.
+fn fill(pipe: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = pipe.try_read(buffer)?;
+    let mut latest = length;
+    while latest >= BULK && length < buffer.len() {
+        rustix::thread::sched_yield();
+        // Whether this was the end or a failure, the next read says it again.
+        latest = pipe.try_read(&mut buffer[length..]).unwrap_or(0);
+        length += latest;
+    }
+    Ok(length)
 }

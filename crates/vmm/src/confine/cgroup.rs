@@ -382,6 +382,12 @@ fn name_in<'a>(text: &'a str, parent: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write,
+        os::unix::process::ExitStatusExt,
+        process::{Command, ExitStatus, Stdio},
+    };
+
     use super::*;
 
     #[test]
@@ -454,7 +460,7 @@ mod tests {
         let bounds = Bounds { memory_bytes: 64 << 20, processor_percent: 50, weight: 1, tasks: 7 };
         let group = cgroups.create("one", &bounds).unwrap();
         assert_ne!(cgroups.create("one", &bounds).unwrap().folders, group.folders);
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
         for folder in &group.folders {
             fs::write(folder.join("cgroup.procs"), process.pid.to_string()).unwrap();
@@ -471,5 +477,39 @@ mod tests {
         let above = group.folders[0].parent().unwrap().to_owned();
         drop(cgroups);
         assert!(!above.exists());
+    }
+
+    /// Runs the script as a process of its own in a group; how it ended.
+    fn run_in(group: &Group, script: &str) -> ExitStatus {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("read go; {script}")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for file in group.process_files() {
+            fs::write(file, child.id().to_string()).unwrap();
+        }
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        child.wait().unwrap()
+    }
+
+    #[test]
+    fn who_takes_more_than_the_group_may_have_does_not_get_it() {
+        let cgroups = Cgroups::open(&format!("sandbar-bounds-{}", std::process::id())).unwrap();
+        let bounds = Bounds { memory_bytes: 16 << 20, processor_percent: 100, weight: 1, tasks: 2 };
+        let group = cgroups.create("one", &bounds).unwrap();
+        // What it reads at once.
+        assert_eq!(
+            run_in(&group, "exec dd if=/dev/zero of=/dev/null bs=64M count=1").signal(),
+            Some(libc::SIGKILL)
+        );
+        assert!(run_in(&group, "sleep 0; exit").success());
+        let lonely = cgroups.create("two", &Bounds { tasks: 1, ..bounds }).unwrap();
+        assert!(run_in(&lonely, "exit").success());
+        assert!(!run_in(&lonely, "sleep 0; exit").success(), "a second process was started");
+        lonely.remove();
+        group.remove();
+        assert!(group.folders.iter().all(|folder| !folder.exists()));
     }
 }
