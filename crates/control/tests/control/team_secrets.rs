@@ -135,7 +135,7 @@ async fn of_two_that_make_the_same_secret_one_does() {
     match (one, other) {
         (Ok(made), Err(TeamSecretError::Exists { name }))
         | (Err(TeamSecretError::Exists { name }), Ok(made)) => {
-            assert_eq!((made.name, name), (taken.clone(), taken))
+            assert_eq!((made.name, name), (taken.clone(), taken));
         }
         both => panic!("{both:?}"),
     }
