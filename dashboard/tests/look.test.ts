@@ -48,9 +48,12 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await page.setViewportSize(SIZES[0]!);
 	await signIn(page, person);
 	await look('capsules', '/dashboard/capsules/list', () => expect(page.locator('.capsule').nth(1)).toBeVisible());
+	const secret = `looked-at-${Date.now()}`;
+	await person.call('POST', '/v1/secrets', { name: secret, value: 'v' });
 	await look('create', '/dashboard/capsules/list?create', async () => {
-		for (const more of ['Environment', 'Who reaches its ports', 'What it reaches'])
+		for (const more of ['Environment', 'Secrets', 'Who reaches its ports', 'What it reaches'])
 			await page.getByRole('dialog').getByText(more, { exact: true }).click();
+		await page.getByRole('button', { name: 'Add a secret' }).click();
 	});
 	await look('capsule', `/dashboard/capsules/${ids[0]}`, async () => {
 		await expect(page.getByRole('img', { name: /^Memory: now/ })).toBeVisible();
@@ -117,6 +120,9 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 		expect(page.getByRole('table', { name: 'Usage by day' })).toBeVisible()
 	);
 	await look('keys', '/dashboard/keys', heading('API keys'));
+	await look('secrets', '/dashboard/secrets', () => expect(page.getByRole('row', { name: secret })).toBeVisible());
+	await look('new-secret', '/dashboard/secrets', () => page.getByRole('button', { name: 'New secret' }).click());
+	await person.call('DELETE', `/v1/secrets/${secret}`);
 	await look('team', '/dashboard/team', async () => {
 		await expect(page.getByRole('row', { name: person.email })).toBeVisible();
 		await expect(page.getByText('Builds under way')).toBeVisible();

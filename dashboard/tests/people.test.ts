@@ -106,6 +106,54 @@ test('keys are shown once, listed, used and revoked', async ({ page, request }) 
 	await expect(page.getByText('Nothing of the kind was done')).toBeVisible();
 });
 
+test('a secret’s value is typed once, replaced, given to a capsule and seen by nobody', async ({ page, request }) => {
+	const person = await signUp(request, 'Secrets');
+	await signIn(page, person);
+	await page.goto('/dashboard/secrets');
+	await page.getByRole('button', { name: 'New secret' }).click();
+	const dialog = page.getByRole('dialog');
+	await dialog.getByLabel('Name').fill('GitHub-Token');
+	await dialog.getByLabel('Value').fill('hunter2-one');
+	await dialog.getByRole('button', { name: 'Keep it' }).click();
+	await expect(page.getByText('github-token is kept')).toBeVisible();
+	const row = page.getByRole('row', { name: 'github-token' });
+	await row.getByRole('button', { name: 'Replace github-token' }).click();
+	await expect(dialog.getByLabel('Value')).toHaveValue('');
+	await dialog.getByLabel('Value').fill('hunter2-two');
+	await dialog.getByRole('button', { name: 'Replace' }).click();
+	await expect(row.getByRole('cell', { name: '2', exact: true })).toBeVisible();
+	await expect(page.getByText('hunter2')).toHaveCount(0);
+
+	const task = `secrets-${Date.now()}`;
+	person.leavesNothingOf(task, task);
+	await page.getByRole('link', { name: 'Capsules', exact: true }).click();
+	await page.getByRole('button', { name: 'Create', exact: true }).click();
+	await dialog.getByLabel('Metadata').fill(`task=${task}`);
+	await dialog.getByText('Secrets', { exact: true }).click();
+	await dialog.getByRole('button', { name: 'Add a secret' }).click();
+	await expect(dialog.getByLabel('Variable')).toHaveValue('GITHUB_TOKEN');
+	await dialog.getByLabel('Variable').fill('A=B');
+	await expect(dialog.getByRole('button', { name: 'Create' })).toBeDisabled();
+	await dialog.getByLabel('Variable').fill('TOKEN');
+	await dialog.getByRole('button', { name: 'Create' }).click();
+	await expect(page).toHaveURL(/\/capsules\/sb-/, { timeout: 60_000 });
+	const id = page.url().split('/').at(-1)!;
+	const printed = await person.call('POST', `/v1/sandboxes/${id}/exec`, {
+		cmd: '/bin/sh',
+		args: ['-c', 'echo $TOKEN']
+	});
+	expect(printed.stdout).toBe('hunter2-two\n');
+
+	await page.getByRole('link', { name: 'Secrets', exact: true }).click();
+	await row.getByRole('button', { name: 'Delete github-token' }).click();
+	await dialog.getByRole('button', { name: 'Delete' }).click();
+	await expect(page.getByText('github-token is deleted')).toBeVisible();
+	await expect(page.getByText('No secret yet')).toBeVisible();
+	await page.getByRole('link', { name: 'Audit log' }).click();
+	await expect(page.getByText('gave secret github-token another value')).toBeVisible();
+	await expect(page.getByText('deleted secret github-token')).toBeVisible();
+});
+
 test('an account’s name, password and sign-ins are its owner’s to change', async ({ page, request, watch }) => {
 	watch.expectErrors(/status of 40[13]/);
 	const person = await signUp(request, 'Account');

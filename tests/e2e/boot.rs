@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         a_pause_without_memory_boots_the_same_sandbox,
+        a_secret_is_its_sandboxs_through_all_that_happens_to_it_and_is_in_no_log,
         a_disk_alone_is_started_in_any_size,
         a_host_agent_killed_while_the_disk_alone_is_kept_or_booted_loses_nothing,
     ]
@@ -83,6 +84,60 @@ async fn a_pause_without_memory_boots_the_same_sandbox(platform: &Platform) -> R
     act(&sandbox, "resume", &json!({"timeout_sec": 0})).await?;
     ensure!(![first, second].contains(&boot_id(&sandbox).await?), "it was not booted");
     assert_eq!(sandbox.sh("cat ~/kept; echo $KEPT").await?, "here\nyes");
+    Ok(())
+}
+
+async fn a_secret_is_its_sandboxs_through_all_that_happens_to_it_and_is_in_no_log(
+    platform: &Platform,
+) -> Result<()> {
+    // Small letters: what the guest prints of it is in the sandbox's own log, so it prints capital ones.
+    const VALUE: &str = "keep-me-out-of-every-log";
+    const TOLD: &str = "printf %s \"$TOKEN\" | tr a-z A-Z";
+    platform.start().await?;
+    let client = platform.client()?;
+    client.post("/v1/secrets", &json!({"name": "e2e-token", "value": VALUE})).await?.json(201)?;
+    let body = json!({"timeout_sec": 0, "env": {"KEPT": "yes"}, "secrets": {"TOKEN": "e2e-token"}});
+    let sandbox = Sandbox::create(&client, &body).await?;
+    // They have their copy.
+    client.delete("/v1/secrets/e2e-token").await?.expect(204)?;
+    let path = format!("/v1/sandboxes/{}", sandbox.id);
+    let has_it = async |sandbox: &Sandbox| -> Result<()> {
+        assert_eq!(
+            sandbox.sh(&format!("{TOLD}; echo; echo $KEPT")).await?,
+            format!("{}\nyes", VALUE.to_uppercase())
+        );
+        Ok(())
+    };
+    has_it(&sandbox).await?;
+    let forked = client.post(&format!("{path}/fork"), &json!({})).await?.json(201)?;
+    let child = forked[0]["sandbox"]["id"].as_str().with_context(|| format!("no child: {forked}"))?;
+    let child = Sandbox::of(&client, child, forked[0]["sandbox"].clone());
+    has_it(&child).await?;
+    act(&child, "pause", &json!({"memory": false})).await?;
+    act(&child, "resume", &json!({})).await?;
+    has_it(&child).await?;
+    child.destroy().await?;
+    act(&sandbox, "pause", &json!({})).await?;
+    act(&sandbox, "resume", &json!({})).await?;
+    has_it(&sandbox).await?;
+    act(&sandbox, "pause", &json!({})).await?;
+    act(&sandbox, "resume", &json!({"memory": false})).await?;
+    has_it(&sandbox).await?;
+
+    // A template that is made of it does not give it to others.
+    let body = json!({"sandbox_id": sandbox.id, "name": "boot-secret"});
+    client.post("/v1/snapshots", &body).await?.json(201)?;
+    let other = Sandbox::create(&client, &json!({"template": "boot-secret", "env": {"KEPT": "yes"}})).await?;
+    assert_eq!(other.sh("env | grep -c ^TOKEN= || echo $KEPT").await?, "0\nyes");
+    client.delete("/v1/snapshots/boot-secret").await?.expect(204)?;
+
+    for path in [&path, &format!("{path}/logs"), "/v1/sandboxes", "/v1/secrets"] {
+        let answer = client.get(path).await?.json(200)?.to_string();
+        ensure!(!answer.contains(VALUE), "{path}: {answer}");
+    }
+    let logs = platform.logs_with(VALUE)?;
+    ensure!(logs.is_empty(), "it is in {logs:?}");
+    ensure!(!platform.logs_with("host agent")?.is_empty(), "there are no logs");
     Ok(())
 }
 

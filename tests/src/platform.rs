@@ -245,6 +245,20 @@ impl Platform {
         Ok(String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count())
     }
 
+    /// The logs, of the control plane, its agent and its database, in which a text is.
+    pub fn logs_with(&self, text: &str) -> Result<Vec<PathBuf>> {
+        let mut with = Vec::new();
+        for folder in [self.log_dir.clone(), self.data_dir.join("log")] {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_file() && String::from_utf8_lossy(&fs::read(&path)?).contains(text) {
+                    with.push(path);
+                }
+            }
+        }
+        Ok(with)
+    }
+
     /// The process id of the `up` that runs.
     pub fn up_pid(&self) -> Result<i32> {
         let guard = self.up.lock().expect("no test panics while it holds this");

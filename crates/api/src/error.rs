@@ -22,6 +22,7 @@ use sandbar_control::sandboxes::SandboxError;
 use sandbar_control::snapshots::SnapshotError;
 use sandbar_control::stats::StatsError;
 use sandbar_control::tags::TagError;
+use sandbar_control::team_secrets::TeamSecretError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
 use sandbar_types::id::Sandbox;
@@ -163,7 +164,7 @@ macro_rules! from_typed {
 }
 
 from_typed!(AuthError, SnapshotError, TagError, TemplateError);
-from_typed!(ApiKeyError, AuditError, BuildError, StatsError, TeamError);
+from_typed!(ApiKeyError, AuditError, BuildError, StatsError, TeamError, TeamSecretError);
 
 impl From<SandboxError> for ApiError {
     fn from(error: SandboxError) -> Self {

@@ -5,6 +5,7 @@
 //! - `auth.rs`, `client.rs`, `extract.rs`: credentials, where a request comes from, inputs; `error.rs`: the one place where a failure becomes an answer.
 //! - `cookie.rs`: the session of a browser, in a cookie; `dashboard.rs`: the pages that it is for.
 //! - `request.rs`: what surrounds every request (id, log, metrics, headers); `throttle.rs`: how many a caller may send; `browser.rs`: what pages may.
+//! - `write_only.rs`: text that is taken and never told.
 //! - `openapi.rs`, `schema.rs`, `page.rs`, `health.rs`: the document, its shared pieces, lists, liveness and readiness.
 //! - `figures.rs`: `/metrics`, on the internal listener alone.
 //! - `serve.rs`, `transport.rs`, `first_bytes.rs`, `turned_away.rs`: the listener, with the limits that a public port needs.
@@ -29,6 +30,7 @@ mod throttle;
 mod transport;
 mod turned_away;
 mod v1;
+mod write_only;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -131,6 +133,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .nest("/v1/auth", v1::auth::routes())
         .nest("/v1/me", v1::me::routes())
         .nest("/v1/api-keys", v1::api_keys::routes())
+        .nest("/v1/secrets", v1::secrets::routes())
         .nest("/v1/users", v1::users::routes())
         .nest("/v1/teams", v1::teams::routes())
         .nest("/v1/usage", v1::usage::routes())

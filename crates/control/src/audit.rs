@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sandbar_store::audit::{Event, Outcome, Scope};
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_types::Id;
-use sandbar_types::id::{ApiKey, Host, Team, User};
+use sandbar_types::id::{ApiKey, Host, Secret, Team, User};
 use serde_json::{Value, json};
 
 use crate::{Actor, OpContext};
@@ -139,6 +139,20 @@ pub(crate) fn api_key<'a>(
     action: &'a str,
 ) -> Event<'a> {
     Event { metadata: json!({ "name": name }), ..of(ctx, Some(team), "api_key", id.to_string(), action) }
+}
+
+/// Something happened to a secret. Of its value nothing is told.
+pub(crate) fn secret<'a>(
+    ctx: &'a OpContext,
+    team: Id<Team>,
+    id: Id<Secret>,
+    (name, version): (&str, u32),
+    action: &'a str,
+) -> Event<'a> {
+    Event {
+        metadata: json!({ "name": name, "version": version }),
+        ..of(ctx, Some(team), "secret", id.to_string(), action)
+    }
 }
 
 /// A success that every member of the team may read of; what differs is said by whoever asks.

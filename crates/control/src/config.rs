@@ -102,7 +102,7 @@ pub struct MonitorConfig {
 
 /// Enough for a team's daily work, and little enough that one that runs away leaves room for others.
 const DEFAULT_QUOTAS: PerResource<u64> =
-    PerResource { sandboxes: 100, vcpus: 200, memory_mb: 204_800, snapshots: 500, builds: 10 };
+    PerResource { sandboxes: 100, vcpus: 200, memory_mb: 204_800, snapshots: 500, builds: 10, secrets: 200 };
 
 impl Default for Config {
     fn default() -> Self {

@@ -22,7 +22,7 @@ use crate::people::tokens::UserTokens;
 use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
-use crate::secrets::{DepositKey, GuestKey, MasterKey, SecretError};
+use crate::secrets::{DepositKey, GuestKey, MasterKey, SecretError, VaultKey};
 use crate::transfer::{Bucket, BucketError, Fetches};
 
 /// Heartbeats that a slow listener may lag behind.
@@ -47,6 +47,7 @@ struct Inner {
     state_key: StateKey,
     ticket_key: TicketKey,
     deposit_key: DepositKey,
+    vault_key: VaultKey,
     passwords: Passwords,
     last_use: LastUse,
     host_clients: HostClients,
@@ -101,6 +102,7 @@ impl Control {
         let user_tokens = UserTokens::load(master_key, &store).await?;
         let state_key = StateKey::load(master_key, &store).await?;
         let deposit_key = DepositKey::load(master_key, &store).await?;
+        let vault_key = VaultKey::load(master_key, &store).await?;
         let ticket_key = TicketKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
         let news = Arc::new(News::default());
@@ -118,6 +120,7 @@ impl Control {
             state_key,
             ticket_key,
             deposit_key,
+            vault_key,
             passwords: Passwords::default(),
             last_use: LastUse::default(),
             host_clients,
@@ -229,6 +232,10 @@ impl Control {
 
     pub(crate) fn deposit_key(&self) -> &DepositKey {
         &self.inner.deposit_key
+    }
+
+    pub(crate) fn vault_key(&self) -> &VaultKey {
+        &self.inner.vault_key
     }
 
     pub(crate) fn ticket_key(&self) -> &TicketKey {

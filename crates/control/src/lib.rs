@@ -37,6 +37,7 @@ pub mod secrets;
 pub mod snapshots;
 pub mod stats;
 pub mod tags;
+pub mod team_secrets;
 pub mod teams;
 pub mod templates;
 pub mod traffic;

@@ -10,7 +10,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
-use sandbar_types::id::{Build, Sandbox};
+use sandbar_types::id::{Build, Sandbox, Secret};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -212,6 +212,38 @@ impl DepositKey {
     }
 }
 
+/// Seals the values of teams' secrets, by a key that the master key seals.
+#[derive(Clone)]
+pub(crate) struct VaultKey(MasterKey);
+
+impl VaultKey {
+    const NAME: &str = "team-secrets-key";
+
+    pub(crate) async fn load(master: &MasterKey, store: &Store) -> Result<Self, SecretError> {
+        let bytes = master.secret(store, Self::NAME, || random::<32>().to_vec()).await?;
+        Ok(Self(MasterKey(bytes.try_into().map_err(|_| SecretError::Damaged { name: Self::NAME })?)))
+    }
+
+    /// It opens as this version of this secret alone.
+    pub(crate) fn seal(&self, id: Id<Secret>, version: u32, value: &SecretString) -> Vec<u8> {
+        self.0.seal(&Self::place(id, version), value.expose_secret().as_bytes())
+    }
+
+    pub(crate) fn open(
+        &self,
+        id: Id<Secret>,
+        version: u32,
+        sealed: &[u8],
+    ) -> Result<SecretString, SecretError> {
+        let value = self.0.open_of(Self::NAME, &Self::place(id, version), sealed)?;
+        String::from_utf8(value).map(Into::into).map_err(|_| SecretError::Damaged { name: Self::NAME })
+    }
+
+    fn place(id: Id<Secret>, version: u32) -> String {
+        format!("{id}/{version}")
+    }
+}
+
 /// Random bytes from the kernel.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -254,6 +286,18 @@ mod tests {
         let sealed = key.seal(one, b"secret");
         assert_eq!(key.open(one, &sealed).unwrap(), b"secret");
         assert!(matches!(key.open(other, &sealed), Err(SecretError::WrongMasterKey { .. })));
+    }
+
+    #[test]
+    fn a_teams_secret_opens_as_the_version_that_it_was_sealed_as() {
+        let key = VaultKey(MasterKey(random()));
+        let (one, other) = (Id::new(), Id::new());
+        let sealed = key.seal(one, 1, &"hunter2".into());
+        assert_eq!(key.open(one, 1, &sealed).unwrap().expose_secret(), "hunter2");
+        for (id, version) in [(one, 2), (other, 1)] {
+            let moved = key.open(id, version, &sealed);
+            assert!(matches!(moved, Err(SecretError::WrongMasterKey { .. })), "{id} {version}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! killed when. What exists without a record (a process, a namespace, a folder: of a sandbox in the making, or of a spare machine)
 //! belongs to nobody and is reclaimed at start.
 
+use std::fmt;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -54,10 +55,44 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     pub(crate) env: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub(crate) secrets: Secrets,
     /// None: the usual one.
     pub(crate) user: Option<String>,
     /// None: the user's home.
     pub(crate) workdir: Option<String>,
+}
+
+/// Environment whose values are nobody's to see. Where they are written down at all, the file is its owner's alone to read.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secrets(Vec<(String, String)>);
+
+impl Secrets {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(String, String)> for Secrets {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Whose a copy of a sandbox is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CopyOf {
+    /// The sandbox itself, elsewhere, or its children: they have its secrets.
+    Sandbox,
+    /// Whoever may use the template. What the guest itself made of its secrets is in its memory and on its disk.
+    Template,
 }
 
 impl Surroundings {
@@ -75,13 +110,18 @@ impl Surroundings {
         Self::deserialize(told).map_err(Error::internal("read what the guest was told"))
     }
 
-    fn to_json(&self) -> serde_json::Value {
-        serde_json::json!(self)
+    fn to_json(&self, of: CopyOf) -> serde_json::Value {
+        match of {
+            CopyOf::Sandbox => serde_json::json!(self),
+            CopyOf::Template => serde_json::json!(Self { secrets: Secrets::default(), ..self.clone() }),
+        }
     }
 
     /// The environment, as a guest is told of it.
     pub(crate) fn env(&self) -> Vec<(&str, &str)> {
-        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+        let Secrets(secrets) = &self.secrets;
+        // Of two of one name the later counts.
+        self.env.iter().chain(secrets).map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 }
 
@@ -289,10 +329,10 @@ impl Record {
     }
 
     /// What a copy says of the machine. One with memory: that this holds the sandbox's token, and what its guest was told.
-    pub(crate) fn kept_spec(&self, mode: PauseMode) -> TemplateSpec {
+    pub(crate) fn kept_spec(&self, mode: PauseMode, of: CopyOf) -> TemplateSpec {
         let (kind, guest_token, surroundings) = match mode {
             PauseMode::Full => {
-                let surroundings = Some(self.surroundings.to_json());
+                let surroundings = Some(self.surroundings.to_json(of));
                 (TemplateKind::Snapshot, Some(self.access_token.clone()), surroundings)
             }
             PauseMode::Filesystem => (TemplateKind::Base, None, None),
@@ -468,6 +508,7 @@ mod tests {
             hostname: "sb".into(),
             surroundings: Surroundings {
                 env: vec![("A".into(), "1".into())],
+                secrets: [("B".into(), "hunter2".into())].into_iter().collect(),
                 user: None,
                 workdir: Some("/srv".into()),
             },
@@ -558,10 +599,13 @@ mod tests {
             journal.write(&last).unwrap();
             assert_eq!(journal.read_all().unwrap(), [last.clone()]);
         }
-        let snapshot = last.kept_spec(PauseMode::Full);
+        let pause = last.kept_spec(PauseMode::Full, CopyOf::Sandbox);
+        assert_eq!(Surroundings::in_memory_of(&pause).unwrap(), last.surroundings);
+        let snapshot = last.kept_spec(PauseMode::Full, CopyOf::Template);
         assert_eq!(snapshot.guest_token.as_deref(), Some("secret"), "the token that the memory holds by now");
-        assert_eq!(Surroundings::in_memory_of(&snapshot).unwrap(), last.surroundings);
-        let disk = last.kept_spec(PauseMode::Filesystem);
+        let without = Surroundings { secrets: Secrets::default(), ..last.surroundings.clone() };
+        assert_eq!(Surroundings::in_memory_of(&snapshot).unwrap(), without, "secrets are not a template's");
+        let disk = last.kept_spec(PauseMode::Filesystem, CopyOf::Template);
         assert_eq!((disk.kind, disk.guest_token, disk.surroundings), (TemplateKind::Base, None, None));
     }
 
@@ -577,6 +621,14 @@ mod tests {
         let older: Record = serde_json::from_value(json).unwrap();
         assert_eq!(older.phase, Phase::Paused { reason: PauseReason::Idle, mode: PauseMode::Full });
         assert_eq!(older.surroundings, Surroundings::default());
+    }
+
+    #[test]
+    fn a_secret_is_told_to_the_guest_and_to_no_log() {
+        let record = record();
+        assert_eq!(record.surroundings.env(), [("A", "1"), ("B", "hunter2")]);
+        let logged = format!("{record:?}");
+        assert!(logged.contains("\"B\"") && !logged.contains("hunter2"), "{logged}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::fork::{self, Forked};
-use crate::journal::PauseReason;
+use crate::journal::{CopyOf, PauseReason};
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::{Awakening, CreateRequest, DeadlineChange, Extent, Order, Size, State, Visit};
@@ -102,6 +102,7 @@ impl HostService for Service {
             size: Size { vcpus: wire::some(request.vcpus), memory_mb: wire::some(request.memory_mb) },
             access_token: request.access_token,
             env: (!request.keep_environment).then(|| request.env.into_iter().collect()),
+            secrets: (!request.keep_environment).then(|| request.secrets.into_iter().collect()),
             user: Some(request.default_user).filter(|user| !user.is_empty()),
             workdir: Some(request.default_workdir).filter(|workdir| !workdir.is_empty()),
             deadline,
@@ -394,8 +395,9 @@ impl HostService for Service {
         request: ServiceRequest<'_, SnapshotSandboxRequest>,
     ) -> ServiceResult<SnapshotSandboxResponse> {
         let (sandbox, template) = (parse(request.id)?, parse(request.template_id)?);
+        let of = if request.own_pause { CopyOf::Sandbox } else { CopyOf::Template };
         let registry = self.registry.clone();
-        let work = async move { snapshot::snapshot(&registry, sandbox, template).await };
+        let work = async move { snapshot::snapshot(&registry, sandbox, template, of).await };
         let (template, stall) = to_the_end("keep the snapshot", work).await?;
         Response::ok(SnapshotSandboxResponse {
             template: describe_template(&template).into(),

@@ -9,6 +9,7 @@ use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateSpec};
 use sandbar_types::id::{self, Id, Sandbox};
 
 use crate::error::Error;
+use crate::journal::CopyOf;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::{Captured, Draft, Order, Target};
@@ -18,11 +19,16 @@ pub(crate) async fn snapshot(
     registry: &Registry,
     sandbox: Id<Sandbox>,
     template: Id<id::Template>,
+    of: CopyOf,
 ) -> Result<(Template, Duration), Error> {
     if let Some(there) = existing(registry.resources(), template).await? {
         return Ok((there, Duration::ZERO));
     }
-    let (draft, spec, stall) = copy(registry, sandbox, Target::Snapshot(template)).await?;
+    let target = match of {
+        CopyOf::Sandbox => Target::OwnPause(template),
+        CopyOf::Template => Target::Snapshot(template),
+    };
+    let (draft, spec, stall) = copy(registry, sandbox, target).await?;
     let made = blocking("keep the template", move || draft.commit(spec).map_err(Error::from)).await;
     Ok((or_existing(registry.resources(), template, made).await?, stall))
 }

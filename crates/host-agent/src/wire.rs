@@ -104,6 +104,7 @@ pub(crate) fn child(
         access_token: child.access_token,
         // A child that is given none goes on with its source's.
         env: if env.is_empty() { None } else { Some(env) },
+        secrets: None,
         user: None,
         workdir: None,
         deadline,

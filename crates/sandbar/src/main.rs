@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SnapshotArgs, TemplateArgs};
+use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SecretArgs, SnapshotArgs, TemplateArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -55,6 +55,7 @@ enum Command {
     Sandbox(SandboxArgs),
     Snapshot(SnapshotArgs),
     Template(TemplateArgs),
+    Secret(SecretArgs),
     Cp(CpArgs),
     Host(HostArgs),
     HostAgent(Box<HostAgentArgs>),
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
             Command::Sandbox(args) => args.run().await,
             Command::Snapshot(args) => args.run().await,
             Command::Template(args) => args.run().await,
+            Command::Secret(args) => args.run().await,
             Command::Cp(args) => args.run().await,
             Command::Host(args) => args.run().await,
         }
@@ -133,6 +135,10 @@ mod tests {
             "run -- ls -la",
             "run --template base --env A=b --timeout 10 -- sh -c true",
             "sandbox create --vcpus 2 --metadata a=b --json",
+            "sandbox create --secret TOKEN=github-token --secret KEY=k",
+            "run --secret TOKEN=github-token -- true",
+            "secret set github-token --from-file token",
+            "secret rm a b",
             "sandbox list --status running,paused --json",
             "sb ls --all",
             &format!("sandbox exec {id} --user root -- id"),
@@ -174,6 +180,8 @@ mod tests {
             "run ls",
             "run --timeout 0 -- ls",
             "run --env A -- ls",
+            "secret set github-token ghp_value",
+            "secret set sec_x",
             "sandbox get sb-1",
             "sandbox get host-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e",
             "sandbox list --status sleeping",

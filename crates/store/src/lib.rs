@@ -27,6 +27,7 @@ pub mod sign_in;
 pub mod snapshots;
 pub mod stats;
 pub mod tags;
+pub mod team_secrets;
 pub mod teams;
 pub mod templates;
 pub mod transfers;

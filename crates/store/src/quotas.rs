@@ -42,16 +42,18 @@ impl Tx {
     ) -> Result<(), StoreError> {
         let integer = |limit: Option<u64>| limit.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX));
         sqlx::query!(
-            "INSERT INTO team_quotas (team_id, max_sandboxes, max_vcpus, max_memory_mb, max_snapshots, max_builds)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO team_quotas (team_id, max_sandboxes, max_vcpus, max_memory_mb, max_snapshots, max_builds,
+                                       max_secrets)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (team_id) DO UPDATE SET max_sandboxes = $2, max_vcpus = $3, max_memory_mb = $4,
-                 max_snapshots = $5, max_builds = $6, updated_at = now()",
+                 max_snapshots = $5, max_builds = $6, max_secrets = $7, updated_at = now()",
             team.uuid(),
             integer(limits.sandboxes),
             integer(limits.vcpus),
             limits.memory_mb.map(bigint),
             integer(limits.snapshots),
             integer(limits.builds),
+            integer(limits.secrets),
         )
         .execute(self.connection())
         .await?;
@@ -63,11 +65,12 @@ async fn read(executor: impl PgExecutor<'_>, team: Id<Team>) -> Result<Option<Qu
     let row = sqlx::query!(
         r#"SELECT q.max_sandboxes AS "max_sandboxes?", q.max_vcpus AS "max_vcpus?",
                   q.max_memory_mb AS "max_memory_mb?", q.max_snapshots AS "max_snapshots?",
-                  q.max_builds AS "max_builds?",
+                  q.max_builds AS "max_builds?", q.max_secrets AS "max_secrets?",
                   s.sandboxes AS "sandboxes!", s.vcpus AS "vcpus!", s.memory_mb AS "memory_mb!",
                   (SELECT count(*) FROM templates WHERE team_id = t.id AND deleted_at IS NULL AND NOT is_pause) AS "snapshots!",
                   (SELECT count(*) FROM template_builds
-                   WHERE team_id = t.id AND status IN ('pending', 'running')) AS "builds!"
+                   WHERE team_id = t.id AND status IN ('pending', 'running')) AS "builds!",
+                  (SELECT count(*) FROM team_secrets WHERE team_id = t.id) AS "secrets!"
            FROM teams t
            LEFT JOIN team_quotas q ON q.team_id = t.id
            CROSS JOIN LATERAL (
@@ -90,6 +93,7 @@ async fn read(executor: impl PgExecutor<'_>, team: Id<Team>) -> Result<Option<Qu
             memory_mb: unsigned_opt("team_quotas.max_memory_mb", row.max_memory_mb)?,
             snapshots: unsigned_opt("team_quotas.max_snapshots", row.max_snapshots)?,
             builds: unsigned_opt("team_quotas.max_builds", row.max_builds)?,
+            secrets: unsigned_opt("team_quotas.max_secrets", row.max_secrets)?,
         },
         used: PerResource {
             sandboxes: unsigned("count of sandboxes", row.sandboxes)?,
@@ -97,6 +101,7 @@ async fn read(executor: impl PgExecutor<'_>, team: Id<Team>) -> Result<Option<Qu
             memory_mb: unsigned("sum of memory_mb", row.memory_mb)?,
             snapshots: unsigned("count of templates", row.snapshots)?,
             builds: unsigned("count of builds", row.builds)?,
+            secrets: unsigned("count of secrets", row.secrets)?,
         },
     }))
 }

@@ -50,6 +50,8 @@ kinds! {
     Build = "bld", "build";
     /// What sandboxes start from.
     Template = "tpl", "template";
+    /// A team's secret.
+    Secret = "sec", "secret";
 }
 
 /// The id of a `K`. Mixing two kinds does not compile.
@@ -88,6 +90,24 @@ impl Id<Sandbox> {
     #[must_use]
     pub fn e2b(self) -> String {
         self.uuid.simple().to_string()
+    }
+}
+
+impl Id<Secret> {
+    /// How the form begins that E2B clients take. No name begins like that.
+    pub const E2B_PREFIX: &'static str = "sec_";
+
+    /// The form that E2B clients take: `sec_` and 32 hexadecimal digits.
+    #[must_use]
+    pub fn e2b(self) -> String {
+        format!("{}{}", Self::E2B_PREFIX, self.uuid.simple())
+    }
+
+    /// Reads the form that E2B clients take. One id has one spelling.
+    #[must_use]
+    pub fn from_e2b(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text.strip_prefix(Self::E2B_PREFIX)?).map(Self::from_uuid).ok()?;
+        (id.e2b() == text).then_some(id)
     }
 }
 

@@ -24,7 +24,7 @@ pub use id::Id;
 pub use ingress::Ingress;
 pub use life::{MetricsRange, OnTimeout, PauseMode, TimeoutFrom};
 pub use log::{LogDirection, LogLevel};
-pub use name::{TemplateName, TemplateTag};
+pub use name::{SecretName, TemplateName, TemplateTag};
 pub use network::NetworkPolicy;
 pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};

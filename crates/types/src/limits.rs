@@ -32,6 +32,16 @@ pub const MAP_ENTRIES: usize = 64;
 pub const MAP_KEY_BYTES: usize = 128;
 /// Bytes of one value of metadata or environment.
 pub const MAP_VALUE_BYTES: usize = 4_096;
+/// Entries of a secret's metadata. These bounds are E2B's.
+pub const SECRET_METADATA_ENTRIES: usize = 32;
+/// Bytes of one key.
+pub const SECRET_METADATA_KEY_BYTES: usize = 128;
+/// Bytes of one value.
+pub const SECRET_METADATA_VALUE_BYTES: usize = 1_024;
+/// Bytes of all keys and values.
+pub const SECRET_METADATA_BYTES: usize = 8_192;
+/// Bytes of a secret's value: what a variable of the environment may have.
+pub const SECRET_BYTES: usize = MAP_VALUE_BYTES;
 /// Bytes of a path in the guest (Linux's PATH_MAX).
 pub const PATH_BYTES: usize = 4_096;
 /// Bytes of one command line: command and arguments together.

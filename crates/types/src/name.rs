@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Id;
+use crate::id::Secret;
+
 /// The name of a template or snapshot: a letter or digit, then up to 63 letters, digits, dots, underscores or dashes.
 ///
 /// It can be a file name and a path segment as it is.
@@ -112,9 +115,86 @@ impl fmt::Display for TemplateTag {
     }
 }
 
+/// The name of a team's secret: a small letter or digit, then up to 127 of those, dots, underscores or dashes. Capital letters are taken as
+/// small ones. No name looks like an id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretName(String);
+
+/// Text that cannot name a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a valid name of a secret: use 1 to 128 letters, digits, dots, underscores or dashes, the first a letter or digit, and \"sec_\" not at \
+     the beginning"
+)]
+pub struct InvalidSecretName;
+
+impl SecretName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SecretName {
+    type Err = InvalidSecretName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSecretName> {
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest_is_fine = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        let name = text.to_ascii_lowercase();
+        let is_id = name.starts_with(Id::<Secret>::E2B_PREFIX) || name.parse::<Id<Secret>>().is_ok();
+        if starts_well && rest_is_fine && text.len() <= 128 && !is_id {
+            Ok(Self(name))
+        } else {
+            Err(InvalidSecretName)
+        }
+    }
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secrets_name_is_small_and_no_id() {
+        for (good, name) in [
+            ("openai-api-key", "openai-api-key"),
+            ("A.b_C", "a.b_c"),
+            ("9", "9"),
+            ("sec", "sec"),
+            ("sec-a", "sec-a"),
+        ] {
+            assert_eq!(good.parse::<SecretName>().unwrap().as_str(), name);
+        }
+        let id = Id::<Secret>::new();
+        assert_eq!(Id::from_e2b(&id.e2b()), Some(id));
+        assert_eq!(Id::<Secret>::from_e2b(&id.e2b().to_uppercase()), None);
+        for bad in [
+            "",
+            ".a",
+            "-a",
+            "a b",
+            "a/b",
+            "{a}",
+            "a\n",
+            "é",
+            "sec_a",
+            "SEC_A",
+            &id.to_string(),
+            &id.e2b(),
+            &"x".repeat(129),
+        ] {
+            assert!(bad.parse::<SecretName>().is_err(), "{bad:?}");
+        }
+        assert!("x".repeat(128).parse::<SecretName>().is_ok());
+    }
 
     #[test]
     fn takes_what_can_be_a_file_name_and_nothing_else() {

@@ -17,12 +17,15 @@ words! {
         Snapshots = "snapshots",
         /// Builds that wait or run.
         Builds = "builds",
+        /// Secrets.
+        Secrets = "secrets",
     }
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Sandboxes, Self::Vcpus, Self::MemoryMb, Self::Snapshots, Self::Builds];
+    pub const ALL: [Self; 6] =
+        [Self::Sandboxes, Self::Vcpus, Self::MemoryMb, Self::Snapshots, Self::Builds, Self::Secrets];
 
     /// What people call it.
     #[must_use]
@@ -33,6 +36,7 @@ impl Resource {
             Self::MemoryMb => "MiB of memory of running sandboxes",
             Self::Snapshots => "snapshots",
             Self::Builds => "builds",
+            Self::Secrets => "secrets",
         }
     }
 }
@@ -49,6 +53,7 @@ pub struct PerResource<T> {
     pub memory_mb: T,
     pub snapshots: T,
     pub builds: T,
+    pub secrets: T,
 }
 
 impl<T> PerResource<T> {
@@ -60,6 +65,7 @@ impl<T> PerResource<T> {
             memory_mb: make(Resource::MemoryMb),
             snapshots: make(Resource::Snapshots),
             builds: make(Resource::Builds),
+            secrets: make(Resource::Secrets),
         }
     }
 
@@ -71,6 +77,7 @@ impl<T> PerResource<T> {
             Resource::MemoryMb => &self.memory_mb,
             Resource::Snapshots => &self.snapshots,
             Resource::Builds => &self.builds,
+            Resource::Secrets => &self.secrets,
         }
     }
 
@@ -82,6 +89,7 @@ impl<T> PerResource<T> {
             Resource::MemoryMb => &mut self.memory_mb,
             Resource::Snapshots => &mut self.snapshots,
             Resource::Builds => &mut self.builds,
+            Resource::Secrets => &mut self.secrets,
         }
     }
 }
@@ -158,7 +166,8 @@ mod tests {
 
     #[test]
     fn all_or_nothing_is_taken_up_to_the_limit() {
-        let limits = PerResource { sandboxes: 3, vcpus: 4, memory_mb: 1024, snapshots: 1, builds: 0 };
+        let limits =
+            PerResource { sandboxes: 3, vcpus: 4, memory_mb: 1024, snapshots: 1, ..PerResource::default() };
         let mut room = Headroom { limits, used: PerResource::default() };
         room.take(&PerResource::of_sandbox(2, 512)).unwrap();
         let before = room;

@@ -29,6 +29,7 @@ const ALL: readonly Place[] = [
 	place('Builds', 'builds', 'build', 'team', 'b'),
 	place('Hosts', 'byoc', 'host', 'team', 'h'),
 	place('API keys', 'keys', 'key', 'team', 'k'),
+	place('Secrets', 'secrets', 'shield', 'team', 'e'),
 	place('Usage', 'usage', 'meter', 'team', 'u'),
 	place('Team', 'team', 'team', 'team', 't'),
 	place('Audit log', 'audit', 'log', 'team', 'l'),

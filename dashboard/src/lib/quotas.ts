@@ -10,5 +10,6 @@ export const RESOURCES = [
 	{ word: 'vcpus', name: 'vCPUs of those', unit: '', say: count },
 	{ word: 'memory_mb', name: 'Memory of those', unit: ', MiB', say: megabytes },
 	{ word: 'snapshots', name: 'Snapshots', unit: '', say: count },
-	{ word: 'builds', name: 'Builds under way', unit: '', say: count }
+	{ word: 'builds', name: 'Builds under way', unit: '', say: count },
+	{ word: 'secrets', name: 'Secrets', unit: '', say: count }
 ] as const;

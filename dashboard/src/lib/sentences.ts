@@ -68,6 +68,15 @@ const SAID: Record<string, { title: string; noun: string; actions: Record<string
 		noun: 'API key',
 		actions: { create: 'created API key', revoke: 'revoked API key' }
 	},
+	secret: {
+		title: 'Secrets',
+		noun: 'secret',
+		actions: {
+			create: 'made secret',
+			update: ({ name }) => `gave secret ${name} another value`,
+			delete: 'deleted secret'
+		}
+	},
 	member: {
 		title: 'Members',
 		noun: 'member',
@@ -170,7 +179,8 @@ const LIMITS = [
 	['vcpus', 'vCPUs'],
 	['memory_mb', 'MiB of memory'],
 	['snapshots', 'snapshots'],
-	['builds', 'builds']
+	['builds', 'builds'],
+	['secrets', 'secrets']
 ] as const;
 
 /** Which limits are what now. */

@@ -7,11 +7,15 @@ from datetime import timedelta
 import pytest
 from conftest import settled
 from e2b import (
+    AsyncSecret,
     AuthenticationException,
     NotFoundException,
     SandboxException,
     SandboxState,
+    Secret,
 )
+from e2b.exceptions import InvalidArgumentException, SecretException, SecretNotFoundException
+from threads import InThreads
 
 UNKNOWN = uuid.uuid4().hex
 
@@ -156,6 +160,35 @@ async def test_networks(platform):
     assert (await closed.get_info()).allow_internet_access is False
     with pytest.raises(SandboxException):
         await sandbox.update_network({"allow_out": ["example.com"]})
+
+
+async def test_secrets(platform):
+    of = InThreads(Secret) if platform.is_sync else AsyncSecret
+    name = f"Token-{platform.mark}"
+    made = await of.create(name, "hunter2", metadata={"mark": platform.mark})
+    assert (made.name, made.version, made.metadata) == (name.lower(), 1, {"mark": platform.mark})
+    assert await of.get_info(name) == await of.get_info(made.secret_id) == made
+    with pytest.raises(SecretException, match="409"):
+        await of.create(name, "again")
+    updated = await of.update(made.secret_id, "hunter3")
+    assert (updated.version, updated.metadata, updated.created_at) == (2, made.metadata, made.created_at)
+    assert (await of.update(name, "hunter4", metadata={})).metadata == {}
+    other = await of.create(f"{name}-2", "v")
+    pages = await platform.pages(await settled(of.list(limit=1)))
+    assert [secret.name for secret in pages if platform.mark in secret.name] == [other.name, made.name]
+    assert await of.exists(name)
+    for secret in (made.secret_id, other.name):
+        assert await of.destroy(secret)
+        assert not await of.destroy(secret)
+    assert not await of.exists(name)
+    with pytest.raises(SecretNotFoundException):
+        await of.update(name, "v")
+    with pytest.raises(SecretException, match="400"):
+        await of.create("no name", "v")
+    # Headers of outgoing requests are filled in by nothing here.
+    rules = {"api.example.org": [{"transform": {"headers": {"Authorization": Secret.fill(name)}}}]}
+    with pytest.raises((SandboxException, InvalidArgumentException), match="network.rules"):
+        await platform.create(network={"rules": rules})
 
 
 async def test_figures(platform):

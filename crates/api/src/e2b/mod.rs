@@ -3,6 +3,7 @@
 //!
 //! - `sandboxes/`: a file for each verb or group of verbs; `view.rs` there has what answers say of a sandbox.
 //! - `snapshots.rs`, `templates.rs`, `tags.rs`: what sandboxes start from. `builds.rs`: how it is made.
+//! - `secrets.rs`: values that nobody reads again.
 //! - `errors.rs`, `names.rs`, `page.rs`: refusals, ids and names, pages.
 //!
 //! What is not here is told by a 404 in the same form.
@@ -12,6 +13,7 @@ mod errors;
 mod names;
 mod page;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 mod tags;
 mod templates;
@@ -49,6 +51,8 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/sandboxes/{id}/logs", get(sandboxes::logs::first_version))
         .route("/v2/sandboxes/{id}/logs", get(sandboxes::logs::second_version))
         .route("/snapshots", get(snapshots::list))
+        .route("/secrets", get(secrets::list).post(secrets::create))
+        .route("/secrets/{id}", get(secrets::one).post(secrets::update).delete(secrets::remove))
         .route("/templates", get(templates::list))
         .route("/templates/aliases/{alias}", get(templates::alias))
         .route("/v3/templates", post(builds::announce))

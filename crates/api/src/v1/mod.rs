@@ -9,6 +9,7 @@ pub(crate) mod hosts;
 pub(crate) mod me;
 pub(crate) mod platform;
 pub(crate) mod sandboxes;
+pub(crate) mod secrets;
 pub(crate) mod snapshots;
 pub(crate) mod teams;
 pub(crate) mod usage;

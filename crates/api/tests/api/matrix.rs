@@ -123,6 +123,13 @@ fn row(operation: &str) -> Option<Answers> {
         "create_team" | "create_api_key" => people(201),
         "revoke_api_key" => in_team(403, 204, 204),
 
+        "list_secrets" => own_team(200),
+        "create_secret" => own_team(201),
+        "get_secret" => team_only(200),
+        // Another member's.
+        "set_secret" => Answers { member: 403, ..team_only(200) },
+        "delete_secret" => Answers { member: 403, ..team_only(204) },
+
         "get_team" | "get_team_quotas" => in_team(200, 200, 200),
         "rename_team" | "change_member" => in_team(403, 200, 200),
         "add_member" => in_team(403, 201, 201),
@@ -197,7 +204,7 @@ impl Call {
 impl World {
     async fn new() -> Self {
         // Nobody works on the builds that are asked for here.
-        let default_quotas = PerResource { builds: 10_000, ..config().default_quotas };
+        let default_quotas = PerResource { builds: 10_000, secrets: 10_000, ..config().default_quotas };
         let platform = Platform::start_with(Config { default_quotas, ..config() }).await;
         let first = platform.first_person().await;
         let owner = platform.sign_up("owner").await;
@@ -262,6 +269,13 @@ impl World {
         let api = self.platform.api.with_key(&self.key);
         let build = api.post("/v1/builds", json!({"name": "built", "recipe": ["echo"]})).await.expect(201);
         build["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A secret that the owner made.
+    async fn fresh_secret(&self) -> String {
+        let name = Id::<sandbar_types::id::User>::new();
+        let made = self.owner.api.post("/v1/secrets", json!({"name": name, "value": "v"})).await.expect(201);
+        made["name"].as_str().unwrap().to_owned()
     }
 
     /// A template of the platform's of which no host has files.
@@ -386,6 +400,11 @@ impl World {
             }
             "search_users" => Call { query: "?email=owner@", ..Call::default() },
             "create_team" | "create_api_key" => Call::default().with(json!({"name": "N"})),
+            "create_secret" => {
+                Call::default().with(json!({"name": Id::<sandbar_types::id::User>::new(), "value": "v"}))
+            }
+            "get_secret" | "delete_secret" => Call::on(self.fresh_secret().await),
+            "set_secret" => Call::on(self.fresh_secret().await).with(json!({"value": "w"})),
             "revoke_api_key" => Call::on(self.owner.key().await.0),
             "get_team" | "get_team_quotas" | "admin_get_quotas" | "leave_team" | "delete_team" => {
                 Call::on(self.fresh_team().await)

@@ -67,11 +67,28 @@ impl HostClient {
         template: Id<Template>,
         limit: Duration,
     ) -> Result<(host::Template, u64), HostError> {
-        let request = host::SnapshotSandboxRequest {
-            id: id.to_string(),
-            template_id: template.to_string(),
-            ..Default::default()
-        };
+        let (id, template_id) = (id.to_string(), template.to_string());
+        self.copy_of_sandbox(host::SnapshotSandboxRequest { id, template_id, ..Default::default() }, limit)
+            .await
+    }
+
+    /// Makes a template of a sandbox's pause, for that sandbox alone.
+    pub async fn keep_pause(
+        &self,
+        id: Id<Sandbox>,
+        template: Id<Template>,
+        limit: Duration,
+    ) -> Result<host::Template, HostError> {
+        let (id, template_id) = (id.to_string(), template.to_string());
+        let request = host::SnapshotSandboxRequest { id, template_id, own_pause: true, ..Default::default() };
+        Ok(self.copy_of_sandbox(request, limit).await?.0)
+    }
+
+    async fn copy_of_sandbox(
+        &self,
+        request: host::SnapshotSandboxRequest,
+        limit: Duration,
+    ) -> Result<(host::Template, u64), HostError> {
         let answer =
             self.call(self.rpc().snapshot_sandbox_with_options(request, within(limit))).await?.into_owned();
         Ok((answer.template.into_option().ok_or(NO_TEMPLATE)?, answer.stall_ms))

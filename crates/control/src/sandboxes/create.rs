@@ -24,7 +24,7 @@ use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
 use sandbar_types::recipe::Defaults;
 use sandbar_types::{Id, Ingress, PerResource, SandboxStatus, TemplateKind};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use super::error::CallSite;
@@ -67,6 +67,7 @@ impl Control {
         if checked.disk_mb.is_some_and(|disk_mb| disk_mb != template.disk_mb) {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }
+        let secrets = self.secrets_for(team, &new.secrets).await?;
         let size = size_of(&template, &checked);
         let request = Request {
             team,
@@ -76,6 +77,7 @@ impl Control {
             size,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
+            secrets,
             ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
         };
@@ -101,6 +103,7 @@ impl Control {
             checked,
             metadata: new.metadata.clone(),
             env: new.env.clone(),
+            secrets: BTreeMap::new(),
             ingress: new.ingress.clone(),
             key: None,
         };
@@ -223,8 +226,18 @@ impl Control {
         request: &Request,
         host: Id<Host>,
     ) -> Result<Result<Placed, NoHostReason>, SandboxError> {
-        let Request { team, placed_for: _, template, checked, size, metadata, env: _, ingress, key } =
-            request;
+        let Request {
+            team,
+            placed_for: _,
+            template,
+            checked,
+            size,
+            metadata,
+            env: _,
+            secrets: _,
+            ingress,
+            key,
+        } = request;
         let id = Id::new();
         let mut tx = self.store().begin().await?;
         // Before the row is made, which would be counted.
@@ -297,6 +310,11 @@ impl Control {
             template_id: row.template_id.to_string(),
             access_token: self.guest_key().token(row.id).expose_secret().to_owned(),
             env: env.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            secrets: request
+                .secrets
+                .iter()
+                .map(|(key, value)| (key.clone(), value.expose_secret().to_owned()))
+                .collect(),
             timeout_sec: row.timeout_sec,
             hostname: row.id.to_string(),
             on_timeout: on_timeout_word(Some(row.on_timeout)).into(),
@@ -403,6 +421,8 @@ struct Request {
     size: Demand,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
+    /// By the variable that each is the value of. In no row: the host keeps them.
+    secrets: BTreeMap<String, SecretString>,
     ingress: Ingress,
     key: Option<(IdempotencyKey, [u8; 32])>,
 }

@@ -10,6 +10,7 @@ use super::{InvalidSandbox, Sandbox};
 use crate::access::store_code;
 use crate::context::NoTeam;
 use crate::host_client::{HostError as HostCallError, Reason};
+use crate::secrets::SecretError;
 use crate::{Control, ShuttingDown};
 
 /// Why an operation on a sandbox failed. `Display` is safe to show to the caller wherever [`SandboxError::code`] is not
@@ -43,6 +44,15 @@ pub enum SandboxError {
         /// What was asked for.
         name: String,
     },
+    /// The team has no such secret.
+    #[error("secrets: there is no secret {secret:?}")]
+    SecretNotFound {
+        /// What was asked for.
+        secret: String,
+    },
+    /// A secret's value cannot be opened.
+    #[error("a secret cannot be opened")]
+    SecretLost(#[source] SecretError),
     /// The sandbox's state does not allow it.
     #[error("sandbox {id} is {status}: {operation} needs it to be {needed}")]
     InvalidState {
@@ -199,7 +209,9 @@ impl SandboxError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Invalid(_) | Self::Refused { .. } | Self::Upload(_) => ErrorCode::InvalidRequest,
+            Self::Invalid(_) | Self::Refused { .. } | Self::Upload(_) | Self::SecretNotFound { .. } => {
+                ErrorCode::InvalidRequest
+            }
             Self::NoTeam(_) => ErrorCode::NoTeam,
             Self::NotFound { .. }
             | Self::TemplateNotFound { .. }
@@ -222,6 +234,7 @@ impl SandboxError {
                 ErrorCode::HostUnavailable
             }
             Self::Agent { .. } => ErrorCode::AgentError,
+            Self::SecretLost(_) => ErrorCode::InternalError,
             Self::Store(error) => store_code(error),
         }
     }

@@ -119,6 +119,9 @@ pub struct NewSandbox {
     pub timeout_from: Option<TimeoutFrom>,
     pub metadata: BTreeMap<String, String>,
     pub env: BTreeMap<String, String>,
+    /// Names of secrets, by the variable that each is the value of.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
     pub network: Option<NetworkRules>,
     pub ingress: Ingress,
 }

@@ -35,7 +35,7 @@ pub enum InvalidSandbox {
         field: &'static str,
     },
     /// A map's key cannot be one.
-    #[error("{field}: a key must be 1 to {} bytes long, without NUL{}", limits::MAP_KEY_BYTES, if *.field == "env" { " or '='" } else { "" })]
+    #[error("{field}: a key must be 1 to {} bytes long, without NUL{}", limits::MAP_KEY_BYTES, if is_environment(.field) { " or '='" } else { "" })]
     MapKey {
         /// Of which map.
         field: &'static str,
@@ -49,6 +49,12 @@ pub enum InvalidSandbox {
         /// Of which map.
         field: &'static str,
         /// Its key.
+        key: String,
+    },
+    /// A variable is given a value and a secret.
+    #[error("env and secrets both have {key:?}")]
+    SaidTwice {
+        /// Its name.
         key: String,
     },
     /// A network policy cannot be one.
@@ -137,6 +143,10 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     }
     map("metadata", &new.metadata)?;
     map("env", &new.env)?;
+    map("secrets", &new.secrets)?;
+    if let Some(key) = new.secrets.keys().find(|key| new.env.contains_key(*key)) {
+        return Err(InvalidSandbox::SaidTwice { key: key.clone() });
+    }
     let NewSandbox { vcpus, memory_mb, disk_mb, .. } = *new;
     Ok(Checked { template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, timeout_from, network })
 }
@@ -147,15 +157,19 @@ pub(super) fn network(rules: &NetworkRules) -> Result<NetworkPolicy, InvalidSand
     Ok(NetworkPolicy::parse(allow_out, deny_out, allow_internet.unwrap_or(true))?)
 }
 
+/// Whether a map's keys are names of variables.
+fn is_environment(field: &str) -> bool {
+    matches!(field, "env" | "secrets")
+}
+
 /// Checks metadata or an environment.
 fn map(field: &'static str, map: &BTreeMap<String, String>) -> Result<(), InvalidSandbox> {
     if map.len() > limits::MAP_ENTRIES {
         return Err(InvalidSandbox::TooManyEntries { field });
     }
-    let is_env = field == "env";
     for (key, value) in map {
         let fits = (1..=limits::MAP_KEY_BYTES).contains(&key.len());
-        if !fits || key.contains('\0') || (is_env && key.contains('=')) {
+        if !fits || key.contains('\0') || (is_environment(field) && key.contains('=')) {
             return Err(InvalidSandbox::MapKey { field });
         }
         if value.len() > limits::MAP_VALUE_BYTES || value.contains('\0') {

@@ -34,6 +34,7 @@ impl Control {
             return Err(TeamError::HasHosts);
         }
         tx.api_keys_revoke(id, None).await?;
+        tx.team_secrets_delete(id).await?;
         // Templates before sandboxes, as everywhere.
         let operation = Operation::begun(ctx, Action::Delete).to_value();
         let (snapshots, owing) = tx.snapshots_delete_of_team(id, &operation).await?;

@@ -21,4 +21,5 @@ mod simulation;
 mod snapshots;
 mod stats;
 mod support;
+mod team_secrets;
 mod transfer;

@@ -13,7 +13,7 @@ use super::settling::Settling;
 use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
 use super::{Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
 use crate::error::{Error, chain};
-use crate::journal::{PauseReason, Phase, Record};
+use crate::journal::{CopyOf, PauseReason, Phase, Record};
 use crate::logs::HostEvent;
 use crate::resources::blocking;
 
@@ -174,7 +174,7 @@ impl Actor {
                 copy_disk(&disk, &image.disk).await?;
             }
         }
-        let (id, spec) = (self.id, record.kept_spec(mode));
+        let (id, spec) = (self.id, record.kept_spec(mode, CopyOf::Template));
         let metrics = self.figures.to_json();
         blocking("publish the pause", move || Ok(draft.publish_paused(id, spec, &metrics)?)).await
     }
@@ -282,7 +282,7 @@ impl Actor {
     async fn capture_running(&self, target: Target) -> Result<Captured, Error> {
         let (machine, running, record) = self.machine()?;
         let bytes = match target {
-            Target::Snapshot(_) | Target::Children => self.cost_of_copy().await?,
+            Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => self.cost_of_copy().await?,
             Target::Disk(_) => 0,
         };
         let draft = self.begin_draft(target, bytes).await?;
@@ -295,7 +295,9 @@ impl Actor {
         let copied = async {
             stopped = Some(stand_still(&self.resources, machine, &running.guest).await?);
             match target {
-                Target::Snapshot(_) | Target::Children => copy(machine, &disk, &image).await.map(|_| ()),
+                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => {
+                    copy(machine, &disk, &image).await.map(|_| ())
+                }
                 Target::Disk(_) => copy_disk(&disk, &image.disk).await,
             }
         };
@@ -314,11 +316,13 @@ impl Actor {
         blocking("copy the pause", move || {
             let paused = store.paused(id)?;
             match target {
-                Target::Snapshot(_) | Target::Children if paused.mode() == PauseMode::Filesystem => {
+                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children
+                    if paused.mode() == PauseMode::Filesystem =>
+                {
                     let refusal = "its disk alone was kept: keep that, or resume it first";
                     return Err(Error::InvalidState { id, state: State::Paused, refusal });
                 }
-                Target::Snapshot(_) | Target::Children => paused.copy(&image)?,
+                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => paused.copy(&image)?,
                 Target::Disk(_) => paused.copy_disk(&image.disk)?,
             }
             Ok(())
@@ -328,18 +332,21 @@ impl Actor {
     }
 
     fn captured(&self, target: Target, draft: Draft, record: &Record, stall: Duration) -> Captured {
-        let mode = match target {
-            Target::Snapshot(_) | Target::Children => PauseMode::Full,
-            Target::Disk(_) => PauseMode::Filesystem,
+        let (mode, of) = match target {
+            Target::Snapshot(_) => (PauseMode::Full, CopyOf::Template),
+            Target::OwnPause(_) | Target::Children => (PauseMode::Full, CopyOf::Sandbox),
+            Target::Disk(_) => (PauseMode::Filesystem, CopyOf::Template),
         };
-        Captured { draft, spec: record.kept_spec(mode), stall }
+        Captured { draft, spec: record.kept_spec(mode, of), stall }
     }
 
     async fn begin_draft(&self, target: Target, bytes: u64) -> Result<Draft, Error> {
         let store = self.resources.store.clone();
         blocking("make room for a copy", move || {
             Ok(match target {
-                Target::Snapshot(id) | Target::Disk(id) => Draft::Template(store.begin_template(id, bytes)?),
+                Target::Snapshot(id) | Target::OwnPause(id) | Target::Disk(id) => {
+                    Draft::Template(store.begin_template(id, bytes)?)
+                }
                 Target::Children => Draft::Image(store.begin_image(bytes)?),
             })
         })

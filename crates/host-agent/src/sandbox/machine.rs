@@ -315,7 +315,8 @@ async fn introduce(
         id: request.id,
         template_id: request.template_id,
         slot: slot.index,
-        machine: origin.spec.clone(),
+        // What the guest was told is the record's own to say.
+        machine: TemplateSpec { surroundings: None, ..origin.spec.clone() },
         access_token: request.access_token.clone(),
         hostname: request.hostname.clone(),
         surroundings,
@@ -332,9 +333,10 @@ impl Origin {
     /// What the sandbox's guest has been told, once it is introduced.
     fn surroundings(&self, request: &CreateRequest) -> Result<Surroundings, Error> {
         let before = Surroundings::in_memory_of(&self.spec)?;
-        let CreateRequest { env, user, workdir, .. } = request;
+        let CreateRequest { env, secrets, user, workdir, .. } = request;
         Ok(Surroundings {
             env: env.clone().unwrap_or(before.env),
+            secrets: secrets.clone().unwrap_or(before.secrets),
             user: user.clone().or(before.user),
             workdir: workdir.clone().or(before.workdir),
         })

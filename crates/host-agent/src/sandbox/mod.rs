@@ -57,7 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::guest::GuestClient;
-use crate::journal::{Deadline, PauseReason};
+use crate::journal::{Deadline, PauseReason, Secrets};
 use crate::logs::Log;
 use crate::metrics::Figures;
 use activity::{Activity, Use};
@@ -123,6 +123,8 @@ pub(crate) struct CreateRequest {
     pub(crate) access_token: String,
     /// Environment of all its commands; none: as in the machine that it is copied from.
     pub(crate) env: Option<Vec<(String, String)>>,
+    /// What of it is secret; none: the same.
+    pub(crate) secrets: Option<Secrets>,
     /// Who its commands run as where they do not say; none: as in the machine that it is copied from.
     pub(crate) user: Option<String>,
     /// Where; the same.
@@ -271,6 +273,8 @@ pub(crate) enum Order {
 pub(crate) enum Target {
     /// A snapshot template.
     Snapshot(Id<Template>),
+    /// The same of a pause, for the sandbox itself alone.
+    OwnPause(Id<Template>),
     /// The disk alone, for a base template.
     Disk(Id<Template>),
     /// A machine image for children.

@@ -11,6 +11,7 @@ mod network;
 mod pairs;
 mod run;
 mod sandbox;
+mod secret;
 mod shell;
 mod snapshot;
 mod table;
@@ -21,6 +22,7 @@ pub(crate) use endpoint::EndpointArgs;
 pub(crate) use host::HostArgs;
 pub(crate) use run::RunArgs;
 pub(crate) use sandbox::SandboxArgs;
+pub(crate) use secret::SecretArgs;
 pub(crate) use snapshot::SnapshotArgs;
 pub(crate) use template::TemplateArgs;
 

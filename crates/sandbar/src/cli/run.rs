@@ -33,6 +33,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
 
+    /// Variable whose value is the secret of this name; may be repeated
+    #[arg(long = "secret", value_name = "VARIABLE=NAME", value_parser = pair)]
+    secrets: Vec<(String, String)>,
+
     #[command(flatten)]
     command: CommandArgs,
 
@@ -48,6 +52,7 @@ impl RunArgs {
             template: self.template,
             timeout_sec: Some(ABANDONED_AFTER_SEC),
             metadata: self.metadata.into_iter().collect(),
+            secrets: self.secrets.into_iter().collect(),
             ..NewSandbox::default()
         };
         let creating = client.create_sandbox(&new);

@@ -76,6 +76,10 @@ struct CreateArgs {
     #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
 
+    /// Variable whose value is the secret of this name; may be repeated
+    #[arg(long = "secret", value_name = "VARIABLE=NAME", value_parser = pair)]
+    secrets: Vec<(String, String)>,
+
     #[command(flatten)]
     rules: RulesArgs,
 
@@ -166,7 +170,8 @@ impl SandboxArgs {
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, rules, json } = args;
+    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, secrets, rules, json } =
+        args;
     let new = NewSandbox {
         template,
         vcpus,
@@ -175,6 +180,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
         on_timeout,
         metadata: metadata.into_iter().collect(),
         env: env.into_iter().collect(),
+        secrets: secrets.into_iter().collect(),
         network: rules.given(),
     };
     let sandbox = client.create_sandbox(&new).await?;

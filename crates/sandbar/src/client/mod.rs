@@ -11,6 +11,7 @@ mod hosts;
 mod life;
 mod logs;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 mod terminal;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) use hosts::{Host, NewHost, Running};
 pub(crate) use life::{Child, Memory, NewFork, Resume, Timeout};
 pub(crate) use logs::{LogEntry, LogEvent, LogFilter, PAGE};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
+pub(crate) use secrets::Secret;
 pub(crate) use snapshots::{Existing, Snapshot};
 pub(crate) use terminal::{TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};
 

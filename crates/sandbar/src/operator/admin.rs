@@ -89,11 +89,15 @@ struct QuotaArgs {
     /// Builds of templates that wait or run
     #[arg(long, value_name = "N|default")]
     builds: Option<Limit>,
+
+    /// Secrets
+    #[arg(long, value_name = "N|default")]
+    secrets: Option<Limit>,
 }
 
 impl QuotaArgs {
     async fn run(self, control: &Control, ctx: &OpContext) -> anyhow::Result<()> {
-        let Self { team, sandboxes, vcpus, memory_mb, snapshots, builds } = self;
+        let Self { team, sandboxes, vcpus, memory_mb, snapshots, builds, secrets } = self;
         let new = |limit: Option<Limit>| limit.map_or(NewLimit::Kept, |limit| limit.0);
         let new = PerResource {
             sandboxes: new(sandboxes),
@@ -101,6 +105,7 @@ impl QuotaArgs {
             memory_mb: new(memory_mb),
             snapshots: new(snapshots),
             builds: new(builds),
+            secrets: new(secrets),
         };
         let quotas = control.admin_set_team_quotas(ctx, team, &new).await?;
         for resource in Resource::ALL {

@@ -52,7 +52,7 @@ async fn limits_are_kept_as_they_were_set_and_a_deleted_team_has_none() {
     assert_eq!(world.store.quota(world.team).await.unwrap().unwrap().set, PerResource::default());
     for set in [
         PerResource { sandboxes: Some(0), memory_mb: Some(7), ..PerResource::default() },
-        PerResource { builds: Some(3), ..PerResource::default() },
+        PerResource { builds: Some(3), secrets: Some(4), ..PerResource::default() },
     ] {
         let mut tx = world.store.begin().await.unwrap();
         tx.quota_hold(world.team).await.unwrap();

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { afterEach, beforeEach, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { AuthenticationError, NotFoundError, Sandbox, SandboxError } from 'e2b'
+import { AuthenticationError, NotFoundError, Sandbox, SandboxError, Secret } from 'e2b'
 
 import { Platform, everything, unknown } from './platform.js'
 
@@ -103,6 +103,24 @@ test('networks', async () => {
   await sandbox.updateNetwork({ denyOut: ['198.51.100.0/24'] })
   const { network } = await sandbox.getInfo()
   assert.deepEqual([network.allowOut, network.denyOut], [[], ['198.51.100.0/24']])
+})
+
+test('secrets', async () => {
+  const name = `Token-${platform.mark}`
+  const made = await Secret.create(name, 'hunter2', { metadata: { mark: platform.mark } })
+  assert.deepEqual([made.name, made.version, made.metadata], [name.toLowerCase(), 1, { mark: platform.mark }])
+  assert.deepEqual(await Secret.getInfo(name), made)
+  await assert.rejects(Secret.create(name, 'again'), /409/)
+  const updated = await Secret.update(made.secretId, 'hunter3')
+  assert.deepEqual([updated.version, updated.metadata], [2, made.metadata])
+  await Secret.create(`${name}-2`, 'v')
+  const listed = (await everything(Secret.list({ limit: 1 }))).filter((secret) => secret.name.includes(platform.mark))
+  assert.deepEqual(listed.map((secret) => secret.name), [`${made.name}-2`, made.name])
+  for (const secret of [made.secretId, `${name}-2`]) {
+    assert.equal(await Secret.destroy(secret), true)
+    assert.equal(await Secret.destroy(secret), false)
+  }
+  assert.equal(await Secret.exists(name), false)
 })
 
 test('figures', async () => {

@@ -48,6 +48,10 @@ pub(crate) struct CreateSandbox {
     /// Environment of every command in it.
     #[serde(default)]
     env: Option<BTreeMap<String, String>>,
+    /// The same with secrets: by the name of a variable the name of the secret that is its value. What a secret's value is now, the
+    /// sandbox keeps.
+    #[serde(default)]
+    secrets: Option<BTreeMap<String, String>>,
     /// Where it may connect to; anywhere on the internet, where it is left out.
     network: Option<NetworkRules>,
     /// Whether anybody may reach its ports by their names. Otherwise that takes a key of the team or the sandbox's traffic token. The
@@ -110,6 +114,7 @@ impl From<CreateSandbox> for NewSandbox {
             on_timeout,
             metadata,
             env,
+            secrets,
             network,
             public_traffic,
             public_ports,
@@ -133,6 +138,7 @@ impl From<CreateSandbox> for NewSandbox {
             timeout_from: timeout_from.map(Into::into),
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
+            secrets: secrets.unwrap_or_default(),
             network: network.map(Into::into),
             ingress,
         }

@@ -27,6 +27,7 @@ pub(crate) struct TeamQuotas {
     snapshots: Quota,
     /// Builds of templates that wait or run.
     builds: Quota,
+    secrets: Quota,
 }
 
 /// How much of something a team may have, and has.
@@ -40,7 +41,7 @@ pub(crate) struct Quota {
 
 impl TeamQuotas {
     pub(crate) fn new(team_id: Id<id::Team>, quotas: PerResource<quotas::Quota>) -> Self {
-        let PerResource { sandboxes, vcpus, memory_mb, snapshots, builds } = quotas;
+        let PerResource { sandboxes, vcpus, memory_mb, snapshots, builds, secrets } = quotas;
         Self {
             team_id,
             sandboxes: sandboxes.into(),
@@ -48,6 +49,7 @@ impl TeamQuotas {
             memory_mb: memory_mb.into(),
             snapshots: snapshots.into(),
             builds: builds.into(),
+            secrets: secrets.into(),
         }
     }
 }

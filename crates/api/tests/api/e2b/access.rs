@@ -20,7 +20,7 @@ enum Things {
 use Things::{Own, Theirs};
 
 /// Every route, with the status that the owning team gets.
-const ROUTES: [(&str, &str, Things, u16); 33] = [
+const ROUTES: [(&str, &str, Things, u16); 38] = [
     ("POST", "/v2/sandboxes", Own, 201),
     ("POST", "/sandboxes", Own, 201),
     ("GET", "/v2/sandboxes", Own, 200),
@@ -52,6 +52,11 @@ const ROUTES: [(&str, &str, Things, u16); 33] = [
     ("POST", "/sandboxes/{id}/snapshots", Theirs, 201),
     ("POST", "/sandboxes/{id}/pause", Theirs, 204),
     ("POST", "/sandboxes/{id}/resume", Theirs, 201),
+    ("GET", "/secrets", Own, 200),
+    ("POST", "/secrets", Own, 201),
+    ("GET", "/secrets/{secret}", Theirs, 200),
+    ("POST", "/secrets/{secret}", Theirs, 200),
+    ("DELETE", "/secrets/{secret}", Theirs, 204),
     ("DELETE", "/templates/{snapshot}", Theirs, 204),
     ("DELETE", "/sandboxes/{id}", Theirs, 204),
 ];
@@ -66,6 +71,8 @@ async fn call(client: &Client, method: &str, path: &str) -> Answer {
         path if path.contains("/builds/") => {
             json!({"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["echo"], "force": false}]})
         }
+        "/secrets" => json!({"name": "new", "value": "v"}),
+        path if path.starts_with("/secrets/") => json!({"value": "w"}),
         "/v2/sandboxes" | "/sandboxes" => json!({"templateID": "base"}),
         _ => json!({"timeout": 600}),
     };
@@ -80,10 +87,12 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
     let kept = platform.api.post(&format!("/sandboxes/{id}/snapshots"), json!({"name": "kept"})).await;
     let kept = kept.expect(201)["snapshotID"].as_str().unwrap().replace('/', "%2F");
     let announced = platform.api.post("/v3/templates", json!({"name": "built"})).await.expect(202);
+    let secret = platform.api.post("/secrets", json!({"name": "own", "value": "v"})).await.expect(201);
     let named = |path: &str| {
         path.replace("{id}", &id)
             .replace("{snapshot}", &kept)
             .replace("{template}", announced["templateID"].as_str().unwrap())
+            .replace("{secret}", secret["secretID"].as_str().unwrap())
             .replace("{build}", announced["buildID"].as_str().unwrap())
     };
     for (method, path, things, _) in ROUTES {
@@ -113,7 +122,7 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
 #[tokio::test]
 async fn what_is_not_here_is_told_in_the_form_of_whose_it_would_be() {
     let platform = Platform::start().await;
-    for path in ["/volumes", "/secrets", "/v3/nothing", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
+    for path in ["/volumes", "/secrets/x/y", "/v3/nothing", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
         refused(&platform.api.post(path, json!({})).await, 404);
     }
     let other = platform.api.post("/snapshots", json!({})).await;

@@ -6,6 +6,7 @@ mod lists;
 mod logs;
 mod sandboxes;
 mod sdk;
+mod secrets;
 mod snapshots;
 
 use serde_json::{Value, json};

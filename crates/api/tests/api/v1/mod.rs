@@ -9,6 +9,7 @@ mod me;
 mod oauth;
 mod quotas;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 mod teams;
 mod usage;
