@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`two_hosts`] break it, or want it for themselves;
+//! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`traces`], [`two_hosts`] break it, or want it for themselves;
 //! 5. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
@@ -42,6 +42,7 @@ mod second_host;
 mod storm;
 mod stream;
 mod terminal;
+mod traces;
 mod two_hosts;
 mod warm;
 
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
                 warm::tests(),
                 rpc::tests(),
                 oci::tests(),
+                traces::tests(),
                 two_hosts::tests(),
             ]
             .concat(),

@@ -150,5 +150,9 @@ fn credential(parts: &Parts, name: &HeaderName) -> Result<String, ApiError> {
 
 async fn context(parts: &mut Parts, app: &AppState, actor: Actor) -> Result<OpContext, ApiError> {
     let RequestId(id) = RequestId::from_request_parts(parts, app).await?;
-    Ok(OpContext::new(id, actor))
+    let ctx = OpContext::new(id, actor);
+    if let Ok(team) = ctx.team() {
+        sandbar_trace::note("sandbar.team.id", team);
+    }
+    Ok(ctx)
 }

@@ -1,4 +1,4 @@
-//! What surrounds every request: an id, a log span, metrics, error bodies, headers, and a bound on idle bodies.
+//! What surrounds every request: an id, a log span, a span of a trace, metrics, error bodies, headers, and a bound on idle bodies.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use sandbar_trace::Span;
 use sandbar_types::ErrorCode;
 use tower_http::timeout::TimeoutBody;
 use tracing::Instrument as _;
@@ -50,9 +51,14 @@ pub(crate) async fn surround(mut request: Request, next: Next) -> Response<Body>
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", id = %id.0, %method, route);
+    let trace = Span::of_request(format_args!("{} {route}", label(&method)), request.headers());
+    trace.set("http.request.method", label(&method));
+    trace.set("http.route", &route);
+    trace.set("sandbar.request.id", id.0);
+    let trace_id = trace.trace_id().map(tracing::field::display);
+    let span = tracing::info_span!("request", id = %id.0, trace = trace_id, %method, route);
 
-    let response = async {
+    let response = trace.run(async {
         let mut response = next.run(request).await;
         if let Some(error) = response.extensions_mut().remove::<ApiError>() {
             error.log();
@@ -67,9 +73,9 @@ pub(crate) async fn surround(mut request: Request, next: Next) -> Response<Body>
         }
         tracing::debug!(status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
         response
-    }
-    .instrument(span)
-    .await;
+    });
+    let response = response.instrument(span).await;
+    trace.answered(response.status());
 
     let labels = [
         ("method", label(&method).to_owned()),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_store::{Store, StoreError};
+use sandbar_trace::FutureExt as _;
 use sandbar_types::Id;
 use sandbar_types::id::Host;
 use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, broadcast, watch};
@@ -172,7 +173,7 @@ impl Control {
         &self,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, E> {
-        match self.inner.work.spawn(work).await {
+        match self.inner.work.spawn(work.with_current_context()).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(ShuttingDown.into()),
@@ -181,13 +182,16 @@ impl Control {
 
     /// Lets work go on by itself, to its end or to that of the process: something else finishes it after a kill.
     pub(crate) fn go_on(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.inner.work.spawn(work);
+        self.inner.work.spawn(work.with_current_context());
     }
 
     /// The client of the host that a sandbox was placed on.
     pub(crate) fn client_of(&self, row: &SandboxRow) -> Result<HostClient, SandboxError> {
         match (row.host_id, &row.host_address) {
-            (Some(host), Some(address)) => Ok(self.host_clients().get(host, address)),
+            (Some(host), Some(address)) => {
+                sandbar_trace::note("sandbar.sandbox.id", row.id);
+                Ok(self.host_clients().get(host, address))
+            }
             _ => Err(SandboxError::Missing { id: row.id }),
         }
     }

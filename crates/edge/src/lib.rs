@@ -32,6 +32,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use ipnet::IpNet;
 use sandbar_control::Control;
+use sandbar_trace::Span;
 use tower::{ServiceExt as _, service_fn};
 
 use address::Addressed;
@@ -83,8 +84,14 @@ impl Edge {
                 Err(never) => match never {},
             },
             Addressed::ToSandbox(address) => {
-                let answered = self.pass_on(&address, request).await;
-                answered.unwrap_or_else(|refusal| refusal.render(&address.name, address.port))
+                // A trace of ours. What the server in the guest is told of one is the client's alone, and passes as it is.
+                let span = Span::of_request("edge", request.headers());
+                span.set("sandbar.sandbox.id", address.id);
+                span.set("sandbar.sandbox.port", address.port);
+                let answered = span.run(self.pass_on(&address, request)).await;
+                let response = answered.unwrap_or_else(|refusal| refusal.render(&address.name, address.port));
+                span.answered(response.status());
+                response
             }
             Addressed::Nowhere { name, refusal } => refusal.render(&name, 0),
         }

@@ -39,6 +39,7 @@ pub mod server;
 mod snapshot;
 pub mod state;
 pub mod system;
+mod traced;
 mod tunnel;
 pub mod unpack;
 pub mod users;

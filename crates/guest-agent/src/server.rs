@@ -21,7 +21,7 @@ use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
 use crate::tunnel::Tunnels;
-use crate::{auth, cors, files, init, log, metrics, refusal, snapshot, tunnel};
+use crate::{auth, cors, files, init, log, metrics, refusal, snapshot, traced, tunnel};
 
 /// What one message may have on the wire. E2B's clients send what is typed into a process in one piece, and JSON makes four
 /// bytes of three.
@@ -103,6 +103,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/logs", get(log::handle))
         .merge(files::router())
         .fallback_service(rpc)
+        .layer(axum::middleware::from_fn(traced::log))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), auth::gate))
         .layer(axum::middleware::from_fn(refusal::hear_out))
         .layer(axum::middleware::from_fn(cors::open))

@@ -8,16 +8,17 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use connectrpc::client::{BoxFuture, CallOptions, ClientBody, ClientConfig, ClientTransport, HttpClient};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode};
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::BoxBody};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioExecutor;
 use sandbar_proto::filesystem::FilesystemClient;
 use sandbar_proto::host::Command;
 use sandbar_proto::process::{ProcessClient, ProcessConfig};
+use sandbar_trace::Span;
 use sandbar_types::guest::AGENT_PORT;
 
 use crate::error::{Error, chain};
@@ -61,8 +62,41 @@ pub(crate) struct GuestClient {
     base: String,
     access_token: String,
     http: Client<HttpConnector, RequestBody>,
-    process: ProcessClient<HttpClient>,
-    filesystem: FilesystemClient<HttpClient>,
+    process: ProcessClient<Traced>,
+    filesystem: FilesystemClient<Traced>,
+}
+
+/// A connection to a guest's agent. A call that is part of a trace is a span of it, and the guest is told so.
+#[derive(Clone)]
+pub(crate) struct Traced(HttpClient);
+
+impl ClientTransport for Traced {
+    type ResponseBody = <HttpClient as ClientTransport>::ResponseBody;
+    type Error = <HttpClient as ClientTransport>::Error;
+
+    fn send(
+        &self,
+        mut request: http::Request<ClientBody>,
+    ) -> BoxFuture<'static, Result<http::Response<Self::ResponseBody>, Self::Error>> {
+        let span = span(&mut request);
+        let answer = self.0.send(request);
+        Box::pin(async move { noted(&span, answer.await) })
+    }
+}
+
+/// Of a request to a guest's agent, until its answer begins. Of its address the path is told, which no caller chooses.
+fn span<B>(request: &mut http::Request<B>) -> Span {
+    let span = Span::of_call(format_args!("guest {} {}", request.method(), request.uri().path()));
+    span.carry(request.headers_mut());
+    span
+}
+
+fn noted<B, E>(span: &Span, answer: Result<http::Response<B>, E>) -> Result<http::Response<B>, E> {
+    match &answer {
+        Ok(response) => span.answered(response.status()),
+        Err(_) => span.failed("unreachable"),
+    }
+    answer
 }
 
 impl std::fmt::Debug for GuestClient {
@@ -88,7 +122,7 @@ impl GuestClient {
         let config = ClientConfig::new(base.parse().expect("an address and a port are a URI"))
             .with_compression(CompressionRegistry::new())
             .with_default_header(TOKEN_HEADER, access_token.as_str());
-        let rpc = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
+        let rpc = Traced(HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext());
         let filesystem = FilesystemClient::new(rpc.clone(), config.clone());
         Self { address, base, access_token, http, process: ProcessClient::new(rpc, config), filesystem }
     }
@@ -137,7 +171,7 @@ impl GuestClient {
         }
         let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed();
         let request = request.body(body).map_err(Error::internal("build the guest's identity"))?;
-        let response = self.http.request(request).await.map_err(unreachable)?;
+        let response = self.ask(request).await.map_err(unreachable)?;
         if response.status().is_success() {
             return Ok(());
         }
@@ -168,7 +202,7 @@ impl GuestClient {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(Error::internal("build a request to the guest"))?;
-        let answered = tokio::time::timeout(limit, self.http.request(request)).await;
+        let answered = tokio::time::timeout(limit, self.ask(request)).await;
         let response =
             answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
         let response = response.map_err(unreachable)?;
@@ -185,7 +219,7 @@ impl GuestClient {
         let request = http::Request::get(format!("{}/health", self.base))
             .body(empty)
             .map_err(Error::internal("build a request to the guest"))?;
-        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.http.request(request)).await;
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.ask(request)).await;
         let response =
             answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
         match response.map_err(unreachable)?.status() {
@@ -208,7 +242,7 @@ impl GuestClient {
             .header(TOKEN_HEADER, &self.access_token)
             .body(Full::default().map_err(|never| match never {}).boxed())
             .map_err(Error::internal("build a request to the guest"))?;
-        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.http.request(request)).await;
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, self.ask(request)).await;
         let response =
             answered.map_err(|_| Error::Timeout("the guest agent did not answer in time".into()))?;
         let response = response.map_err(unreachable)?;
@@ -220,12 +254,12 @@ impl GuestClient {
     }
 
     /// The guest's process service.
-    pub(crate) fn process(&self) -> &ProcessClient<HttpClient> {
+    pub(crate) fn process(&self) -> &ProcessClient<Traced> {
         &self.process
     }
 
     /// The guest's filesystem service.
-    pub(crate) fn filesystem(&self) -> &FilesystemClient<HttpClient> {
+    pub(crate) fn filesystem(&self) -> &FilesystemClient<Traced> {
         &self.filesystem
     }
 
@@ -243,7 +277,7 @@ impl GuestClient {
     pub(crate) async fn read_file(&self, path: &str, user: &str) -> Result<hyper::body::Incoming, Error> {
         let empty = Full::default().map_err(|never| match never {}).boxed();
         let request = self.file_request(Method::GET, path, user, empty)?;
-        let response = self.http.request(request).await.map_err(unreachable)?;
+        let response = self.ask(request).await.map_err(unreachable)?;
         if response.status() == StatusCode::OK {
             Ok(response.into_body())
         } else {
@@ -263,7 +297,7 @@ impl GuestClient {
             path: String,
         }
         let request = self.file_request(Method::POST, path, user, body)?;
-        let response = self.http.request(request).await.map_err(unreachable)?;
+        let response = self.ask(request).await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
             return Err(refusal(response).await);
         }
@@ -275,6 +309,14 @@ impl GuestClient {
             .next()
             .map(|w| w.path)
             .ok_or_else(|| Error::GuestUnreachable("its answer to a write names no file".into()))
+    }
+
+    async fn ask(
+        &self,
+        mut request: http::Request<RequestBody>,
+    ) -> Result<http::Response<hyper::body::Incoming>, legacy::Error> {
+        let span = span(&mut request);
+        noted(&span, self.http.request(request).await)
     }
 
     fn file_request(

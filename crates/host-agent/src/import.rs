@@ -17,6 +17,7 @@ use sandbar_oci::{
 };
 use sandbar_proto::host::{self, ImportImageRequest, ImportImageResponse, import_image_request};
 use sandbar_storage::{Import, Store, StoreError, Template};
+use sandbar_trace::FutureExt as _;
 use sandbar_types::id::{self, Id};
 use sandbar_types::{Arch, limits};
 use tokio::io::AsyncWriteExt as _;
@@ -123,7 +124,7 @@ pub(crate) fn start(
 ) -> Result<mpsc::Receiver<Result<ImportImageResponse, ConnectError>>, Error> {
     let order = Order::read(start, &resources.imports.registries)?;
     let (replies, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
-    tokio::spawn(async move {
+    let course = async move {
         let stop = CancellationToken::new();
         let work = import(&resources, order, requests, &replies, &stop);
         tokio::pin!(work);
@@ -138,7 +139,8 @@ pub(crate) fn start(
         let answer = ended.map(|template| done(&template)).map_err(ConnectError::from);
         // Gone, if it was cancelled.
         let _ = replies.send(answer).await;
-    });
+    };
+    tokio::spawn(course.with_current_context());
     Ok(receiver)
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt as _;
 use sandbar_hostnet::SlotIndex;
 use sandbar_storage::{Store, TemplateFile, TemplateSpec};
+use sandbar_trace::Context;
 use sandbar_types::PauseMode;
 use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::{Machine, ProcessIdentity, Vmm};
@@ -244,6 +245,7 @@ impl Registry {
         request: CreateRequest,
         origin: Arc<Origin>,
     ) -> Result<Handle, Error> {
+        sandbar_trace::note("sandbar.sandbox.id", request.id);
         let (handle, begun) = {
             let mut by_id = self.lock();
             match by_id.get(&request.id) {
@@ -260,7 +262,7 @@ impl Registry {
                         Actor::new(Arc::clone(&self.inner.resources), &request, &origin, shutdown);
                     by_id.insert(request.id, handle.clone());
                     let (reply, outcome) = oneshot::channel();
-                    self.own(request.id, actor.create(request, origin, reply));
+                    self.own(request.id, actor.create(request, origin, reply, Context::current()));
                     (handle, Some(outcome))
                 }
             }
@@ -274,6 +276,7 @@ impl Registry {
 
     /// The sandbox of this id.
     pub(crate) fn get(&self, id: Id<Sandbox>) -> Result<Handle, Error> {
+        sandbar_trace::note("sandbar.sandbox.id", id);
         self.lock().get(&id).cloned().ok_or(Error::SandboxNotFound(id))
     }
 

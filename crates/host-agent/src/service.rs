@@ -26,6 +26,7 @@ use sandbar_proto::host::{
     WriteTemplatePartResponse, exec_stream_request, import_image_request, write_file_request,
 };
 use sandbar_storage::StoreError;
+use sandbar_trace::FutureExt as _;
 use sandbar_types::id::{Host, Id};
 use sandbar_types::{MetricsRange, limits};
 use tokio_stream::wrappers::ReceiverStream;
@@ -614,5 +615,5 @@ async fn to_the_end<T: Send + 'static>(
     step: &'static str,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::spawn(work).await.map_err(Error::internal(step))?
+    tokio::spawn(work.with_current_context()).await.map_err(Error::internal(step))?
 }

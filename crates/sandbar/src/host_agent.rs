@@ -23,7 +23,7 @@ pub(crate) const DEFAULT_NETWORK: &str = "10.213.0.0/16";
 /// Run a host agent: make this machine a host of a control plane
 ///
 /// The agent owns this machine's sandboxes. Stopping it leaves them running; the next start takes them up again. Variables in a file
-/// `.env` of the working folder are read.
+/// `.env` of the working folder are read. Traces go to the collector of OpenTelemetry that OTEL_EXPORTER_OTLP_ENDPOINT names, if it does.
 #[derive(Debug, Args)]
 pub(crate) struct HostAgentArgs {
     /// Folder for everything that the agent keeps

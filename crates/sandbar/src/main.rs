@@ -32,6 +32,7 @@ use down::DownArgs;
 use host_agent::HostAgentArgs;
 use logging::LogArgs;
 use operator::{AdminArgs, AuditArgs};
+use sandbar_trace::{ExportError, Exporter};
 use up::UpArgs;
 
 /// Run untrusted code in microVMs, on your own machines
@@ -65,6 +66,17 @@ enum Command {
     Openapi,
 }
 
+impl Command {
+    /// Of the parts of the platform. What people run traces nothing.
+    fn exporter(&self) -> Result<Option<Exporter>, ExportError> {
+        match self {
+            Self::Up(_) => Exporter::from_env("sandbar-control-plane"),
+            Self::HostAgent(_) => Exporter::from_env("sandbar-host-agent"),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Reads `.env` for the one command that does: a host's settings are often kept in one. Before the first thread, since it
 /// changes the environment, and before the arguments, whose defaults come from there.
 fn load_dot_env() {
@@ -89,6 +101,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let exporter = match runtime.block_on(async { arguments.command.exporter() }) {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            eprintln!("sandbar: {:#}", anyhow::Error::new(error));
+            return ExitCode::FAILURE;
+        }
+    };
     let ended = runtime.block_on(async {
         match arguments.command {
             Command::Up(args) => args.run().await,
@@ -110,6 +129,9 @@ fn main() -> ExitCode {
             Command::Host(args) => args.run().await,
         }
     });
+    if let Some(exporter) = exporter {
+        exporter.shut_down();
+    }
     // Not waited for: a thread that reads standard input may never return.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error| {

@@ -1,8 +1,10 @@
-//! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, and a registry of images.
+//! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, a registry of images, and a collector of
+//! traces.
 //!
 //! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
 //! into what users run.
 
+pub mod collector;
 mod database;
 pub mod issuer;
 pub mod oci;

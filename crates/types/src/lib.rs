@@ -17,6 +17,7 @@ pub mod quota;
 pub mod recipe;
 pub mod sandbox_status;
 pub mod stats;
+pub mod trace_parent;
 pub mod words;
 
 pub use error_code::ErrorCode;
@@ -30,4 +31,5 @@ pub use platform::{Arch, BuildStatus, TemplateKind, VmmKind};
 pub use quota::{PerResource, QuotaExceeded, Resource};
 pub use sandbox_status::SandboxStatus;
 pub use stats::{Reserved, StatsRange};
+pub use trace_parent::TraceParent;
 pub use words::UnknownWord;

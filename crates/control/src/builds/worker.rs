@@ -7,6 +7,7 @@ use std::time::Duration;
 use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease};
+use sandbar_trace::Span;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,11 @@ impl Control {
                 claimed = self.build_queue().claim(worker) => claimed,
             };
             match claimed {
-                Ok(build) => self.work(Claim { build: build.id, worker }, &build, &stop).await,
+                Ok(build) => {
+                    let span = Span::of_work("build");
+                    span.set("sandbar.build.id", build.id);
+                    span.run(self.work(Claim { build: build.id, worker }, &build, &stop)).await;
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no build can be claimed");
                     tokio::select! {

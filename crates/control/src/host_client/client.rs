@@ -67,8 +67,8 @@ impl HostClient {
         };
         let uri = base_uri(&name);
         let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
-        let rpc = rpc(connect.clone(), uri.clone(), windows);
-        let lanes = Arc::new(Lanes::new(connect, uri));
+        let rpc = rpc(id, connect.clone(), uri.clone(), windows);
+        let lanes = Arc::new(Lanes::new(id, connect, uri));
         Self { id, address, rpc, lanes, breaker: Breaker::new(), probe_limit }
     }
 
@@ -235,7 +235,12 @@ pub(super) struct Windows {
 }
 
 /// The host's service, over a connection of its own.
-pub(super) fn rpc(connect: Connect, uri: Uri, windows: Windows) -> host::HostServiceClient<Measured> {
+pub(super) fn rpc(
+    id: Id<Host>,
+    connect: Connect,
+    uri: Uri,
+    windows: Windows,
+) -> host::HostServiceClient<Measured> {
     let transport = Http2Connection::builder()
         .establishment_timeout(CONNECT_LIMIT)
         .keep_alive_interval(KEEP_ALIVE)
@@ -248,7 +253,7 @@ pub(super) fn rpc(connect: Connect, uri: Uri, windows: Windows) -> host::HostSer
         .with_default_max_message_size(MESSAGE_BYTES)
         // Hosts are near: compressing output and files would cost them far more time than it saves on the wire.
         .with_compression(CompressionRegistry::new());
-    host::HostServiceClient::new(Measured::new(transport), config)
+    host::HostServiceClient::new(Measured::new(transport, id), config)
 }
 
 /// The size of a template's machine.

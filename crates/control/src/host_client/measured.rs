@@ -1,17 +1,24 @@
-//! The connection to a host, with a look at each call: how long until its answer begins, and how that is.
+//! The connection to a host, with a look at each call: how long until its answer begins, and how that is. A call that is part of a trace is a
+//! span of it, and the host is told so.
 
 use std::time::Instant;
 
 use connectrpc::client::{BoxFuture, ClientBody, ClientTransport, SharedHttp2Connection};
 use http::{Request, Response};
+use sandbar_trace::Span;
+use sandbar_types::Id;
+use sandbar_types::id::Host;
 
 /// See the module. Cheap to clone, as what it wraps.
 #[derive(Clone)]
-pub(super) struct Measured(SharedHttp2Connection);
+pub(super) struct Measured {
+    connection: SharedHttp2Connection,
+    host: Id<Host>,
+}
 
 impl Measured {
-    pub(super) const fn new(connection: SharedHttp2Connection) -> Self {
-        Self(connection)
+    pub(super) const fn new(connection: SharedHttp2Connection, host: Id<Host>) -> Self {
+        Self { connection, host }
     }
 }
 
@@ -21,10 +28,13 @@ impl ClientTransport for Measured {
 
     fn send(
         &self,
-        request: Request<ClientBody>,
+        mut request: Request<ClientBody>,
     ) -> BoxFuture<'static, Result<Response<Self::ResponseBody>, Self::Error>> {
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let answer = self.0.send(request);
+        let span = Span::of_call(&rpc);
+        span.set("sandbar.host.id", self.host);
+        span.carry(request.headers_mut());
+        let answer = self.connection.send(request);
         Box::pin(async move {
             let started = Instant::now();
             let answer = answer.await;
@@ -36,6 +46,9 @@ impl ClientTransport for Measured {
             };
             metrics::histogram!("sandbar_host_rpc_seconds", "rpc" => rpc, "outcome" => outcome)
                 .record(started.elapsed());
+            if outcome != "ok" {
+                span.failed(outcome);
+            }
             answer
         })
     }

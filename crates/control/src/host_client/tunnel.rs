@@ -16,7 +16,7 @@ use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use sandbar_proto::host;
 use sandbar_types::Id;
-use sandbar_types::id::Sandbox;
+use sandbar_types::id::{Host, Sandbox};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
@@ -42,6 +42,7 @@ type Receiver = BidiRecvHalf<ResponseBody, host::TunnelResponseView<'static>>;
 
 /// The connections to one host that tunnels go through. A new one is made when all that there are have no place left.
 pub(super) struct Lanes {
+    host: Id<Host>,
     connect: Connect,
     uri: Uri,
     lanes: Mutex<Vec<Lane>>,
@@ -53,8 +54,8 @@ struct Lane {
 }
 
 impl Lanes {
-    pub(super) const fn new(connect: Connect, uri: Uri) -> Self {
-        Self { connect, uri, lanes: Mutex::new(Vec::new()) }
+    pub(super) const fn new(host: Id<Host>, connect: Connect, uri: Uri) -> Self {
+        Self { host, connect, uri, lanes: Mutex::new(Vec::new()) }
     }
 
     /// A lane with a place.
@@ -68,7 +69,7 @@ impl Lanes {
             return free;
         }
         let windows = Windows { stream: STREAM_WINDOW, connection: LANE_WINDOW };
-        let rpc = rpc(self.connect.clone(), self.uri.clone(), windows);
+        let rpc = rpc(self.host, self.connect.clone(), self.uri.clone(), windows);
         let places = Arc::new(Semaphore::new(TUNNELS_OF_A_LANE));
         let place = Arc::clone(&places).try_acquire_owned().expect("a new lane is empty");
         lanes.push(Lane { rpc: rpc.clone(), places });

@@ -4,6 +4,7 @@
 //! stay, and can be resumed there while the host drains.
 
 use sandbar_store::audit::Outcome;
+use sandbar_trace::FutureExt as _;
 use sandbar_types::{Id, id};
 
 use super::{Host, HostError};
@@ -53,13 +54,14 @@ impl Control {
             client.health(self.config().call_deadline).await.map_err(HostError::Pause)?;
             let control = self.clone();
             // No shutdown waits for it: the host goes on by itself, and its inventory tells what came of it.
-            tokio::spawn(async move {
+            let pause = async move {
                 if let Err(error) = client.pause_all(control.config().verify_deadline).await {
                     tracing::warn!(host = %id, error = &error as &dyn std::error::Error,
                         "a host that drains did not say that its sandboxes are paused");
                 }
                 control.wants_reconcile(id);
-            });
+            };
+            tokio::spawn(pause.with_current_context());
         }
         Ok(row.try_into()?)
     }

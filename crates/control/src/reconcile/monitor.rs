@@ -8,6 +8,7 @@ use std::time::Duration;
 use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome;
 use sandbar_store::locks::Lock;
+use sandbar_trace::Span;
 use sandbar_types::id::Host;
 use sandbar_types::{Id, SandboxStatus};
 use tokio::sync::Semaphore;
@@ -165,13 +166,16 @@ impl Rounds {
         }
         let (control, before, permits) =
             (control.clone(), self.last.get(&host).cloned(), Arc::clone(&self.permits));
-        let round = self.running.spawn(async move {
+        let span = Span::of_work("reconcile host");
+        span.set("sandbar.host.id", host);
+        let round = async move {
             // Before anything is held that others wait for: a host that does not answer costs nobody but itself.
             control.host_answers(host).await?;
             // The semaphore is never closed: there is always a permit to wait for.
             let _permit = permits.acquire().await;
             control.reconcile_host(host, before.as_ref()).await
-        });
+        };
+        let round = self.running.spawn(async move { span.run(round).await });
         self.hosts.insert(round.id(), host);
     }
 

@@ -125,6 +125,7 @@ async fn heads_are_as_a_proxy_has_to_have_them() {
     let sandbox = world.public().await;
     let request = world.request("GET", &sandbox, 3000, "/").header("x-forwarded-for", "198.51.100.7");
     let request = request.header("connection", "x-mine").header("x-mine", "1").header("cookie", "a=1");
+    let request = request.header("traceparent", "theirs").header("tracestate", "a=1, b");
     let response = request.send().await.unwrap();
     assert!(response.headers().get("x-hop").is_none());
     assert_eq!(response.headers()["x-own"], "2");
@@ -137,6 +138,9 @@ async fn heads_are_as_a_proxy_has_to_have_them() {
         "x-forwarded-proto=http\n".to_owned(),
         "x-forwarded-for=127.0.0.1\n".to_owned(),
         "cookie=a=1\n".to_owned(),
+        // The edge's own trace is not the server's.
+        "traceparent=theirs\n".to_owned(),
+        "tracestate=a=1, b\n".to_owned(),
     ] {
         assert!(seen.contains(&line), "{line}{seen}");
     }

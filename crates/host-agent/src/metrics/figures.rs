@@ -1,4 +1,5 @@
-//! The agent's own figures, for its `/metrics`: calls of the control plane, sandboxes by state, the warm pool.
+//! The agent's own figures, for its `/metrics`: calls of the control plane, sandboxes by state, the warm pool. A call that
+//! is part of a trace is a span of it.
 //!
 //! What the sandboxes use is not among them: that is theirs, and asked for by their ids.
 
@@ -6,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use connectrpc::interceptor::{StreamRequest, StreamResponse, UnaryRequest, UnaryResponse};
 use connectrpc::{ConnectError, Interceptor, Next, NextStream, PayloadStream, RequestContext};
+use sandbar_trace::Span;
+use tracing::Instrument as _;
 
 use crate::registry::Registry;
 use crate::resources::Resources;
@@ -14,7 +17,7 @@ use crate::sandbox::State;
 /// Time between two looks at what there is.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
 
-/// Measures each call, until its answer is there or, of a stream, begins.
+/// Measures and traces each call, until its answer is there or, of a stream, begins.
 pub(crate) struct Calls;
 
 #[connectrpc::async_trait]
@@ -25,7 +28,7 @@ impl Interceptor for Calls {
         next: Next<'_>,
     ) -> Result<UnaryResponse, ConnectError> {
         let call = Call::begin(&request.ctx);
-        let answer = next.run(request).await;
+        let answer = call.span.run(next.run(request)).instrument(call.log.clone()).await;
         call.end(answer.as_ref().err());
         answer
     }
@@ -37,7 +40,7 @@ impl Interceptor for Calls {
         next: NextStream<'_>,
     ) -> Result<StreamResponse, ConnectError> {
         let call = Call::begin(&request.ctx);
-        let answer = next.run(request, inbound).await;
+        let answer = call.span.run(next.run(request, inbound)).instrument(call.log.clone()).await;
         call.end(answer.as_ref().err());
         answer
     }
@@ -46,16 +49,25 @@ impl Interceptor for Calls {
 struct Call {
     rpc: String,
     begun: Instant,
+    span: Span,
+    log: tracing::Span,
 }
 
 impl Call {
     fn begin(context: &RequestContext) -> Self {
         let rpc = context.path().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
-        Self { rpc, begun: Instant::now() }
+        let span = Span::of_answer(&rpc, context.headers());
+        let log = span
+            .trace_id()
+            .map_or_else(tracing::Span::none, |trace| tracing::info_span!("call", rpc, %trace));
+        Self { rpc, begun: Instant::now(), span, log }
     }
 
     fn end(self, error: Option<&ConnectError>) {
         let outcome = error.map_or("ok", |error| error.code.as_str());
+        if error.is_some() {
+            self.span.failed(outcome);
+        }
         metrics::histogram!("sandbar_agent_rpc_seconds", "rpc" => self.rpc, "outcome" => outcome)
             .record(self.begun.elapsed());
     }
@@ -99,11 +111,15 @@ mod tests {
     #[test]
     fn every_figure_of_the_agent_is_documented_and_there() {
         let recorder = PrometheusBuilder::new().build_recorder();
+        let call = || {
+            let span = Span::of_answer("Exec", &http::HeaderMap::new());
+            Call { rpc: "Exec".to_owned(), begun: Instant::now(), span, log: tracing::Span::none() }
+        };
         metrics::with_local_recorder(&recorder, || {
             record_counts(&[State::Running, State::Running, State::Paused], 3, (5, 7));
-            Call { rpc: "Exec".to_owned(), begun: Instant::now() }.end(None);
+            call().end(None);
             let late = ConnectError::deadline_exceeded("late");
-            Call { rpc: "Exec".to_owned(), begun: Instant::now() }.end(Some(&late));
+            call().end(Some(&late));
         });
         let text = recorder.handle().render();
         let told: BTreeSet<&str> =

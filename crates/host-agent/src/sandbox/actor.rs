@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sandbar_trace::{Context, FutureExt as _};
 use sandbar_types::PauseMode;
 use sandbar_types::id::{Id, Sandbox};
 use sandbar_vmm::ProcessIdentity;
@@ -14,7 +15,7 @@ use super::expiry::{Retry, until_expiry};
 use super::machine::{Holdings, Origin, remove_record, write_record};
 use super::restarts::Restarts;
 use super::settling::Settling;
-use super::{CreateRequest, Door, Handle, Order, PauseView, Reply, Running, State, View, standstill};
+use super::{CreateRequest, Door, Given, Handle, Order, PauseView, Reply, Running, State, View, standstill};
 use crate::error::{Error, chain};
 use crate::guest::GuestClient;
 use crate::journal::{PauseReason, Phase, Record};
@@ -52,7 +53,7 @@ pub(crate) struct Actor {
     /// Hears what the guest logs, while it runs.
     pull: Option<Pull>,
     view: watch::Sender<View>,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Given>,
     shutdown: CancellationToken,
 }
 
@@ -192,10 +193,11 @@ impl Actor {
         request: CreateRequest,
         origin: Arc<Origin>,
         reply: oneshot::Sender<Result<(), Error>>,
+        trace: Context,
     ) -> Ended {
         let resources = Arc::clone(&self.resources);
         let busy = resources.spares.busy();
-        let taken = self.holdings.take(&resources, &request, &origin).await;
+        let taken = self.holdings.take(&resources, &request, &origin).with_context(trace).await;
         // The image's files may be there for this sandbox alone.
         drop(origin);
         match taken {
@@ -257,14 +259,14 @@ impl Actor {
                 () = self.shutdown.cancelled() => return self.leave(),
                 order = self.orders.recv() => match order {
                     None => return self.leave(),
-                    Some(Order::Destroy(reply)) => match self.destroy().await {
+                    Some(Given { order: Order::Destroy(reply), trace }) => match self.destroy().with_context(trace).await {
                         Ok(()) => return Ended::Gone(self.waiting(reply)),
                         Err(error) => {
                             tracing::error!(sandbox = %self.id, error = chain(&error), "not destroyed; may be asked again");
                             let _gone = reply.send(Err(error));
                         }
                     },
-                    Some(order) => self.carry_out(order).await,
+                    Some(Given { order, trace }) => self.carry_out(order).with_context(trace).await,
                 },
                 () = self.holdings.exited(), if running => self.stopped(REASON_EXITED).await,
                 push = Restarts::heard(&mut self.restarts), if running && !due => self.guest_agent_restarted(push).await,
@@ -436,8 +438,8 @@ impl Actor {
     /// The agent shuts down: what was not begun is not done, and its callers may ask the next agent.
     fn leave(&mut self) -> Ended {
         self.orders.close();
-        while let Ok(order) = self.orders.try_recv() {
-            order.refuse(Error::Busy("the host agent shuts down".into()));
+        while let Ok(given) = self.orders.try_recv() {
+            given.order.refuse(Error::Busy("the host agent shuts down".into()));
         }
         Ended::Left
     }
@@ -446,7 +448,7 @@ impl Actor {
     fn waiting(&mut self, first: Reply<()>) -> Vec<Reply<()>> {
         self.orders.close();
         let others = std::iter::from_fn(|| self.orders.try_recv().ok());
-        let destroys = others.filter_map(|order| match order {
+        let destroys = others.filter_map(|given| match given.order {
             Order::Destroy(reply) => Some(reply),
             Order::Pause(..)
             | Order::Resume(..)

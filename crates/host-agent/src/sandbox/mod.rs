@@ -50,6 +50,7 @@ use std::sync::Arc;
 
 use sandbar_hostnet::Denials;
 use sandbar_storage::{ImageDraft, TemplateDraft, TemplateSpec};
+use sandbar_trace::Context;
 use sandbar_types::id::{Id, Sandbox, Template};
 use sandbar_types::{NetworkPolicy, OnTimeout, PauseMode, TimeoutFrom};
 use sandbar_vmm::ProcessIdentity;
@@ -243,11 +244,18 @@ pub(crate) struct Handle {
     pub(crate) figures: Arc<Figures>,
     pub(crate) log: Arc<Log>,
     view: watch::Receiver<View>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Given>,
 }
 
 /// Where the outcome of an order goes. Whoever gave it may have given up waiting.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// An order, and what it is part of for whoever traces.
+#[derive(Debug)]
+pub(crate) struct Given {
+    order: Order,
+    trace: Context,
+}
 
 /// What a sandbox's task is told to do.
 #[derive(Debug)]
@@ -409,7 +417,10 @@ impl Handle {
     pub(crate) async fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, Error> {
         let (reply, outcome) = oneshot::channel();
         let gone = || Error::SandboxNotFound(self.id);
-        self.orders.send(order(reply)).await.map_err(|_| gone())?;
+        self.orders
+            .send(Given { order: order(reply), trace: Context::current() })
+            .await
+            .map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 

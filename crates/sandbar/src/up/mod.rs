@@ -59,6 +59,7 @@ use progress::{Progress, say};
 ///
 /// Ctrl-C or `sandbar down` stops it. Sandboxes that run go on running, and the next `up` takes them up again. A second Ctrl-C exits at
 /// once. The secrets that the database holds are sealed with a key in the data folder, or with that in SANDBAR_MASTER_KEY.
+/// Traces go to the collector of OpenTelemetry that OTEL_EXPORTER_OTLP_ENDPOINT names, if it does.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     /// Folder for everything that the platform keeps

@@ -24,6 +24,7 @@ use sandbar_control::sandboxes::{
     Command, ExecEvent, ExecInput, ExecOutput, ExecStream, ProcessRef, Sandbox, TerminalOutput, TerminalSize,
 };
 use sandbar_control::{Control, OpContext};
+use sandbar_trace::{Context, FutureExt as _};
 use sandbar_types::{ErrorCode, id};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -156,9 +157,9 @@ pub(crate) async fn sandbox_pty(
 ) -> Result<Response, ApiError> {
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let upgrade = upgrade.map_err(|_| ApiError::invalid("this is a WebSocket: send an upgrade request"))?;
-    let span = tracing::Span::current();
+    let (span, trace) = (tracing::Span::current(), Context::current());
     Ok(upgrade.protocols([SOCKET_PROTOCOL]).max_message_size(MESSAGE_BYTES).on_upgrade(move |socket| {
-        tracing::Instrument::instrument(session(app.control, ctx, sandbox, socket), span)
+        tracing::Instrument::instrument(session(app.control, ctx, sandbox, socket), span).with_context(trace)
     }))
 }
 
