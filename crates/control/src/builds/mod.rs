@@ -15,7 +15,6 @@
 //! - `image`: what comes before the steps where the base is a registry's image.
 //! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template; `copy`: its steps that bring files. `output`: logs, bounded.
 //! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
-//! - `news`: who waits is woken by the database.
 //!
 //! A build's sandbox is the platform's and bears the claim's name: no team sees it, and whoever finds it without its claim destroys it.
 
@@ -26,7 +25,6 @@ mod entries;
 mod files;
 mod follow;
 mod image;
-mod news;
 mod output;
 mod queue;
 mod registry;
@@ -50,7 +48,6 @@ pub use entries::{Entry, EntryLevel};
 pub use files::{BuildFiles, FilesError, FilesPut, MAX_ARCHIVE_BYTES, PlaceError};
 pub(crate) use files::{FilesPlace, TicketKey};
 pub use follow::BuildFollower;
-pub(crate) use news::News;
 pub use queue::QueueError;
 pub(crate) use queue::{BuildQueue, open as open_queue};
 pub use submit::{BuildScope, NewBuild};
