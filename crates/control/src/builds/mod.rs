@@ -277,12 +277,6 @@ pub enum BuildError {
         /// What was said.
         name: TemplateName,
     },
-    /// The base has no memory.
-    #[error("template {name} is a disk image alone: builds start from a template with memory")]
-    BaseWithoutMemory {
-        /// Its name.
-        name: TemplateName,
-    },
     /// Another size than the base's.
     #[error(
         "a template has its base's size: {vcpus} vCPUs, {memory_mb} MiB of memory and {disk_mb} MiB of disk; say so or leave it out"
@@ -292,6 +286,12 @@ pub enum BuildError {
         vcpus: u32,
         /// The base's.
         memory_mb: u32,
+        /// The base's.
+        disk_mb: u32,
+    },
+    /// Another disk than that of a base that is a disk alone.
+    #[error("a template has its base's disk, of {disk_mb} MiB: say so or leave it out")]
+    Disk {
         /// The base's.
         disk_mb: u32,
     },
@@ -365,8 +365,8 @@ impl BuildError {
             | Self::FilesName(_)
             | Self::TwoBases { .. }
             | Self::NoBase { .. }
-            | Self::BaseWithoutMemory { .. }
             | Self::Size { .. }
+            | Self::Disk { .. }
             | Self::NoSize
             | Self::E2bStep { .. }
             | Self::TooManySteps
