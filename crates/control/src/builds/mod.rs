@@ -44,7 +44,7 @@ use sandbar_types::recipe::{Base, Dialect, E2bFault, InvalidFilesName, Origin, O
 use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, TemplateTag, limits};
 
 pub use e2b::{Announced, E2bBase, E2bBuild, E2bStep, NewAnnouncement};
-pub use entries::{Entry, EntryLevel};
+pub use entries::{Entry, EntryQuery, EntryStart};
 pub use files::{BuildFiles, FilesError, FilesPut, MAX_ARCHIVE_BYTES, PlaceError};
 pub(crate) use files::{FilesPlace, TicketKey};
 pub use follow::BuildFollower;

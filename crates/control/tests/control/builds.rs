@@ -19,6 +19,7 @@ macro_rules! with_both_queues {
 }
 
 mod deaths;
+mod entries;
 mod files;
 mod images;
 

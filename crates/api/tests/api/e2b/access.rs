@@ -20,7 +20,7 @@ enum Things {
 use Things::{Own, Theirs};
 
 /// Every route, with the status that the owning team gets.
-const ROUTES: [(&str, &str, Things, u16); 33] = [
+const ROUTES: [(&str, &str, Things, u16); 36] = [
     ("POST", "/v2/sandboxes", Own, 201),
     ("POST", "/sandboxes", Own, 201),
     ("GET", "/v2/sandboxes", Own, 200),
@@ -34,6 +34,7 @@ const ROUTES: [(&str, &str, Things, u16); 33] = [
     ("POST", "/v3/templates", Own, 202),
     ("POST", "/v2/templates", Own, 202),
     ("GET", "/templates/{template}/builds/{build}/status", Theirs, 200),
+    ("GET", "/templates/{template}/builds/{build}/logs", Theirs, 200),
     ("POST", "/v2/templates/{template}/builds/{build}", Theirs, 202),
     ("POST", "/templates/tags", Theirs, 201),
     ("DELETE", "/templates/tags", Theirs, 204),
@@ -52,6 +53,8 @@ const ROUTES: [(&str, &str, Things, u16); 33] = [
     ("POST", "/sandboxes/{id}/snapshots", Theirs, 201),
     ("POST", "/sandboxes/{id}/pause", Theirs, 204),
     ("POST", "/sandboxes/{id}/resume", Theirs, 201),
+    ("PATCH", "/templates/{snapshot}", Theirs, 200),
+    ("PATCH", "/v2/templates/{snapshot}", Theirs, 200),
     ("DELETE", "/templates/{snapshot}", Theirs, 204),
     ("DELETE", "/sandboxes/{id}", Theirs, 204),
 ];
@@ -63,6 +66,7 @@ async fn call(client: &Client, method: &str, path: &str) -> Answer {
         _ if method == "GET" || method == "DELETE" => return send(request).await,
         "/templates/tags" => json!({"target": "kept:default", "tags": ["mine"]}),
         "/v3/templates" | "/v2/templates" => json!({"name": "new"}),
+        _ if method == "PATCH" => json!({"public": false}),
         path if path.contains("/builds/") => {
             json!({"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["echo"], "force": false}]})
         }
