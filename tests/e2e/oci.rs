@@ -1,12 +1,16 @@
 //! Images of others as templates: fetched from a real registry or uploaded, they boot, and sandboxes of them are what the image says.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use connectrpc::ConnectError;
 use rpc::import_image_request::{Request, Start};
 use rpc::import_image_response::{Done, Response};
 use sandbar_proto::host as rpc;
 use sandbar_testkit::oci::{LayerBuilder, TestImage, TestRegistry};
-use sandbar_tests::{Platform, wait};
+use sandbar_tests::{Platform, Sandbox, wait};
 use sandbar_types::id::Template;
 use sandbar_types::{Arch, Id};
 use serde_json::json;
@@ -22,12 +26,13 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         an_image_of_a_registry_or_an_archive_becomes_a_template,
         of_an_import_that_is_cut_off_nothing_is_left,
+        a_recipe_goes_on_from_an_image_and_another_from_its_disk,
     ]
 }
 
 /// Two layers on nothing: busybox and a user, then a removal.
 fn image() -> Result<TestImage> {
-    let busybox = std::fs::read("/bin/busybox").context("busybox (Debian package busybox-static)")?;
+    let busybox = fs::read("/bin/busybox").context("busybox (Debian package busybox-static)")?;
     let root = (0, 0);
     let mut first = LayerBuilder::default()
         .folder("bin/", 0o755, root)
@@ -39,7 +44,7 @@ fn image() -> Result<TestImage> {
         .file("srv/kept", 0o600, (5000, 5001), b"kept")
         .file("srv/gone", 0o644, root, b"gone")
         .file("opaque/gone", 0o644, root, b"gone");
-    for applet in ["sh", "cat", "id", "ls", "pwd", "stat"] {
+    for applet in ["sh", "cat", "grep", "id", "ls", "ps", "pwd", "stat"] {
         first = first.symlink(&format!("bin/{applet}"), "busybox");
     }
     let second = LayerBuilder::default()
@@ -165,7 +170,7 @@ async fn of_an_import_that_is_cut_off_nothing_is_left(platform: &Platform) -> Re
     let agent = LoneAgent::start(platform, &arguments).await?;
     let reference = format!("{}/team/app:1", registry.address());
     let folders = |name: &str| -> Result<usize> {
-        Ok(std::fs::read_dir(platform.footprint().store_dir().join(name))?.count())
+        Ok(fs::read_dir(platform.footprint().store_dir().join(name))?.count())
     };
     let templates = folders("templates")?;
     // The machine is there, and the caller goes.
@@ -173,8 +178,8 @@ async fn of_an_import_that_is_cut_off_nothing_is_left(platform: &Platform) -> Re
         let _call = until_it_boots(&agent, &reference).await?;
     }
     let work = || -> Result<usize> {
-        let sessions = std::fs::read_dir(platform.footprint().store_dir().join("tmp"))?;
-        sessions.map(|session| Ok(std::fs::read_dir(session?.path())?.count())).sum()
+        let sessions = fs::read_dir(platform.footprint().store_dir().join("tmp"))?;
+        sessions.map(|session| Ok(fs::read_dir(session?.path())?.count())).sum()
     };
     wait::until_true("all of it is gone", PATIENCE, async || {
         Ok(work()? == 0 && platform.footprint().vmms()?.is_empty())
@@ -188,6 +193,74 @@ async fn of_an_import_that_is_cut_off_nothing_is_left(platform: &Platform) -> Re
     let agent = LoneAgent::start(platform, &arguments).await?;
     assert_eq!((work()?, platform.footprint().vmms()?, folders("templates")?), (0, vec![], templates));
     agent.end().await
+}
+
+/// From a recipe's `FROM` to a sandbox, on the platform's own host: of an image in a registry, and of a template that is a disk alone.
+async fn a_recipe_goes_on_from_an_image_and_another_from_its_disk(platform: &Platform) -> Result<()> {
+    let registry = TestRegistry::start(None).await?;
+    registry.push("team/app", "1", &image()?).await?;
+    platform.restart_with(&[("SANDBAR_INSECURE_REGISTRY", registry.address().to_owned())]).await?;
+    let client = platform.client()?;
+    let templates = || -> Result<BTreeSet<OsString>> {
+        let folder = fs::read_dir(platform.footprint().store_dir().join("templates"))?;
+        folder.map(|template| Ok(template?.file_name())).collect()
+    };
+    let before = templates()?;
+
+    let context = tempfile::tempdir()?;
+    let recipe = context.path().join("Recipe");
+    let build = async |name: &str, lines: &str, more: &[&str]| {
+        fs::write(&recipe, lines)?;
+        let file = recipe.to_string_lossy();
+        let arguments = ["template", "build", &*file, "--name", name];
+        platform.cli(&[&arguments[..], more].concat()).run().await
+    };
+    fs::write(context.path().join("page"), "a page")?;
+    let from = format!(
+        "FROM {}/team/app:1\n\
+         RUN echo $GREETING, I am $(id -un) in $(pwd) > here\n\
+         COPY page pages/\n\
+         ENV GREETING=\"$GREETING again\"\n\
+         START busybox httpd -f -p 8123 -h pages\n",
+        registry.address()
+    );
+    let page = "busybox wget -q -O - http://127.0.0.1:8123/page";
+    let more = ["--memory", "256", "--disk", "512", "--healthcheck", page];
+    let built = build("e2e-image", &from, &more).await?.expect(0)?;
+    ensure!(built.text().contains("booting the image"), "{}{}", built.text(), built.stderr);
+    // Whoever says nothing has what the image and the recipe say.
+    let seen = "id -un; pwd; cat here second; echo; echo $GREETING; ls -A . /opaque; ps -o args | grep -q '[h]ttpd -f' && echo serves || echo rests";
+    let is_seen = "app\n/srv\nhello, I am app in /srv\nkept\nhello again\n\
+                   .:\nhere\nkept\npages\nsecond\n\n/opaque:\nnew\nserves\n";
+    let says = async |sandbox: &Sandbox, script: &str| -> Result<String> {
+        let seen = sandbox.exec(&json!({"cmd": "sh", "args": ["-c", script], "timeout_sec": 120})).await?;
+        Ok(String::from_utf8(seen.stdout)?)
+    };
+    let sandbox = Sandbox::create(&client, &json!({"template": "e2e-image"})).await?;
+    assert_eq!(sandbox.made["memory_mb"], MEMORY_MB);
+    assert_eq!(says(&sandbox, seen).await?, is_seen);
+    assert_eq!(says(&sandbox, page).await?, "a page", "what was started runs");
+
+    // The same without its memory: what is built on it boots, in another size, and nothing runs that did.
+    platform.cli(&["snapshot", "create", &sandbox.id, "e2e-disk", "--no-memory"]).run().await?.expect(0)?;
+    sandbox.destroy().await?;
+    let more = ["--memory", "320"];
+    build("e2e-booted", "FROM template:e2e-disk\nRUN echo $GREETING >> here\n", &more).await?.expect(0)?;
+    let sandbox = Sandbox::create(&client, &json!({"template": "e2e-booted"})).await?;
+    assert_eq!((&sandbox.made["memory_mb"], &sandbox.made["disk_mb"]), (&json!(320), &json!(DISK_MB)));
+    let is_seen = is_seen.replace("in /srv\n", "in /srv\nhello again\n").replace("serves", "rests");
+    assert_eq!(says(&sandbox, seen).await?, is_seen);
+    sandbox.destroy().await?;
+
+    let missing = format!("FROM {}/team/other\nRUN true\n", registry.address());
+    let failed = build("e2e-none", &missing, &[]).await?.expect(1)?;
+    ensure!(failed.stderr.contains("team/other"), "{}", failed.stderr);
+    for name in ["e2e-image", "e2e-disk", "e2e-booted"] {
+        platform.cli(&["template", "delete", name]).run().await?.expect(0)?;
+    }
+    // Those of the images, too.
+    wait::until_true("no template is left", PATIENCE, async || Ok(templates()? == before)).await?;
+    platform.restart_with(&[]).await
 }
 
 /// An import that is booting its image.

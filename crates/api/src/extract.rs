@@ -10,6 +10,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use sandbar_types::id::Kind;
 use sandbar_types::{ErrorCode, Id, TemplateName};
@@ -202,6 +203,13 @@ impl QueryPairs {
     {
         let read = |text: &str| text.parse().map_err(|error| ApiError::invalid(format!("{name}: {error}")));
         self.one(name)?.map(read).transpose()
+    }
+
+    /// A time in milliseconds.
+    pub(crate) fn moment(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, ApiError> {
+        let Some(millis) = self.parse::<i64>(name)? else { return Ok(None) };
+        let moment = DateTime::from_timestamp_millis(millis).filter(|_| millis >= 0);
+        moment.map(Some).ok_or_else(|| ApiError::invalid(format!("{name}: not a time in milliseconds")))
     }
 
     /// The values of a parameter that may be repeated, or given as a comma-separated list.

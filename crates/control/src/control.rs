@@ -13,10 +13,11 @@ use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, broadcast, w
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
-use crate::builds::{self, BuildQueue, FilesPlace, News, QueueError, TicketKey};
+use crate::builds::{self, BuildQueue, FilesPlace, QueueError, TicketKey};
 use crate::host_client::{Circuit, HostClient, HostClients};
 use crate::hosts::HostTokens;
 use crate::last_use::LastUse;
+use crate::news::News;
 use crate::oauth::StateKey;
 use crate::people::passwords::Passwords;
 use crate::people::tokens::UserTokens;

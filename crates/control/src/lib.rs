@@ -23,6 +23,7 @@ pub mod host_client;
 pub mod hosts;
 mod housekeeping;
 mod last_use;
+mod news;
 pub mod oauth;
 mod operation;
 pub mod page;

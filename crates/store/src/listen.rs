@@ -1,7 +1,7 @@
 //! Being told by the database that something has changed.
 
 use sandbar_types::Id;
-use sandbar_types::id::Build;
+use sandbar_types::id::Kind;
 use sqlx::postgres::PgListener;
 
 use crate::{Store, StoreError};
@@ -13,16 +13,22 @@ pub enum Topic {
     Builds,
     /// A build waits to be claimed.
     BuildQueue,
+    /// A sandbox is not being paused, resumed or kept any more.
+    Sandboxes,
+    /// A template's files are on a host, or nobody fetches them there any more.
+    Fetches,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Builds, Self::BuildQueue];
+    pub const ALL: [Self; 4] = [Self::Builds, Self::BuildQueue, Self::Sandboxes, Self::Fetches];
 
     const fn channel(self) -> &'static str {
         match self {
             Self::Builds => "sandbar_builds",
             Self::BuildQueue => "sandbar_build_queue",
+            Self::Sandboxes => "sandbar_sandboxes",
+            Self::Fetches => "sandbar_fetches",
         }
     }
 }
@@ -41,10 +47,10 @@ pub enum Told {
 pub struct Listener(PgListener);
 
 impl Told {
-    /// Whether it is of this build.
+    /// Whether it is of this one of a topic.
     #[must_use]
-    pub fn is_of_build(&self, id: Id<Build>) -> bool {
-        matches!(self, Self::Of(Topic::Builds, told) if told.parse() == Ok(id.uuid()))
+    pub fn is_of<K: Kind>(&self, topic: Topic, id: Id<K>) -> bool {
+        matches!(self, Self::Of(of, told) if *of == topic && told.parse() == Ok(id.uuid()))
     }
 }
 

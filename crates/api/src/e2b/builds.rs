@@ -1,5 +1,5 @@
-//! Building templates: `POST /v3/templates` for a name, `POST /v2/templates/{id}/builds/{build}` for what is to be done, and its status, which
-//! clients ask for five times a second. Beneath are the same builds as `/v1/builds`.
+//! Building templates: `POST /v3/templates` for a name, `POST /v2/templates/{id}/builds/{build}` for what is to be done, its log, and its status,
+//! which clients ask for five times a second. Beneath are the same builds as `/v1/builds`.
 
 use axum::Json;
 use axum::body::{Body, HttpBody as _};
@@ -9,11 +9,11 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use sandbar_control::OpContext;
 use sandbar_control::builds::{
-    Build, BuildScope, E2bBase, E2bBuild, E2bStep, Entry, EntryLevel, FilesPut, NewAnnouncement,
+    Build, BuildScope, E2bBase, E2bBuild, E2bStep, Entry, EntryQuery, EntryStart, FilesPut, NewAnnouncement,
 };
 use sandbar_control::host_client::RegistryCredentials;
 use sandbar_control::templates::Reference;
-use sandbar_types::{BuildStatus, ErrorCode, Id, TemplateName, id};
+use sandbar_types::{BuildStatus, ErrorCode, Id, LogDirection, LogLevel, TemplateName, id};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -277,7 +277,7 @@ pub(super) struct BuildInfo {
 struct LogEntry {
     timestamp: Timestamp,
     message: String,
-    level: &'static str,
+    level: LogLevel,
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<String>,
 }
@@ -285,10 +285,6 @@ struct LogEntry {
 impl From<Entry> for LogEntry {
     fn from(entry: Entry) -> Self {
         let Entry { at, level, step, message } = entry;
-        let level = match level {
-            EntryLevel::Info => "info",
-            EntryLevel::Warn => "warn",
-        };
         Self { timestamp: Timestamp(at), message, level, step: step.map(|step| step.to_string()) }
     }
 }
@@ -323,8 +319,8 @@ pub(super) async fn status(
     path: PathBuild,
     query: QueryPairs,
 ) -> Result<Json<BuildInfo>, ApiError> {
-    let offset: u64 = query.parse("logsOffset")?.unwrap_or_default();
-    let limit = query.parse("limit")?.unwrap_or(MOST_ENTRIES).min(MOST_ENTRIES);
+    // Of those of the level.
+    let query = entry_query(&query, EntryStart::After(query.parse("logsOffset")?.unwrap_or_default()))?;
     let told = |team, name: &TemplateName, status, entries, reason| BuildInfo {
         template_id: names::template_id(team, name),
         build_id: path.build.uuid().to_string(),
@@ -337,11 +333,41 @@ pub(super) async fn status(
         Seen::Announced(team, name) => told(team, &name, Status::Waiting, Vec::new(), None),
         Seen::Begun(build) => {
             // The build before its log: what a build that has ended wrote is there.
-            let entries = app.control.build_entries(&build, offset, limit).await?;
+            let entries = app.control.build_entries(&build, &query).await?;
             let entries = entries.into_iter().map(LogEntry::from).collect();
             told(build.team_id, &build.name, Status::of(build.status), entries, Reason::of(&build))
         }
     }))
+}
+
+fn entry_query(query: &QueryPairs, from: EntryStart) -> Result<EntryQuery, ApiError> {
+    Ok(EntryQuery {
+        least: query.parse("level")?.unwrap_or(LogLevel::Debug),
+        from,
+        limit: query.parse("limit")?.unwrap_or(MOST_ENTRIES).min(MOST_ENTRIES),
+    })
+}
+
+/// A build's log alone.
+#[derive(Debug, Serialize)]
+pub(super) struct BuildLogs {
+    logs: Vec<LogEntry>,
+}
+
+/// The entries from a point in time on, or backward from before it.
+pub(super) async fn logs(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    path: PathBuild,
+    query: QueryPairs,
+) -> Result<Json<BuildLogs>, ApiError> {
+    let direction = query.parse("direction")?.unwrap_or(LogDirection::Forward);
+    let query = entry_query(&query, EntryStart::At(query.moment("cursor")?, direction))?;
+    let entries = match look(&app, &ctx, &path).await? {
+        Seen::Announced(..) => Vec::new(),
+        Seen::Begun(build) => app.control.build_entries(&build, &query).await?,
+    };
+    Ok(Json(BuildLogs { logs: entries.into_iter().map(LogEntry::from).collect() }))
 }
 
 /// A build of the team's, and of the template in the path.

@@ -23,7 +23,7 @@ use axum::extract::Request;
 use axum::http::{Response, Uri};
 use axum::middleware::from_fn;
 use axum::response::IntoResponse as _;
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 
 use crate::{AppState, request};
 
@@ -59,11 +59,13 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/v2/templates", get(templates::list).post(builds::announce))
         .route("/v2/templates/{id}/builds/{build}", post(builds::begin))
         .route("/templates/{id}/builds/{build}/status", get(builds::status))
+        .route("/templates/{id}/builds/{build}/logs", get(builds::logs))
         .route("/templates/{id}/files/{hash}", get(builds::files))
         .route(&format!("{}/{{ticket}}", builds::FILES), put(builds::take_files))
         .route("/templates/tags", post(tags::assign).delete(tags::remove))
         .route("/templates/{id}/tags", get(tags::list))
-        .route("/templates/{id}", get(templates::one).delete(templates::remove))
+        .route("/templates/{id}", get(templates::one).patch(templates::update).delete(templates::remove))
+        .route("/v2/templates/{id}", patch(templates::update))
         .method_not_allowed_fallback(request::no_method)
         .layer(from_fn(errors::in_their_form))
 }

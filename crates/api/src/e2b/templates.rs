@@ -8,15 +8,15 @@ use sandbar_control::page::MAX_LIMIT;
 use sandbar_control::templates::{Reference, Template};
 use sandbar_control::{OpContext, PageRequest};
 use sandbar_types::guest::ENVD_VERSION;
-use sandbar_types::{ErrorCode, Id, id};
-use serde::Serialize;
+use sandbar_types::{ErrorCode, Id, TemplateName, id};
+use serde::{Deserialize, Serialize};
 
 use super::builds::Status;
 use super::names;
 use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::PathName;
+use crate::extract::{JsonBody, PathName};
 use crate::schema::Timestamp;
 
 /// A template that sandboxes can start from.
@@ -172,19 +172,62 @@ pub(super) struct Alias {
     public: bool,
 }
 
+/// The name that a text means, with a tag or without, and whose it is.
+async fn named(
+    app: &AppState,
+    ctx: &OpContext,
+    reference: &str,
+) -> Result<(Id<id::Team>, TemplateName), ApiError> {
+    Ok(match Reference::read(reference).tag {
+        None => app.control.template_named(ctx, reference).await?,
+        Some(_) => {
+            let template = app.control.template_resolve(ctx, reference).await?;
+            (template.team_id, template.name)
+        }
+    })
+}
+
 pub(super) async fn alias(
     State(app): State<AppState>,
     Caller(ctx): Caller,
     PathName(name): PathName,
 ) -> Result<Json<Alias>, ApiError> {
-    let (owner, name) = match Reference::read(&name).tag {
-        None => app.control.template_named(&ctx, &name).await?,
-        Some(_) => {
-            let template = app.control.template_resolve(&ctx, &name).await?;
-            (template.team_id, template.name)
-        }
-    };
+    let (owner, name) = named(&app, &ctx, &name).await?;
     Ok(Json(Alias { template_id: names::template_id(owner, &name), public: owner == Id::PLATFORM }))
+}
+
+/// What of a template is to change: in the contract, whether it is everybody's alone.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Update {
+    public: Option<bool>,
+}
+
+/// The names of what was asked about.
+#[derive(Debug, Serialize)]
+pub(super) struct Updated {
+    names: Vec<String>,
+}
+
+/// Says of a team's template that it is the team's alone, which it is. None can be made everybody's: those are the platform's.
+pub(super) async fn update(
+    State(app): State<AppState>,
+    Caller(ctx): Caller,
+    PathName(name): PathName,
+    JsonBody(Update { public }): JsonBody<Update>,
+) -> Result<Json<Updated>, ApiError> {
+    let (owner, name) = named(&app, &ctx, &name).await?;
+    if owner == Id::PLATFORM {
+        let why = format!("{name} is the platform's: it is not the team's to change");
+        return Err(ApiError::new(ErrorCode::Forbidden, why));
+    }
+    if public == Some(true) {
+        return Err(ApiError::invalid(
+            "public: a team's templates are its own; those that everybody may use are built by the platform's administrators",
+        ));
+    }
+    let namespace = app.control.team_namespace(&ctx).await?;
+    Ok(Json(Updated { names: vec![format!("{namespace}/{name}")] }))
 }
 
 /// Deletes a template of the team's: by a name all that is under it, by a name with a tag that one.

@@ -143,6 +143,9 @@ impl Control {
         let metadata = [("build", build.id.uuid().to_string()), ("worker", claim.worker.to_string())];
         let new = NewSandbox {
             template: Some(base.name.to_string()),
+            // What has memory keeps its own.
+            vcpus: Some(build.vcpus),
+            memory_mb: Some(build.memory_mb),
             timeout_sec: Some(IDLE_LIMIT_SEC),
             on_timeout: Some(OnTimeout::Kill),
             metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),

@@ -41,7 +41,7 @@ pub struct NewAnnouncement {
     pub name: String,
     /// More tags. Without any it is `default`.
     pub tags: Vec<String>,
-    /// As large, where it starts from an image.
+    /// As large, where it starts from an image or a template that is a disk alone.
     pub vcpus: Option<u32>,
     /// The same.
     pub memory_mb: Option<u32>,
@@ -184,10 +184,7 @@ impl Control {
         };
         let note = match (&base, &template) {
             (Base::Template(name), None) => return Err(BuildError::NoBase { name: name.clone() }),
-            (Base::Template(name), Some(row)) if row.kind == TemplateKind::Base => {
-                return Err(BuildError::BaseWithoutMemory { name: name.clone() });
-            }
-            (Base::Template(name), Some(row)) => {
+            (Base::Template(name), Some(row)) if row.kind == TemplateKind::Snapshot => {
                 let fits = |asked: Option<u32>, has| asked.is_none_or(|asked| asked == has);
                 let same = fits(announced.vcpus, row.vcpus) && fits(announced.memory_mb, row.memory_mb);
                 (!same).then(|| {
@@ -197,7 +194,8 @@ impl Control {
                     )
                 })
             }
-            (Base::Image(_), _) => None,
+            // As large as was asked for.
+            (Base::Template(_) | Base::Image(_), _) => None,
         };
         let ready = build.ready.as_deref().filter(|line| !line.trim().is_empty());
         let order = Order {

@@ -1,10 +1,11 @@
 //! A build's progress as it comes: what each step wrote since the last time, and how the build stands.
 
+use sandbar_store::listen::Topic;
 use sandbar_types::Id;
 use sandbar_types::id;
 
-use super::news::Reader;
 use super::{Build, BuildError, BuildLog, BuildScope};
+use crate::news::Reader;
 use crate::{Control, OpContext};
 
 /// Follows one build from its first step on.
@@ -78,7 +79,7 @@ impl BuildFollower {
                 return Ok(Some(BuildProgress { build, logs }));
             }
             let id = self.id;
-            self.news.wait(|told| told.is_of_build(id)).await;
+            self.news.wait(|told| told.is_of(Topic::Builds, id)).await;
         }
     }
 

@@ -15,7 +15,6 @@
 //! - `image`: what comes before the steps where the base is a registry's image.
 //! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template; `copy`: its steps that bring files. `output`: logs, bounded.
 //! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
-//! - `news`: who waits is woken by the database.
 //!
 //! A build's sandbox is the platform's and bears the claim's name: no team sees it, and whoever finds it without its claim destroys it.
 
@@ -26,7 +25,6 @@ mod entries;
 mod files;
 mod follow;
 mod image;
-mod news;
 mod output;
 mod queue;
 mod registry;
@@ -46,11 +44,10 @@ use sandbar_types::recipe::{Base, Dialect, E2bFault, InvalidFilesName, Origin, O
 use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, TemplateTag, limits};
 
 pub use e2b::{Announced, E2bBase, E2bBuild, E2bStep, NewAnnouncement};
-pub use entries::{Entry, EntryLevel};
+pub use entries::{Entry, EntryQuery, EntryStart};
 pub use files::{BuildFiles, FilesError, FilesPut, MAX_ARCHIVE_BYTES, PlaceError};
 pub(crate) use files::{FilesPlace, TicketKey};
 pub use follow::BuildFollower;
-pub(crate) use news::News;
 pub use queue::QueueError;
 pub(crate) use queue::{BuildQueue, open as open_queue};
 pub use submit::{BuildScope, NewBuild};
@@ -280,12 +277,6 @@ pub enum BuildError {
         /// What was said.
         name: TemplateName,
     },
-    /// The base has no memory.
-    #[error("template {name} is a disk image alone: builds start from a template with memory")]
-    BaseWithoutMemory {
-        /// Its name.
-        name: TemplateName,
-    },
     /// Another size than the base's.
     #[error(
         "a template has its base's size: {vcpus} vCPUs, {memory_mb} MiB of memory and {disk_mb} MiB of disk; say so or leave it out"
@@ -295,6 +286,12 @@ pub enum BuildError {
         vcpus: u32,
         /// The base's.
         memory_mb: u32,
+        /// The base's.
+        disk_mb: u32,
+    },
+    /// Another disk than that of a base that is a disk alone.
+    #[error("a template has its base's disk, of {disk_mb} MiB: say so or leave it out")]
+    Disk {
         /// The base's.
         disk_mb: u32,
     },
@@ -368,8 +365,8 @@ impl BuildError {
             | Self::FilesName(_)
             | Self::TwoBases { .. }
             | Self::NoBase { .. }
-            | Self::BaseWithoutMemory { .. }
             | Self::Size { .. }
+            | Self::Disk { .. }
             | Self::NoSize
             | Self::E2bStep { .. }
             | Self::TooManySteps

@@ -49,11 +49,11 @@ pub struct NewBuild {
     pub healthcheck: Option<String>,
     /// For how long it is tried.
     pub healthcheck_sec: Option<u32>,
-    /// The base's, or nothing; where that is an image, any.
+    /// The base's, or nothing; where that is an image or a disk alone, any.
     pub vcpus: Option<u32>,
     /// The same.
     pub memory_mb: Option<u32>,
-    /// The same.
+    /// The base's, or nothing; where that is an image, any.
     pub disk_mb: Option<u32>,
 }
 
@@ -137,11 +137,17 @@ impl Control {
         order: Order<'_>,
     ) -> Result<Build, BuildError> {
         let (vcpus, memory_mb, defaults) = match order.template {
-            Some(template) => (template.vcpus, template.memory_mb, template.defaults),
-            None => {
+            Some(TemplateRow { kind: TemplateKind::Snapshot, vcpus, memory_mb, defaults, .. }) => {
+                (vcpus, memory_mb, defaults)
+            }
+            // A machine that boots is as large as is asked for.
+            boots => {
                 check_machine(order.vcpus, order.memory_mb, order.disk_mb)?;
-                let vcpus = order.vcpus.unwrap_or(limits::DEFAULT_VCPUS);
-                (vcpus, order.memory_mb.unwrap_or(limits::DEFAULT_MEMORY_MB), Defaults::default())
+                let (vcpus, memory_mb, defaults) = match boots {
+                    Some(template) => (template.vcpus, template.memory_mb, template.defaults),
+                    None => (limits::DEFAULT_VCPUS, limits::DEFAULT_MEMORY_MB, Defaults::default()),
+                };
+                (order.vcpus.unwrap_or(vcpus), order.memory_mb.unwrap_or(memory_mb), defaults)
             }
         };
         let registry = match (order.registry, order.base) {
@@ -319,9 +325,6 @@ impl Control {
             (None, None) => (BASE.parse()?, None),
         };
         match (self.store().template_by_name(team, &name).await?, image) {
-            (Some(template), _) if template.kind == TemplateKind::Base => {
-                Err(BuildError::BaseWithoutMemory { name })
-            }
             (Some(template), _) => Ok((Base::Template(name), Some(template))),
             (None, Some(image)) => Ok((image, None)),
             (None, None) => Err(BuildError::NoBase { name }),
@@ -354,12 +357,20 @@ fn seen_by(ctx: &OpContext, scope: BuildScope) -> Result<Option<Id<Team>>, Build
     }
 }
 
-/// Refuses another size than that of the template that a build starts from.
+/// Refuses another size than that of the template that a build starts from. One that is a disk alone says only how large that is.
 fn check_size(template: &TemplateRow, new: &NewBuild) -> Result<(), BuildError> {
-    let &TemplateRow { vcpus, memory_mb, disk_mb, .. } = template;
-    let asked = [(new.vcpus, vcpus), (new.memory_mb, memory_mb), (new.disk_mb, disk_mb)];
-    let fits = asked.iter().all(|(asked, has)| asked.is_none_or(|asked| asked == *has));
-    if fits { Ok(()) } else { Err(BuildError::Size { vcpus, memory_mb, disk_mb }) }
+    let &TemplateRow { kind, vcpus, memory_mb, disk_mb, .. } = template;
+    let fits = |asked: Option<u32>, has| asked.is_none_or(|asked| asked == has);
+    match kind {
+        TemplateKind::Base if fits(new.disk_mb, disk_mb) => Ok(()),
+        TemplateKind::Base => Err(BuildError::Disk { disk_mb }),
+        TemplateKind::Snapshot
+            if fits(new.vcpus, vcpus) && fits(new.memory_mb, memory_mb) && fits(new.disk_mb, disk_mb) =>
+        {
+            Ok(())
+        }
+        TemplateKind::Snapshot => Err(BuildError::Size { vcpus, memory_mb, disk_mb }),
+    }
 }
 
 /// Refuses a size that no machine has.

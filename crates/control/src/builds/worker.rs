@@ -7,6 +7,7 @@ use std::time::Duration;
 use sandbar_store::StoreError;
 use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease};
+use sandbar_store::listen::Topic;
 use sandbar_trace::Span;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -98,7 +99,7 @@ impl Control {
         let mut news = self.news().subscribe(self.store());
         loop {
             // Somebody may want it to end.
-            let changed = news.wait(|told| told.is_of_build(claim.build));
+            let changed = news.wait(|told| told.is_of(Topic::Builds, claim.build));
             let _ = tokio::time::timeout(lease / 3, changed).await;
             match self.build_queue().renew(claim).await {
                 Ok(Lease::Held) => held_until = Instant::now() + lease,

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use sandbar_store::listen::Topic;
 use sandbar_types::{Id, SandboxStatus, id};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Awakening, Extent, NewDeadline, Resume, Sandbox, SandboxError};
 use crate::{Control, OpContext};
 
-/// How often a row is looked at that is between two states. Whoever ends the change may be in another process, and the database tells
-/// nobody of it; a change takes a fraction of a second to seconds.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a row that is between two states is looked at although nobody tells of it: the database tells of every change's end but a
+/// start's, whose sandbox hardly anybody knows.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How somebody comes into a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,7 @@ impl Control {
         id: Id<id::Sandbox>,
     ) -> Result<Sandbox, SandboxError> {
         let patience = Instant::now() + self.config().operation_deadline;
+        let mut news = None;
         loop {
             let sandbox = self.sandbox_get(ctx, id).await?;
             let between = matches!(
@@ -42,7 +44,14 @@ impl Control {
             if !between || Instant::now() >= patience {
                 return Ok(sandbox);
             }
-            sleep(LOOK_AGAIN).await;
+            match &mut news {
+                // And one more look: what ended before this listens it is not told.
+                None => news = Some(self.news().subscribe(self.store())),
+                Some(news) => {
+                    let ended = news.wait(|told| told.is_of(Topic::Sandboxes, id));
+                    let _ = timeout_at(patience.min(Instant::now() + LOOK_AGAIN), ended).await;
+                }
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sandbar_store::StoreError;
+use sandbar_store::listen::Topic;
 use sandbar_store::transfers::{Claim, Fetch};
 use sandbar_types::Id;
 use sandbar_types::id::{Host, Template};
@@ -24,8 +25,8 @@ use crate::host_client::{HostClient, HostError, Reason};
 const LEASE: Duration = Duration::from_secs(60);
 /// How often a fetcher says that it is at it.
 const RENEWAL: Duration = Duration::from_secs(15);
-/// How often a fetch of another control plane is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a fetch of another control plane is looked at although nobody tells of it: that one may have died.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Attempts in a row that may carry nothing.
 const ATTEMPTS: u32 = 6;
 /// The pause before the second attempt; each later one is twice as long.
@@ -120,12 +121,20 @@ impl Control {
     }
 
     async fn claim_and_fetch(&self, fetch: Fetch) -> Result<Result<(), FetchFault>, StoreError> {
+        let mut news = None;
         loop {
             match self.store().fetch_claim(fetch, LEASE).await? {
                 Claim::Ours => break,
                 Claim::Ready => return Ok(Ok(())),
                 Claim::Gone => return Ok(Err(FetchFault::Gone)),
-                Claim::Theirs => tokio::time::sleep(LOOK).await,
+                Claim::Theirs => match &mut news {
+                    // And one more look: what ended before this listens it is not told.
+                    None => news = Some(self.news().subscribe(self.store())),
+                    Some(news) => {
+                        let ended = news.wait(|told| told.is_of(Topic::Fetches, fetch.template));
+                        let _ = tokio::time::timeout(LOOK_AGAIN, ended).await;
+                    }
+                },
             }
         }
         let Some(target) = self.host_client(fetch.host).await? else {

@@ -1,5 +1,25 @@
 //! Builds: made, failed, cancelled, taken over from the dead; with both queues, against the real servers.
 
+/// The same test with each queue.
+macro_rules! with_both_queues {
+    ($($test:ident),* $(,)?) => {
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Queue::Postgres).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Queue::Redis).await;
+            })*
+        }
+    };
+}
+
+mod deaths;
+mod entries;
 mod files;
 mod images;
 
@@ -121,24 +141,6 @@ impl Building {
         let new = NewSandbox { template: Some(template.to_owned()), ..NewSandbox::default() };
         self.world.control.sandbox_create(&self.world.ctx, &new, None).await.unwrap()
     }
-}
-
-/// The same test with each queue.
-macro_rules! with_both_queues {
-    ($($test:ident),* $(,)?) => {
-        mod postgres {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Queue::Postgres).await;
-            })*
-        }
-        mod redis {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::Queue::Redis).await;
-            })*
-        }
-    };
 }
 
 with_both_queues! {
@@ -291,6 +293,53 @@ async fn a_control_plane_that_goes_down_gives_its_builds_back(queue: Queue) {
     let _workers = building.workers().await;
     let (ended, _) = building.end_of(build.id).await;
     assert_eq!((ended.status, ended.attempts), (BuildStatus::Success, 1));
+}
+
+#[tokio::test]
+async fn a_template_that_is_a_disk_alone_is_booted_in_the_size_that_is_asked_for() {
+    let building = Building::new(Queue::Postgres).await;
+    let world = &building.world;
+    let _workers = building.workers().await;
+    let first = building.submit("first", &["ENV A=1", "WORKDIR /srv", "USER app"]).await;
+    assert_eq!(building.end_of(first.id).await.0.status, BuildStatus::Success);
+    let made = building.from("first").await;
+    let new = sandbar_control::snapshots::NewSnapshot {
+        name: Some("disk".to_owned()),
+        overwrite: false,
+        tag: None,
+    };
+    let disk = world.control.sandbox_flatten(&world.ctx, &made, &new).await.unwrap();
+    assert_eq!(disk.kind, TemplateKind::Base);
+    world.control.sandbox_destroy(&world.ctx, &made).await.unwrap();
+
+    let asked = |vcpus, memory_mb, disk_mb| NewBuild {
+        name: "second".to_owned(),
+        recipe: ["FROM disk", "context"].map(str::to_owned).to_vec(),
+        vcpus,
+        memory_mb,
+        disk_mb,
+        ..NewBuild::default()
+    };
+    for (vcpus, memory_mb, disk_mb) in
+        [(Some(33), None, None), (None, Some(1), None), (None, None, Some(disk.disk_mb + 1))]
+    {
+        let bad = asked(vcpus, memory_mb, disk_mb);
+        let refused = world.control.build_create(&world.ctx, BuildScope::Team, &bad).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::InvalidRequest, "{refused}");
+    }
+    for (vcpus, memory_mb, disk_mb) in [(None, None, None), (Some(3), Some(768), Some(disk.disk_mb))] {
+        let new = asked(vcpus, memory_mb, disk_mb);
+        let build = world.control.build_create(&world.ctx, BuildScope::Team, &new).await.unwrap();
+        let (ended, logs) = building.end_of(build.id).await;
+        assert_eq!((ended.status, ended.error), (BuildStatus::Success, None));
+        assert_eq!(logs[0].stdout, "user=app\ncwd=/srv\nA=1\n");
+        let page = world.control.template_list(&world.ctx, None, &Default::default()).await.unwrap();
+        let second = page.items.iter().find(|made| made.name.as_str() == "second").unwrap();
+        let size = (vcpus.unwrap_or(disk.vcpus), memory_mb.unwrap_or(disk.memory_mb), disk.disk_mb);
+        assert_eq!((second.vcpus, second.memory_mb, second.disk_mb), size);
+        assert_eq!(second.kind, TemplateKind::Snapshot);
+    }
+    building.no_sandbox_is_left().await;
 }
 
 #[tokio::test]

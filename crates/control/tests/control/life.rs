@@ -421,6 +421,25 @@ async fn who_comes_in_never_brings_the_end_nearer_and_wakes_what_sleeps() {
 }
 
 #[tokio::test]
+async fn whoever_comes_in_waits_for_the_end_of_what_another_control_plane_does() {
+    let world = World::new().await;
+    let sandbox = world.create().await.unwrap();
+    let other = world.replica().await;
+    let gate = world.host.hold(Rpc::PauseSandbox);
+    let (paused, entered) = tokio::join!(world.control.sandbox_pause(&world.ctx, &sandbox), async {
+        world.host.arrived(Rpc::PauseSandbox, 1).await;
+        let mut enters = std::pin::pin!(other.sandbox_enter(&world.ctx, &sandbox, 30, Awakening::AsKept));
+        // It is begun, and does not end before the pause does.
+        assert!(futures::poll!(&mut enters).is_pending());
+        gate.open();
+        enters.await
+    });
+    paused.unwrap();
+    let Entered::Resumed(resumed) = entered.unwrap() else { panic!("it was paused") };
+    assert_eq!(resumed.status, SandboxStatus::Running);
+}
+
+#[tokio::test]
 async fn figures_are_live_kept_at_a_pause_and_thinned_at_the_end() {
     let world = World::new().await;
     let sandbox = world.create().await.unwrap();

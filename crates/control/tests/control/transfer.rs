@@ -126,6 +126,25 @@ async fn a_host_gets_the_files_that_it_lacks_and_all_who_wait_share_one_fetch() 
 }
 
 #[tokio::test]
+async fn a_fetch_of_another_control_plane_is_waited_for() {
+    let two = Two::new().await;
+    let other = two.world.replica().await;
+    let gate = two.other.hold(Rpc::CommitTemplate);
+    let new = NewSandbox { template: Some("kept".to_owned()), ..NewSandbox::default() };
+    let (fetcher, waiter) = tokio::join!(two.create(), async {
+        two.other.arrived(Rpc::CommitTemplate, 1).await;
+        let mut waits = std::pin::pin!(other.sandbox_create(&two.world.ctx, &new, None));
+        assert!(futures::poll!(&mut waits).is_pending());
+        gate.open();
+        waits.await
+    });
+    for sandbox in [fetcher, waiter] {
+        assert_eq!(sandbox.unwrap().host_id, Some(two.other_id));
+    }
+    assert_eq!(two.other.calls(Rpc::WriteTemplatePart), FILES, "each part once");
+}
+
+#[tokio::test]
 async fn a_host_that_has_the_files_is_preferred_however_loaded() {
     let two = Two::new().await;
     two.world.control.host_drain(&OpContext::system(), two.world.host_id, Draining::Off).await.unwrap();

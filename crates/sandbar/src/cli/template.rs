@@ -79,7 +79,7 @@ struct BuildArgs {
     #[arg(long, value_name = "SECONDS", requires = "healthcheck")]
     healthcheck_timeout: Option<u32>,
 
-    /// Virtual CPUs: those of the template that it starts from; from an image, any
+    /// Virtual CPUs: those of the template that it starts from; from an image or a disk alone, any
     #[arg(long, value_name = "N")]
     vcpus: Option<u32>,
 

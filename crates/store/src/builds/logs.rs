@@ -41,16 +41,28 @@ pub struct LogExtent {
     pub attempt: u32,
     /// Which step.
     pub step: u32,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
     /// How many entries.
     pub entries: u32,
+    /// How many of them are lines of its errors, where that was asked.
+    pub errors: u32,
 }
 
 impl Store {
-    /// How many entries each step of each attempt wrote, in order, without what they say.
-    pub async fn build_log_extents(&self, id: Id<Build>) -> Result<Vec<LogExtent>, StoreError> {
+    /// How many entries each step of each attempt wrote, in order, without what they say. Errors are counted where they are asked for alone:
+    /// their texts are read for it.
+    pub async fn build_log_extents(
+        &self,
+        id: Id<Build>,
+        with_errors: bool,
+    ) -> Result<Vec<LogExtent>, StoreError> {
         sqlx::query!(
-            "SELECT attempt, step, entries FROM template_build_logs WHERE build_id = $1 ORDER BY attempt, step",
+            r#"SELECT attempt, step, started_at, entries,
+                      CASE WHEN $2 AND duration_ms IS NOT NULL THEN lines_of(stderr, TRUE) ELSE 0 END AS "errors!"
+               FROM template_build_logs WHERE build_id = $1 ORDER BY attempt, step"#,
             id.uuid(),
+            with_errors,
         )
         .fetch_all(&self.pool)
         .await?
@@ -59,7 +71,9 @@ impl Store {
             Ok(LogExtent {
                 attempt: unsigned("template_build_logs.attempt", row.attempt)?,
                 step: unsigned("template_build_logs.step", row.step)?,
+                started_at: row.started_at,
                 entries: unsigned("template_build_logs.entries", row.entries)?,
+                errors: unsigned("template_build_logs.stderr", row.errors)?,
             })
         })
         .collect()

@@ -5,6 +5,7 @@
 mod audit;
 mod builds;
 mod hosts;
+mod listen;
 mod people;
 mod quotas;
 mod sandboxes;

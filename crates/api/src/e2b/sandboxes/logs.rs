@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Utc};
 use sandbar_control::OpContext;
 use sandbar_control::sandboxes::{self, LogFilter, LogQuery};
 use sandbar_types::{Id, LogDirection, LogLevel, id};
@@ -57,7 +56,7 @@ pub(in crate::e2b) async fn first_version(
     PathSandbox(id): PathSandbox,
     query: QueryPairs,
 ) -> Result<Json<FirstLogs>, ApiError> {
-    let filter = LogFilter { from: moment(&query, "start")?, ..LogFilter::default() };
+    let filter = LogFilter { from: query.moment("start")?, ..LogFilter::default() };
     let entries = entries(&app, &ctx, id, &query, filter, LogDirection::Forward).await?;
     let logs = entries.iter().map(Line::from).collect();
     Ok(Json(FirstLogs { logs, log_entries: entries }))
@@ -70,7 +69,7 @@ pub(in crate::e2b) async fn second_version(
     query: QueryPairs,
 ) -> Result<Json<SecondLogs>, ApiError> {
     let direction = query.parse("direction")?.unwrap_or(LogDirection::Forward);
-    let cursor = moment(&query, "cursor")?;
+    let cursor = query.moment("cursor")?;
     let (from, until) = match direction {
         LogDirection::Forward => (cursor, None),
         LogDirection::Backward => (None, cursor),
@@ -102,13 +101,6 @@ async fn entries(
     let wanted = LogQuery { filter, direction, cursor: None, limit };
     let page = app.control.sandbox_logs(ctx, &sandbox, &wanted).await?;
     Ok(page.entries.into_iter().map(Entry::from).collect())
-}
-
-/// A time in milliseconds.
-fn moment(query: &QueryPairs, name: &'static str) -> Result<Option<DateTime<Utc>>, ApiError> {
-    let Some(millis) = query.parse::<i64>(name)? else { return Ok(None) };
-    let moment = DateTime::from_timestamp_millis(millis).filter(|_| millis >= 0);
-    moment.map(Some).ok_or_else(|| ApiError::invalid(format!("{name}: not a time in milliseconds")))
 }
 
 impl From<sandboxes::LogEntry> for Entry {

@@ -47,13 +47,13 @@ pub(crate) struct CreateBuild {
     /// For how long, in seconds; 120 by default.
     #[schema(minimum = 1, maximum = 3600)]
     healthcheck_sec: Option<u32>,
-    /// A template has its base's size: that, or nothing. One that starts from an image has any; 1 by default.
+    /// A template has the size of a base with memory: that, or nothing. What starts from an image or a disk alone has any; by default 1, or the base's.
     #[schema(minimum = 1, maximum = 32)]
     vcpus: Option<u32>,
-    /// The same; 512 by default.
+    /// The same; by default 512, or the base's.
     #[schema(minimum = 128, maximum = 131_072)]
     memory_mb: Option<u32>,
-    /// The same; by default as large as that of `base`.
+    /// A template has its base's disk: that, or nothing. What starts from an image has any; by default as large as that of `base`.
     #[schema(minimum = 512, maximum = 1_048_576)]
     disk_mb: Option<u32>,
 }

@@ -20,7 +20,7 @@ enum Things {
 use Things::{Own, Theirs};
 
 /// Every route, with the status that the owning team gets.
-const ROUTES: [(&str, &str, Things, u16); 38] = [
+const ROUTES: [(&str, &str, Things, u16); 41] = [
     ("POST", "/v2/sandboxes", Own, 201),
     ("POST", "/sandboxes", Own, 201),
     ("GET", "/v2/sandboxes", Own, 200),
@@ -34,6 +34,7 @@ const ROUTES: [(&str, &str, Things, u16); 38] = [
     ("POST", "/v3/templates", Own, 202),
     ("POST", "/v2/templates", Own, 202),
     ("GET", "/templates/{template}/builds/{build}/status", Theirs, 200),
+    ("GET", "/templates/{template}/builds/{build}/logs", Theirs, 200),
     ("POST", "/v2/templates/{template}/builds/{build}", Theirs, 202),
     ("POST", "/templates/tags", Theirs, 201),
     ("DELETE", "/templates/tags", Theirs, 204),
@@ -57,6 +58,8 @@ const ROUTES: [(&str, &str, Things, u16); 38] = [
     ("GET", "/secrets/{secret}", Theirs, 200),
     ("POST", "/secrets/{secret}", Theirs, 200),
     ("DELETE", "/secrets/{secret}", Theirs, 204),
+    ("PATCH", "/templates/{snapshot}", Theirs, 200),
+    ("PATCH", "/v2/templates/{snapshot}", Theirs, 200),
     ("DELETE", "/templates/{snapshot}", Theirs, 204),
     ("DELETE", "/sandboxes/{id}", Theirs, 204),
 ];
@@ -68,6 +71,7 @@ async fn call(client: &Client, method: &str, path: &str) -> Answer {
         _ if method == "GET" || method == "DELETE" => return send(request).await,
         "/templates/tags" => json!({"target": "kept:default", "tags": ["mine"]}),
         "/v3/templates" | "/v2/templates" => json!({"name": "new"}),
+        _ if method == "PATCH" => json!({"public": false}),
         path if path.contains("/builds/") => {
             json!({"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["echo"], "force": false}]})
         }

@@ -38,6 +38,7 @@ async fn a_build_is_announced_before_its_steps_and_begun_once() {
         (&json!("waiting"), &json!([]), &json!([]))
     );
     assert_eq!(waiting["templateID"], answer["templateID"], "all builds of a name have one template");
+    assert_eq!(api.get(&status.replace("/status", "/logs")).await.expect(200), json!({"logs": []}));
     // No worker sees it, nor do lists.
     assert_eq!(api.get("/v1/builds").await.expect(200), json!([]));
 
@@ -67,6 +68,32 @@ async fn a_build_is_announced_before_its_steps_and_begun_once() {
     assert!(queued["logEntries"][0]["message"].as_str().unwrap().contains("not what was asked for"));
     assert_eq!(api.get(&format!("{status}?logsOffset=1&limit=5")).await.expect(200)["logEntries"], json!([]));
     refused(&api.get(&format!("{status}?logsOffset=-1")).await, 400);
+    let warned = api.get(&format!("{status}?level=warn")).await.expect(200);
+    assert_eq!(warned["logEntries"], queued["logEntries"]);
+    assert_eq!(api.get(&format!("{status}?level=error")).await.expect(200)["logEntries"], json!([]));
+    refused(&api.get(&format!("{status}?level=loud")).await, 400);
+
+    // Its log alone, by time.
+    let logs = status.replace("/status", "/logs");
+    assert_eq!(api.get(&logs).await.expect(200), json!({ "logs": queued["logEntries"] }));
+    let begun =
+        queued["logEntries"][0]["timestamp"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>();
+    let millis = begun.unwrap().timestamp_millis();
+    for (query, count) in [
+        (format!("cursor={millis}"), 1),
+        (format!("cursor={}", millis + 1), 0),
+        (format!("cursor={millis}&direction=backward"), 0),
+        (format!("cursor={}&direction=backward&source=persistent", millis + 1), 1),
+        ("direction=backward".to_owned(), 1),
+        ("level=error".to_owned(), 0),
+        ("limit=0".to_owned(), 0),
+    ] {
+        let told = api.get(&format!("{logs}?{query}")).await.expect(200);
+        assert_eq!(told["logs"].as_array().unwrap().len(), count, "{query}");
+    }
+    for query in ["cursor=-1", "cursor=x", "direction=up", "level=loud", "limit=-1"] {
+        refused(&api.get(&format!("{logs}?{query}")).await, 400);
+    }
 
     for (body, code) in [
         (json!({}), 400),
@@ -90,6 +117,7 @@ async fn nobody_learns_of_another_teams_builds_and_names() {
     let (begin, status) = announced(&platform.api, json!({"name": "tools"})).await;
     for _ in 0..2 {
         refused(&stranger.get(&status).await, 404);
+        refused(&stranger.get(&status.replace("/status", "/logs")).await, 404);
         refused(&stranger.post(&begin, steps(&json!([{"type": "RUN", "args": ["echo"]}]))).await, 404);
         platform.api.post(&begin, steps(&json!([{"type": "RUN", "args": ["echo"]}]))).await;
     }
@@ -116,6 +144,16 @@ async fn nobody_learns_of_another_teams_builds_and_names() {
         refused(&stranger.get(path).await, 404);
     }
     refused(&stranger.delete(&by_id).await, 404);
+    for path in ["/templates/kept", "/v2/templates/kept", &by_id] {
+        let stays = platform.api.patch(path, json!({"public": false})).await.expect(200);
+        assert!(stays["names"][0].as_str().unwrap().ends_with("/kept"), "{stays}");
+        assert!(
+            refused(&platform.api.patch(path, json!({"public": true})).await, 400).contains("administrators")
+        );
+        refused(&platform.api.patch(path, json!({"name": "other"})).await, 400);
+        refused(&stranger.patch(path, json!({"public": false})).await, 404);
+    }
+    refused(&platform.api.patch("/v2/templates/base", json!({"public": false})).await, 403);
     refused(&stranger.post("/v2/sandboxes", json!({"templateID": alias["templateID"]})).await, 404);
     refused(&platform.api.post("/templates/tags", json!({"target": "base", "tags": ["a"]})).await, 403);
     refused(&platform.api.post("/templates/tags", json!({"target": "kept", "tags": []})).await, 400);

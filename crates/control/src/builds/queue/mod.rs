@@ -13,7 +13,8 @@ use sandbar_types::Id;
 use sandbar_types::id::Build;
 use uuid::Uuid;
 
-use super::{BuildConfig, News};
+use super::BuildConfig;
+use crate::news::News;
 
 pub(super) use postgres::PostgresQueue;
 pub(super) use redis::RedisQueue;

@@ -11,7 +11,8 @@ use sandbar_types::id::Build;
 use uuid::Uuid;
 
 use super::{BuildQueue, QueueError};
-use crate::builds::{BuildConfig, News};
+use crate::builds::BuildConfig;
+use crate::news::News;
 
 /// See the module.
 pub(crate) struct PostgresQueue {

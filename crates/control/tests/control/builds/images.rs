@@ -110,6 +110,13 @@ async fn an_import_that_fails_is_a_step_that_does_and_one_that_breaks_off_is_tri
     building.world.host.inject(Rpc::ImportImage, Fault::LoseReply, Times::Once);
     let (ended, _) = building.end_of(building.submit("work", &["FROM a/b", "echo"]).await.id).await;
     assert_eq!((ended.status, ended.attempts), (BuildStatus::Success, 2));
+    // What the host says of itself is not for the build's owner.
+    building.world.host.inject(Rpc::ImportImage, Fault::Fail, Times::Always);
+    let (ended, logs) = building.end_of(building.submit("work", &["FROM a/b", "echo"]).await.id).await;
+    assert_eq!((ended.status, ended.attempts), (BuildStatus::Failed, 3));
+    let error = ended.error.unwrap();
+    assert_eq!(error, "FROM a/b: the host that imports it has failed or is away");
+    assert_eq!(logs[0].stderr, format!("{error}\n"));
     building.no_sandbox_is_left().await;
     building.no_image_is_left().await;
 }

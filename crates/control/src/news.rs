@@ -1,4 +1,4 @@
-//! Who waits for builds is woken by the database: one connection of each control plane listens, once somebody waits.
+//! Who waits for what others do is woken by the database: one connection of each control plane listens, once somebody waits.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
