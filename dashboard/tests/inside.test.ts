@@ -231,3 +231,56 @@ test('processes are listed and killed, and what listens is found and reached', a
 		`https://8123-${open}.${domain}/`
 	);
 });
+
+test('a log is read as it comes, held, filtered, searched, downloaded, and is there while the capsule sleeps', async ({
+	page,
+	request
+}) => {
+	test.setTimeout(240_000);
+	const person = await firstPerson(request);
+	const id = await person.capsule({ task: 'logs' });
+	await exec(person, id, 'echo first-line; printf "\\e[31mred-line\\e[0m\\n" >&2');
+	await signIn(page, person);
+	await page.goto(`/dashboard/capsules/${id}`);
+	await page.getByRole('link', { name: 'Logs' }).click();
+	await expect(page).toHaveURL(/\?tab=logs$/);
+	const log = page.getByRole('log', { name: 'What happened' });
+	const line = (text: string) => log.getByText(text, { exact: true });
+	await expect(line('first-line')).toBeVisible();
+	await expect(line('the sandbox was created')).toBeVisible();
+	await expect(log.getByRole('paragraph').filter({ has: page.getByText('red-line', { exact: true }) })).toContainText('warn');
+	await expect(line('red-line')).toBeVisible();
+
+	// It comes by itself, unless it is held.
+	await exec(person, id, 'echo second-line');
+	await expect(line('second-line')).toBeVisible();
+	await page.getByRole('button', { name: 'Hold' }).click();
+	await exec(person, id, 'echo third-line');
+	await page.getByRole('button', { name: /^Go on with \d+ more$/ }).click();
+	await expect(line('third-line')).toBeVisible();
+
+	await page.getByRole('combobox', { name: 'Show' }).selectOption('Warnings and errors');
+	await expect(line('first-line')).toHaveCount(0);
+	await expect(line('red-line')).toBeVisible();
+	await page.getByRole('combobox', { name: 'Show' }).selectOption('Everything');
+	await page.getByLabel('With the text').fill('FIRST');
+	await expect(line('red-line')).toHaveCount(0);
+	await expect(line('first-line')).toBeVisible();
+	await page.getByLabel('With the text').fill('');
+	await expect(line('red-line')).toBeVisible();
+
+	const downloading = page.waitForEvent('download');
+	await page.getByRole('button', { name: 'Download' }).click();
+	const file = await downloading;
+	expect(file.suggestedFilename()).toBe(`${id}.log`);
+	const text = await readFile(await file.path(), 'utf8');
+	expect(text).toMatch(/^\S+Z INFO {2}\[\d+\] first-line$/m);
+	expect(text).toMatch(/^\S+Z WARN {2}\[\d+\] red-line$/m);
+
+	await page.getByRole('button', { name: `Pause ${shortId(id)}` }).click();
+	await expect(line('the sandbox was paused')).toBeVisible({ timeout: 90_000 });
+	await page.reload();
+	await expect(line('first-line')).toBeVisible();
+	await person.call('DELETE', `/v1/sandboxes/${id}`);
+	await expect(page.getByText('The capsule is gone')).toBeVisible();
+});
