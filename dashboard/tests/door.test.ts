@@ -109,3 +109,29 @@ test('the platform that goes away and comes back is told of, and nothing is lost
 	await row.getByRole('button', { name: /^Pause/ }).click();
 	await expect(row).toContainText('paused');
 });
+
+test('somebody signs up at a provider, and comes in that way', async ({ page, baseURL, watch }) => {
+	const issuer = process.env.SANDBAR_ISSUER;
+	test.skip(!issuer, 'the provider is started by tests/e2e');
+	watch.expectErrors(/status of 401/);
+	// The one place that a page leads to besides the platform.
+	watch.expectErrors(new RegExp(`^asks ${issuer}/`));
+	const there = page.getByRole('link', { name: 'Continue with Harbour ID' });
+	await page.goto('/login');
+	await there.click();
+	await expect(page.getByRole('alert')).toContainText('Nobody here signs in that way yet');
+	await page.getByRole('link', { name: 'Sign up' }).click();
+	await there.click();
+	await expect(page).toHaveURL(/\/dashboard\//);
+	// What came of it was told to the page alone, and is used up.
+	expect(await page.evaluate(() => location.hash)).toBe('');
+	expect(page.url()).not.toContain('code');
+	const [cookie] = await page.context().cookies(baseURL);
+	expect(cookie).toMatchObject({ name: 'sandbar', httpOnly: true, sameSite: 'Strict' });
+	await page.getByRole('link', { name: 'Account' }).click();
+	await expect(page.getByText('Harbour ID').first()).toBeVisible();
+	await page.getByRole('button', { name: 'Sign out' }).click();
+	await expect(page).toHaveURL(/\/login$/);
+	await there.click();
+	await expect(page.getByRole('button', { name: "Team: Olga's Team" })).toBeVisible();
+});

@@ -1,8 +1,8 @@
 // What is inside a capsule, by its page: a terminal, files, processes, ports. On a real one.
 
 import { readFile } from 'node:fs/promises';
-import { expect, firstPerson, shortId, signIn, test, type Person } from './world';
-import type { Page } from '@playwright/test';
+import { expect, firstPerson, shortId, signIn, signUp, test, type Person } from './world';
+import type { Locator, Page } from '@playwright/test';
 
 /** What the terminal shows. */
 const screen = (page: Page) => page.locator('.xterm-rows');
@@ -93,7 +93,7 @@ test('files are looked through, uploaded, edited, kept from being overwritten, d
 	watch
 }) => {
 	test.setTimeout(240_000);
-	watch.expectErrors(/status of 404/);
+	watch.expectErrors(/status of 4(04|12)/);
 	const person = await firstPerson(request);
 	const id = await person.capsule({ task: 'files' });
 	await exec(
@@ -187,6 +187,76 @@ test('files are looked through, uploaded, edited, kept from being overwritten, d
 	await expect(page.getByRole('alert')).toContainText(/Request [0-9a-f-]{36}/);
 });
 
+test('of two who edit one file, the second is told, and chooses what becomes of it', async ({
+	page,
+	request,
+	browser,
+	watch
+}) => {
+	test.setTimeout(240_000);
+	watch.expectErrors(/status of 4(04|12)/);
+	const ann = await signUp(request, 'Ann');
+	const bob = await signUp(request, 'Bob');
+	await ann.call('POST', `/v1/teams/${ann.team}/members`, { email: bob.email });
+	const id = await ann.capsule({ task: 'shared' });
+	await exec(ann, id, 'echo first > ~/shared.txt');
+	await signIn(page, ann);
+	const other = await browser.newContext();
+	const his = await other.newPage();
+	await signIn(his, bob);
+	await his.getByRole('button', { name: /^Team:/ }).click();
+	await his.getByRole('button', { name: /^Ann's Team/ }).click();
+	await expect(his.getByRole('button', { name: "Team: Ann's Team" })).toBeVisible();
+
+	const open = async (page: Page) => {
+		await page.goto(`/dashboard/capsules/${id}?tab=files`);
+		await page.getByRole('button', { name: 'shared.txt', exact: true }).click();
+		return page.getByRole('dialog', { name: 'shared.txt' });
+	};
+	const [hers, theirs] = [await open(page), await open(his)];
+	const text = (editor: Locator) => editor.getByRole('textbox', { name: 'Contents of shared.txt' });
+	const save = (editor: Locator) => editor.getByRole('button', { name: 'Save', exact: true }).click();
+	const told = (page: Page) => page.getByRole('status', { name: 'Messages' });
+	await expect(text(hers)).toHaveValue('first\n');
+	await expect(text(theirs)).toHaveValue('first\n');
+
+	// He is first; what she has is not lost.
+	await text(theirs).fill('his\n');
+	await save(theirs);
+	await expect(told(his)).toContainText('shared.txt is saved');
+	await text(hers).fill('hers\n');
+	await save(hers);
+	await expect(hers.getByRole('alert')).toContainText('changed or removed in the capsule since you opened it');
+	expect(await exec(ann, id, 'cat ~/shared.txt')).toBe('his\n');
+	await hers.getByRole('button', { name: 'Save as …' }).click();
+	await hers.getByLabel('Name of the copy').fill('shared.txt');
+	await hers.getByRole('button', { name: 'Save the copy' }).click();
+	await expect(hers.getByRole('alert')).toContainText('There is a shared.txt already.');
+	await hers.getByLabel('Name of the copy').fill('hers.txt');
+	await hers.getByRole('button', { name: 'Save the copy' }).click();
+	await expect(told(page)).toContainText('hers.txt is saved');
+	await expect(page.getByRole('table', { name: 'Files' })).toContainText('hers.txt');
+	expect(await exec(ann, id, 'cat ~/shared.txt ~/hers.txt')).toBe('his\nhers\n');
+
+	// He goes on from what he saved, also when its rights alone have changed; she overwrites what he has then.
+	const again = await open(page);
+	await expect(text(again)).toHaveValue('his\n');
+	await exec(ann, id, 'chmod 600 ~/shared.txt');
+	await text(theirs).fill('his, too\n');
+	await save(theirs);
+	await expect.poll(() => exec(ann, id, 'cat ~/shared.txt')).toBe('his, too\n');
+	await text(again).fill('hers, too\n');
+	await save(again);
+	await again.getByRole('button', { name: 'Overwrite it' }).click();
+	await expect(told(page)).toContainText('shared.txt is saved');
+	expect(await exec(ann, id, 'cat ~/shared.txt')).toBe('hers, too\n');
+	await text(theirs).fill('his again\n');
+	await save(theirs);
+	await theirs.getByRole('button', { name: 'Take what is there now' }).click();
+	await expect(text(theirs)).toHaveValue('hers, too\n');
+	await other.close();
+});
+
 test('processes are listed and killed, and what listens is found and reached', async ({ page, request, watch }) => {
 	watch.expectErrors(/status of 40[49]/);
 	const person = await firstPerson(request);
@@ -230,4 +300,59 @@ test('processes are listed and killed, and what listens is found and reached', a
 		'href',
 		`https://8123-${open}.${domain}/`
 	);
+});
+
+test('a log is read as it comes, held, filtered, searched, downloaded, and is there while the capsule sleeps', async ({
+	page,
+	request
+}) => {
+	test.setTimeout(240_000);
+	const person = await firstPerson(request);
+	const id = await person.capsule({ task: 'logs' });
+	await exec(person, id, 'echo first-line; printf "\\e[31mred-line\\e[0m\\n" >&2');
+	await signIn(page, person);
+	await page.goto(`/dashboard/capsules/${id}`);
+	await page.getByRole('link', { name: 'Logs' }).click();
+	await expect(page).toHaveURL(/\?tab=logs$/);
+	const log = page.getByRole('log', { name: 'What happened' });
+	const line = (text: string) => log.getByText(text, { exact: true });
+	await expect(line('first-line')).toBeVisible();
+	await expect(line('the sandbox was created')).toBeVisible();
+	await expect(log.getByRole('paragraph').filter({ has: page.getByText('red-line', { exact: true }) })).toContainText(
+		'warn'
+	);
+	await expect(line('red-line')).toBeVisible();
+
+	// It comes by itself, unless it is held.
+	await exec(person, id, 'echo second-line');
+	await expect(line('second-line')).toBeVisible();
+	await page.getByRole('button', { name: 'Hold' }).click();
+	await exec(person, id, 'echo third-line');
+	await page.getByRole('button', { name: /^Go on with \d+ more$/ }).click();
+	await expect(line('third-line')).toBeVisible();
+
+	await page.getByRole('combobox', { name: 'Show' }).selectOption('Warnings and errors');
+	await expect(line('first-line')).toHaveCount(0);
+	await expect(line('red-line')).toBeVisible();
+	await page.getByRole('combobox', { name: 'Show' }).selectOption('Everything');
+	await page.getByLabel('With the text').fill('FIRST');
+	await expect(line('red-line')).toHaveCount(0);
+	await expect(line('first-line')).toBeVisible();
+	await page.getByLabel('With the text').fill('');
+	await expect(line('red-line')).toBeVisible();
+
+	const downloading = page.waitForEvent('download');
+	await page.getByRole('button', { name: 'Download' }).click();
+	const file = await downloading;
+	expect(file.suggestedFilename()).toBe(`${id}.log`);
+	const text = await readFile(await file.path(), 'utf8');
+	expect(text).toMatch(/^\S+Z INFO {2}\[\d+\] first-line$/m);
+	expect(text).toMatch(/^\S+Z WARN {2}\[\d+\] red-line$/m);
+
+	await page.getByRole('button', { name: `Pause ${shortId(id)}` }).click();
+	await expect(line('the sandbox was paused')).toBeVisible({ timeout: 90_000 });
+	await page.reload();
+	await expect(line('first-line')).toBeVisible();
+	await person.call('DELETE', `/v1/sandboxes/${id}`);
+	await expect(page.getByText('The capsule is gone')).toBeVisible();
 });

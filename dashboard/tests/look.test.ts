@@ -86,6 +86,9 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('processes', `${inside}processes`, () =>
 		expect(page.getByRole('row', { name: '/bin/bash' })).toBeVisible()
 	);
+	await look('logs', `${inside}logs`, () =>
+		expect(page.getByRole('log', { name: 'What happened' })).toContainText('ended: ')
+	);
 	await look('ports', `${inside}ports`, () =>
 		expect(page.getByRole('table', { name: 'What listens' })).toContainText('8000')
 	);
@@ -160,20 +163,36 @@ test('every page is sound and looked at, in both themes, wide and narrow', async
 	await look('admin-capsules', '/dashboard/admin/capsules', heading('All capsules'));
 });
 
-test('the first load is small', async ({ page, request }) => {
-	const loads: Promise<number>[] = [];
+test('the first load is small, and what is inside a capsule comes when it is opened', async ({ page, request }) => {
+	const scripts: Promise<{ bytes: number; text: string }>[] = [];
 	page.on('response', (response) => {
-		if (response.url().endsWith('.js'))
-			loads.push(
-				response
-					.request()
-					.sizes()
-					.then((sizes) => sizes.responseBodySize)
-			);
+		if (!response.url().endsWith('.js')) return;
+		const sizes = response.request().sizes();
+		scripts.push(
+			Promise.all([sizes, response.text()]).then(([{ responseBodySize: bytes }, text]) => ({ bytes, text }))
+		);
 	});
-	await signIn(page, await firstPerson(request));
+	/** Whether any script had a word that is the terminal's, or the editor's. */
+	const loaded = async (word: string) => (await Promise.all(scripts)).some(({ text }) => text.includes(word));
+	const [terminal, editor] = ['xterm-rows', 'Take what is there now'];
+	const person = await firstPerson(request);
+	await signIn(page, person);
 	await expect(page.getByRole('heading', { name: 'Capsules' })).toBeVisible();
-	const bytes = (await Promise.all(loads)).reduce((sum, size) => sum + size, 0);
+	await page.waitForLoadState('networkidle');
+	const bytes = (await Promise.all(scripts)).reduce((sum, script) => sum + script.bytes, 0);
 	test.info().annotations.push({ type: 'first load, bytes', description: String(bytes) });
+	expect(bytes).toBeGreaterThan(10 * 1024);
 	expect(bytes).toBeLessThan(200 * 1024);
+
+	const id = await person.capsule({ task: 'loads' });
+	await page.goto(`/dashboard/capsules/${id}`);
+	await expect(page.getByRole('region', { name: 'What it is' })).toContainText('running');
+	expect([await loaded(terminal), await loaded(editor)]).toEqual([false, false]);
+	await page.getByRole('link', { name: 'Files' }).click();
+	await expect(page.getByRole('region', { name: 'Files' })).toBeVisible();
+	await expect.poll(() => loaded(editor)).toBe(true);
+	expect(await loaded(terminal)).toBe(false);
+	await page.getByRole('link', { name: 'Terminal' }).click();
+	await expect(page.getByRole('status', { name: 'Connection' })).toHaveText('Connected');
+	await expect.poll(() => loaded(terminal)).toBe(true);
 });

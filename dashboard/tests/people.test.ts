@@ -75,6 +75,32 @@ test('two people in two teams see their own, and each role what it may', async (
 	await other.close();
 });
 
+test('who belongs to no team is told so, and may make one', async ({ page, request, watch }) => {
+	watch.expectErrors(/status of 40[139]/);
+	const ann = await signUp(request, 'Ann');
+	const bob = await signUp(request, 'Bob');
+	await ann.call('POST', `/v1/teams/${ann.team}/members`, { email: bob.email });
+	await bob.call('DELETE', `/v1/teams/${bob.team}`);
+	const { members } = await ann.call('GET', `/v1/teams/${ann.team}`);
+	const member = members.find((one: { email: string }) => one.email === bob.email);
+	await ann.call('DELETE', `/v1/teams/${ann.team}/members/${member.user_id}`);
+	await signIn(page, bob);
+	await page.goto('/dashboard/capsules/list');
+	await expect(page.getByText('You act for no team')).toBeVisible();
+	const create = page.getByRole('button', { name: 'Create', exact: true });
+	await expect(create).toBeDisabled();
+	await expect(create).toHaveAccessibleDescription(/You act for no team: make one/);
+	await page.goto('/dashboard/capsules/list?create');
+	await expect(page.getByText('Capsules belong to a team')).toBeVisible();
+	await expect(page.getByRole('dialog')).toHaveCount(0);
+	await page.getByRole('button', { name: /^Team:|^No team/ }).click();
+	await page.getByRole('button', { name: 'New team' }).click();
+	await page.getByRole('dialog').getByLabel('Name').fill('Own again');
+	await page.getByRole('button', { name: 'Make the team' }).click();
+	await expect(page.getByText('Nothing runs here yet')).toBeVisible();
+	await expect(create).toBeEnabled();
+});
+
 test('keys are shown once, listed, used and revoked', async ({ page, request }) => {
 	const person = await signUp(request, 'Keys');
 	await signIn(page, person);

@@ -72,8 +72,14 @@ export async function signUp(request: APIRequestContext, name: string): Promise<
 }
 
 /** The platform's first person, who administers it. */
-export async function firstPerson(request: APIRequestContext): Promise<Person> {
-	const [email, password] = [process.env.SANDBAR_EMAIL!, process.env.SANDBAR_PASSWORD!];
+export const firstPerson = (request: APIRequestContext) =>
+	whoIs(request, process.env.SANDBAR_EMAIL!, process.env.SANDBAR_PASSWORD!);
+
+/** Whose team has five thousand capsules, on a host that is simulated (`tests/e2e/simulated.rs`). */
+export const crowd = (request: APIRequestContext) =>
+	whoIs(request, process.env.SANDBAR_CROWD_EMAIL!, process.env.SANDBAR_CROWD_PASSWORD!);
+
+async function whoIs(request: APIRequestContext, email: string, password: string): Promise<Person> {
 	const answer = await request.post('/v1/auth/login', { data: { email, password } });
 	expect(answer.status(), await answer.text()).toBe(200);
 	const { token, team_id } = await answer.json();

@@ -39,6 +39,7 @@ mod oci;
 mod rpc;
 mod sandbox_faults;
 mod second_host;
+mod simulated;
 mod storm;
 mod stream;
 mod terminal;

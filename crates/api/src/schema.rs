@@ -152,6 +152,11 @@ refusal_sets! {
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
         InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
+    /// Writing a file of a sandbox.
+    WriteRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, PreconditionFailed, TooLarge,
+        RateLimited, InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
     /// Signing in, and what people do with their accounts, teams and keys.
     PeopleRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,

@@ -73,6 +73,9 @@ pub enum Error {
     /// The guest has no such file.
     #[error("{0}")]
     FileNotFound(String),
+    /// The guest's file is not in the state that the write expects.
+    #[error("{0}")]
+    FileChanged(String),
     /// The guest's disk is full.
     #[error("{0}")]
     GuestDiskFull(String),
@@ -154,6 +157,7 @@ impl Error {
             Self::CommandNotFound(_) => (ErrorCode::NotFound, Reason::REASON_COMMAND_NOT_FOUND),
             Self::ProcessNotFound(_) => (ErrorCode::NotFound, Reason::REASON_PROCESS_NOT_FOUND),
             Self::FileNotFound(_) => (ErrorCode::NotFound, Reason::REASON_FILE_NOT_FOUND),
+            Self::FileChanged(_) => (ErrorCode::FailedPrecondition, Reason::REASON_FILE_CHANGED),
             Self::GuestDiskFull(_) => (ErrorCode::ResourceExhausted, Reason::REASON_GUEST_DISK_FULL),
             Self::GuestUnreachable(_) => (ErrorCode::Unavailable, Reason::REASON_GUEST_UNREACHABLE),
             Self::PortClosed(_) => (ErrorCode::Unavailable, Reason::REASON_PORT_CLOSED),

@@ -50,27 +50,38 @@ pub(crate) async fn write(
         Ok(bytes_written)
     };
 
-    let (fed, written) = tokio::join!(feed, guest.write_file(&open.path, &open.user, body));
+    let (fed, written) = tokio::join!(feed, guest.write_file(open, body));
     let bytes_written = fed?;
-    Ok(WriteFileResponse { bytes_written, path: written?, ..Default::default() })
+    let (path, etag) = written?;
+    Ok(WriteFileResponse { bytes_written, path, etag, ..Default::default() })
 }
 
-/// Reads a file as a stream of chunks.
+/// Reads a file as a stream of chunks, the first of which tells the file's state: an empty file has one, too.
 pub(crate) async fn read(
     visit: Visit,
     path: &str,
     user: &str,
 ) -> Result<impl Stream<Item = Result<ReadFileResponse, ConnectError>> + Send + use<>, Error> {
-    let body = visit.guest.read_file(path, user).await?;
-    Ok(futures::stream::unfold(Some((body.into_data_stream(), visit)), |reading| async {
-        let (mut body, mut visit) = reading?;
+    let (etag, body) = visit.guest.read_file(path, user).await?;
+    let reading = (body.into_data_stream().fuse(), visit, etag);
+    Ok(futures::stream::unfold(Some(reading), |reading| async {
+        let (mut body, mut visit, mut etag) = reading?;
         let chunk = tokio::select! {
-            chunk = body.next() => chunk?.map_err(|e| Error::GuestUnreachable(format!("the download broke off: {e}"))),
+            chunk = body.next() => match chunk {
+                Some(chunk) => chunk.map_err(|e| Error::GuestUnreachable(format!("the download broke off: {e}"))),
+                None if !etag.is_empty() => Ok(Bytes::new()),
+                None => return None,
+            },
             ended = visit.ended() => Err(ended),
         };
         Some(match chunk {
             Ok(chunk) => {
-                (Ok(ReadFileResponse { chunk: chunk.into(), ..Default::default() }), Some((body, visit)))
+                let response = ReadFileResponse {
+                    chunk: chunk.into(),
+                    etag: std::mem::take(&mut etag),
+                    ..Default::default()
+                };
+                (Ok(response), Some((body, visit, etag)))
             }
             // Nothing follows an error.
             Err(error) => (Err(error.into()), None),

@@ -10,13 +10,15 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use connectrpc::client::{BoxFuture, CallOptions, ClientBody, ClientConfig, ClientTransport, HttpClient};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode};
-use http::{Method, StatusCode, Uri};
+use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::BoxBody};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::TokioExecutor;
 use sandbar_proto::filesystem::FilesystemClient;
 use sandbar_proto::host::Command;
+use sandbar_proto::host::write_file_request::Open;
 use sandbar_proto::process::{ProcessClient, ProcessConfig};
 use sandbar_trace::Span;
 use sandbar_types::guest::AGENT_PORT;
@@ -31,6 +33,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer of the guest that is read, as an error's text and otherwise: a path in JSON at most.
 const ERROR_TEXT_BYTES: usize = 4096;
 const ANSWER_BYTES: usize = 64 * 1024;
+/// The longest word for a file's state that is passed on.
+const STATE_BYTES: usize = 256;
 /// How long such an answer may take once it has begun: it is in memory.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -273,41 +277,49 @@ impl GuestClient {
         }
     }
 
-    /// Opens a file for reading.
-    pub(crate) async fn read_file(&self, path: &str, user: &str) -> Result<hyper::body::Incoming, Error> {
+    /// Opens a file for reading, and tells its state where the guest does.
+    pub(crate) async fn read_file(
+        &self,
+        path: &str,
+        user: &str,
+    ) -> Result<(String, hyper::body::Incoming), Error> {
         let empty = Full::default().map_err(|never| match never {}).boxed();
         let request = self.file_request(Method::GET, path, user, empty)?;
         let response = self.ask(request).await.map_err(unreachable)?;
         if response.status() == StatusCode::OK {
-            Ok(response.into_body())
+            Ok((state(response.headers()), response.into_body()))
         } else {
             Err(refusal(response).await)
         }
     }
 
-    /// Writes a file whole, and returns its absolute path in the guest.
-    pub(crate) async fn write_file(
-        &self,
-        path: &str,
-        user: &str,
-        body: RequestBody,
-    ) -> Result<String, Error> {
+    /// Writes a file whole, and returns its absolute path in the guest and its state, where the guest tells that.
+    pub(crate) async fn write_file(&self, open: &Open, body: RequestBody) -> Result<(String, String), Error> {
         #[derive(serde::Deserialize)]
         struct Written {
             path: String,
         }
-        let request = self.file_request(Method::POST, path, user, body)?;
+        let mut request = self.file_request(Method::POST, &open.path, &open.user, body)?;
+        if !open.if_match.is_empty() {
+            let states = HeaderValue::try_from(&open.if_match);
+            let states = states.map_err(|_| Error::BadInput("if-match is no header's value".into()))?;
+            request.headers_mut().insert(IF_MATCH, states);
+        }
+        if open.is_new {
+            request.headers_mut().insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
         let response = self.ask(request).await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
             return Err(refusal(response).await);
         }
+        let state = state(response.headers());
         let answer = collect(response, ANSWER_BYTES).await?;
         let written: Vec<Written> = serde_json::from_slice(&answer)
             .map_err(|_| Error::GuestUnreachable("its answer to a write is not JSON".into()))?;
         written
             .into_iter()
             .next()
-            .map(|w| w.path)
+            .map(|w| (w.path, state))
             .ok_or_else(|| Error::GuestUnreachable("its answer to a write names no file".into()))
     }
 
@@ -391,6 +403,12 @@ fn unreachable<E: std::error::Error + 'static>(error: E) -> Error {
     Error::GuestUnreachable(chain(&error))
 }
 
+/// The state of a file, in an answer's head. One that is too long to be kept is none.
+fn state(headers: &HeaderMap) -> String {
+    let state = headers.get(ETAG).and_then(|state| state.to_str().ok());
+    state.filter(|state| state.len() <= STATE_BYTES).unwrap_or_default().to_owned()
+}
+
 /// What a file request's refusal means.
 async fn refusal(response: http::Response<hyper::body::Incoming>) -> Error {
     let status = response.status();
@@ -398,6 +416,7 @@ async fn refusal(response: http::Response<hyper::body::Incoming>) -> Error {
     match status {
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::BadInput(text),
         StatusCode::NOT_FOUND => Error::FileNotFound(text),
+        StatusCode::PRECONDITION_FAILED => Error::FileChanged(text),
         StatusCode::INSUFFICIENT_STORAGE => Error::GuestDiskFull(text),
         _ => Error::GuestUnreachable(format!("{status}: {text}")),
     }

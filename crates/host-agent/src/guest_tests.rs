@@ -25,6 +25,10 @@ fn endless() -> Body {
     }))
 }
 
+fn open() -> Open {
+    Open { path: "/tmp/a".to_owned(), ..Default::default() }
+}
+
 fn nothing() -> RequestBody {
     Full::default().map_err(|never| match never {}).boxed()
 }
@@ -32,7 +36,7 @@ fn nothing() -> RequestBody {
 #[tokio::test]
 async fn an_answer_to_a_write_that_does_not_end_is_an_error() {
     let guest = guest(1, Router::new().route("/files", post(async || endless()))).await;
-    let failed = guest.write_file("/tmp/a", "", nothing()).await.unwrap_err();
+    let failed = guest.write_file(&open(), nothing()).await.unwrap_err();
     assert!(matches!(failed, Error::GuestUnreachable(_)), "{failed}");
 }
 
@@ -40,7 +44,7 @@ async fn an_answer_to_a_write_that_does_not_end_is_an_error() {
 async fn a_refusal_that_does_not_end_is_told_by_its_status() {
     let refuse = async || (StatusCode::BAD_REQUEST, endless());
     let guest = guest(2, Router::new().route("/files", post(refuse))).await;
-    let failed = guest.write_file("/tmp/a", "", nothing()).await.unwrap_err();
+    let failed = guest.write_file(&open(), nothing()).await.unwrap_err();
     assert!(matches!(&failed, Error::BadInput(text) if text.starts_with("400")), "{failed}");
 }
 

@@ -54,6 +54,8 @@ codes! {
     EmailTaken = "email_taken", 409;
     /// The host still has sandboxes.
     HostHasSandboxes = "host_has_sandboxes", 409;
+    /// What the request expects of a thing is not so, or not any more.
+    PreconditionFailed = "precondition_failed", 412;
     /// The request's body is over the limit.
     TooLarge = "too_large", 413;
     /// Too many requests, or a quota is used up.

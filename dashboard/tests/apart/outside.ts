@@ -1,4 +1,4 @@
-// Outside: from a socket in the file system, which a network namespace does not hide, to the platform. For as long as somebody holds a connection to
+// Outside: from sockets in the file system, which a network namespace does not hide, to the platform and the provider where people sign in. For as long as somebody holds a connection to
 // the gate beside it, the platform is gone to the browser: what is open is cut, and nothing new gets through.
 
 import { rmSync } from 'node:fs';
@@ -7,22 +7,27 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 export const gateOf = (path: string) => `${path}.gate`;
 
 export default async function listen(): Promise<() => void> {
-	const platform = new URL(process.env.SANDBAR_URL!);
+	const { SANDBAR_URL: platform, SANDBAR_ISSUER: issuer } = process.env;
 	const path = process.env.SANDBAR_OUTSIDE!;
 	const open = new Set<Socket>();
 	let holders = 0;
-	const way = createServer({ allowHalfOpen: true }, (inside) => {
-		inside.on('error', () => {});
-		if (holders > 0) return void inside.destroy();
-		open.add(inside);
-		const outside = connect({ port: Number(platform.port), host: platform.hostname, allowHalfOpen: true });
-		inside.pipe(outside).pipe(inside);
-		inside.on('close', () => {
-			open.delete(inside);
-			outside.destroy();
+	const leads = (url: string, isHeld: () => boolean) => {
+		const { port, hostname: host } = new URL(url);
+		return createServer({ allowHalfOpen: true }, (inside) => {
+			inside.on('error', () => {});
+			if (isHeld()) return void inside.destroy();
+			open.add(inside);
+			const outside = connect({ port: Number(port), host, allowHalfOpen: true });
+			inside.pipe(outside).pipe(inside);
+			inside.on('close', () => {
+				open.delete(inside);
+				outside.destroy();
+			});
+			outside.on('error', () => inside.destroy());
 		});
-		outside.on('error', () => inside.destroy());
-	});
+	};
+	const ways: [string, Server][] = [[path, leads(platform!, () => holders > 0)]];
+	if (issuer) ways.push([`${path}.issuer`, leads(issuer, () => false)]);
 	const gate = createServer((holder) => {
 		holders += 1;
 		for (const inside of open) inside.destroy();
@@ -31,14 +36,17 @@ export default async function listen(): Promise<() => void> {
 		holder.resume();
 		holder.write('shut');
 	});
-	await Promise.all([at(path, way), at(gateOf(path), gate)]);
+	ways.push([gateOf(path), gate]);
+	await Promise.all(ways.map(([at, server]) => listens(at, server)));
 	return () => {
-		for (const server of [way, gate]) server.close();
-		for (const one of [path, gateOf(path)]) rmSync(one, { force: true });
+		for (const [at, server] of ways) {
+			server.close();
+			rmSync(at, { force: true });
+		}
 	};
 }
 
-function at(path: string, server: Server): Promise<void> {
+function listens(path: string, server: Server): Promise<void> {
 	rmSync(path, { force: true });
 	return new Promise((ready) => server.listen(path, ready));
 }

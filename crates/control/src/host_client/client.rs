@@ -331,11 +331,12 @@ impl ExecStreamReceiver {
 pub struct ReadFileStream(ServerStream<ResponseBody, host::ReadFileResponseView<'static>>);
 
 impl ReadFileStream {
-    /// The next chunk; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, HostError> {
+    /// The next chunk, and with the first one the file's state; none at the end.
+    pub async fn next(&mut self) -> Result<Option<(Bytes, Option<String>)>, HostError> {
         let Some(message) = self.0.message().await? else { return Ok(None) };
+        let state = Some(message.view().etag).filter(|state| !state.is_empty()).map(str::to_owned);
         // The view borrows from the message's buffer: no copy is made.
-        Ok(Some(message.bytes().slice_ref(message.view().chunk)))
+        Ok(Some((message.bytes().slice_ref(message.view().chunk), state)))
     }
 }
 

@@ -135,6 +135,12 @@ pub enum SandboxError {
         /// What the guest said.
         message: String,
     },
+    /// A file in the guest is not in the state that the write expects.
+    #[error("{message}")]
+    FileChanged {
+        /// What the guest said.
+        message: String,
+    },
     /// The guest has no such process.
     #[error("{message}")]
     ProcessNotFound {
@@ -224,6 +230,7 @@ impl SandboxError {
             | Self::Busy { .. }
             | Self::Incompatible { .. }
             | Self::DiskFull { .. } => ErrorCode::InvalidState,
+            Self::FileChanged { .. } => ErrorCode::PreconditionFailed,
             Self::Quota(_) => ErrorCode::RateLimited,
             Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
             Self::NoHosts { .. } | Self::NoRoom { .. } | Self::TemplateOnItsWay => {
@@ -288,6 +295,7 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             Reason::REASON_BAD_INPUT | Reason::REASON_COMMAND_NOT_FOUND => SandboxError::Refused { message },
             Reason::REASON_PROCESS_NOT_FOUND => SandboxError::ProcessNotFound { message },
             Reason::REASON_FILE_NOT_FOUND => SandboxError::FileNotFound { message },
+            Reason::REASON_FILE_CHANGED => SandboxError::FileChanged { message },
             Reason::REASON_GUEST_DISK_FULL => SandboxError::DiskFull { id },
             Reason::REASON_TIMEOUT => SandboxError::Timeout { what, limit },
             Reason::REASON_NO_CAPACITY => SandboxError::NoHosts { reason: NoHostReason::Full },
@@ -324,7 +332,9 @@ mod tests {
 
     #[test]
     fn every_reason_of_a_host_has_its_code() {
-        use ErrorCode::{AgentError, InvalidRequest, InvalidState, NoHostsAvailable, NotFound, Timeout};
+        use ErrorCode::{
+            AgentError, InvalidRequest, InvalidState, NoHostsAvailable, NotFound, PreconditionFailed, Timeout,
+        };
         let table = [
             (Reason::REASON_UNSPECIFIED, AgentError),
             (Reason::REASON_SANDBOX_NOT_FOUND, InvalidState),
@@ -335,6 +345,7 @@ mod tests {
             (Reason::REASON_COMMAND_NOT_FOUND, InvalidRequest),
             (Reason::REASON_FILE_NOT_FOUND, NotFound),
             (Reason::REASON_GUEST_DISK_FULL, InvalidState),
+            (Reason::REASON_FILE_CHANGED, PreconditionFailed),
             (Reason::REASON_GUEST_UNREACHABLE, AgentError),
             (Reason::REASON_TIMEOUT, Timeout),
             (Reason::REASON_SNAPSHOT_DAMAGED, AgentError),

@@ -28,6 +28,18 @@ pub struct FileTarget {
     pub user: Option<String>,
 }
 
+/// What must be there for a write to take place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WriteCondition {
+    /// Whatever is there is replaced.
+    #[default]
+    Whatever,
+    /// Nothing may be there.
+    Nothing,
+    /// A file in one of these states, as HTTP's `If-Match` has them.
+    States(String),
+}
+
 /// A file that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileWritten {
@@ -35,10 +47,13 @@ pub struct FileWritten {
     pub path: String,
     /// Its size.
     pub bytes: u64,
+    /// Its state then, as HTTP's `ETag` has it, where the guest tells it.
+    pub state: Option<String>,
 }
 
 /// A file being read.
 pub struct FileContents {
+    state: Option<String>,
     first: Option<Bytes>,
     rest: ReadFileStream,
     sandbox: Sandbox,
@@ -53,6 +68,7 @@ impl Control {
         _ctx: &OpContext,
         sandbox: &Sandbox,
         target: &FileTarget,
+        condition: WriteCondition,
         contents: S,
     ) -> Result<FileWritten, SandboxError>
     where
@@ -61,10 +77,17 @@ impl Control {
     {
         target.validate()?;
         let client = self.client_of_running(sandbox, "writing a file")?;
+        let (if_match, is_new) = match condition {
+            WriteCondition::Whatever => (String::new(), false),
+            WriteCondition::Nothing => (String::new(), true),
+            WriteCondition::States(states) => (states, false),
+        };
         let open = Open {
             id: sandbox.id.to_string(),
             path: target.path.clone(),
             user: target.user.clone().unwrap_or_default(),
+            if_match,
+            is_new,
             ..Default::default()
         };
         let (broke, broken) = oneshot::channel();
@@ -72,7 +95,8 @@ impl Control {
         tokio::select! {
             answer = client.write_file(requests, TRANSFER_LIMIT) => {
                 let answer = answer.map_err(|error| self.host_failed(CallSite::of(sandbox, "the upload", TRANSFER_LIMIT), error))?;
-                Ok(FileWritten { path: answer.path, bytes: answer.bytes_written })
+                let state = Some(answer.etag).filter(|state| !state.is_empty());
+                Ok(FileWritten { path: answer.path, bytes: answer.bytes_written, state })
             }
             Ok(error) = broken => Err(SandboxError::Upload(error)),
         }
@@ -97,19 +121,34 @@ impl Control {
         let failed = |error| self.host_failed(CallSite::of(sandbox, "the download", TRANSFER_LIMIT), error);
         let mut rest = client.read_file(request, TRANSFER_LIMIT).await.map_err(failed)?;
         let first = rest.next().await.map_err(failed)?;
-        Ok(FileContents { first, rest, sandbox: sandbox.clone(), control: self.clone() })
+        let (first, state) = first.unzip();
+        let first = first.filter(|chunk| !chunk.is_empty());
+        Ok(FileContents {
+            state: state.flatten(),
+            first,
+            rest,
+            sandbox: sandbox.clone(),
+            control: self.clone(),
+        })
     }
 }
 
 impl FileContents {
+    /// The state of the file that is read, as HTTP's `ETag` has it, where the guest tells it.
+    #[must_use]
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
     /// The next chunk; none at the file's end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SandboxError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        self.rest.next().await.map_err(|error| {
+        let next = self.rest.next().await.map_err(|error| {
             self.control.host_failed(CallSite::of(&self.sandbox, "the download", TRANSFER_LIMIT), error)
-        })
+        })?;
+        Ok(next.map(|(chunk, _)| chunk))
     }
 }
 

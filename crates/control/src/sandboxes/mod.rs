@@ -44,7 +44,7 @@ pub use exec::{
     Command, ExecEvent, ExecInput, ExecOutput, ExecResult, ExecStream, ExecStreamOptions, OnClose, Stdin,
     TerminalOutput,
 };
-pub use files::{FileContents, FileTarget, FileWritten};
+pub use files::{FileContents, FileTarget, FileWritten, WriteCondition};
 pub use fork::NewFork;
 pub use logs::{LogBrokeOff, LogEntry, LogFilter, LogFollower, LogPage, LogQuery};
 pub use lookup::SandboxFilter;

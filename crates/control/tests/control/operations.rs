@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream;
-use sandbar_control::sandboxes::{Command, ExecEvent, ExecStreamOptions, FileTarget, SandboxError, Stdin};
+use sandbar_control::sandboxes::{
+    Command, ExecEvent, ExecStreamOptions, FileTarget, SandboxError, Stdin, WriteCondition,
+};
 use sandbar_control::{Actor, OpContext};
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, Times};
 use sandbar_types::{ErrorCode, Id, SandboxStatus};
@@ -118,14 +120,17 @@ async fn a_file_comes_back_as_it_was_written_and_a_broken_upload_writes_nothing(
     let whole: Vec<u8> = (0..3_000_000u32).map(|i| i.to_le_bytes()[i as usize % 3]).collect();
     let chunks: Vec<std::io::Result<Bytes>> =
         whole.chunks(700_001).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-    let written =
-        world.control.sandbox_write_file(&world.ctx, &sandbox, &target, stream::iter(chunks)).await.unwrap();
+    let written = world
+        .control
+        .sandbox_write_file(&world.ctx, &sandbox, &target, WriteCondition::Whatever, stream::iter(chunks))
+        .await
+        .unwrap();
     assert_eq!(written.bytes, 3_000_000);
 
     let broken = vec![Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("the client went away"))];
     let error = world
         .control
-        .sandbox_write_file(&world.ctx, &sandbox, &target, stream::iter(broken))
+        .sandbox_write_file(&world.ctx, &sandbox, &target, WriteCondition::Whatever, stream::iter(broken))
         .await
         .unwrap_err();
     assert!(matches!(error, SandboxError::Upload(_)), "{error}");

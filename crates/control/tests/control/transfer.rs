@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use sandbar_control::hosts::{Draining, NewHost, Running};
-use sandbar_control::sandboxes::{FileTarget, NewSandbox, NoHostReason, SandboxError};
+use sandbar_control::sandboxes::{FileTarget, NewSandbox, NoHostReason, SandboxError, WriteCondition};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_control::templates::Template;
 use sandbar_control::{Config, OpContext, Sandbox};
@@ -86,7 +86,10 @@ impl World {
     pub(crate) async fn write(&self, sandbox: &Sandbox, path: &str, content: &str) {
         let chunk = Ok::<_, std::io::Error>(Bytes::copy_from_slice(content.as_bytes()));
         let contents = futures::stream::iter([chunk]);
-        self.control.sandbox_write_file(&self.ctx, sandbox, &target(path), contents).await.unwrap();
+        self.control
+            .sandbox_write_file(&self.ctx, sandbox, &target(path), WriteCondition::Whatever, contents)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn read(&self, sandbox: &Sandbox, path: &str) -> String {

@@ -12,13 +12,14 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
-    VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    RANGE, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::task::spawn_blocking;
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use super::condition;
 use super::encoding::{self, Encoding, Offer};
 use super::place::{self, FilesQuery, about};
 use super::range::{self, Wanted};
@@ -47,11 +48,16 @@ pub(super) async fn handle(
     let asked = path.clone();
     let opened = spawn_blocking(move || open(&asked)).await;
     let (file, metadata) = opened.map_err(|_| ApiError::internal("the file could not be opened"))??;
+    let tag = metadata.is_file().then(|| HeaderValue::try_from(condition::tag(&metadata)));
     let mut response = match encoding {
         Encoding::Gzip => compressed(file, &metadata),
         Encoding::Identity => plain(file, &metadata, range).map_err(|error| failed(&path, &error))?,
     };
     let headers = response.headers_mut();
+    // Another encoding of it is not the same bytes.
+    if let (Encoding::Identity, Some(Ok(tag))) = (encoding, tag) {
+        headers.insert(ETAG, tag);
+    }
     headers.insert(VARY, HeaderValue::from_name(ACCEPT_ENCODING));
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/octet-stream"));
     Ok(response)

@@ -4,9 +4,11 @@
 //! - `upload` takes requests apart, `write` is the one place that decides how a file comes to be, `stage` is where it lies
 //!   until it is complete, `metadata` what the caller says about it.
 //! - `transfer` moves the bytes, both ways.
+//! - `condition`: which state of a file was seen, so that a write replaces no other.
 //! - `signature`: callers without the token may bring a URL that somebody who has it signed.
 //! - `place`: what a request names, and whom it acts as.
 
+mod condition;
 mod download;
 mod encoding;
 mod metadata;

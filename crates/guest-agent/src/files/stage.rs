@@ -25,7 +25,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::metadata::{Metadata, MetadataError};
+use super::condition::{self, Condition};
+use super::metadata::MetadataError;
+use super::write::Terms;
 use crate::users::User;
 
 pub(super) const NEW_FILE_MODE: u32 = 0o644;
@@ -39,6 +41,9 @@ pub(super) enum PublishError {
     Metadata(#[from] MetadataError),
     #[error(transparent)]
     File(#[from] io::Error),
+    /// What is there is not what the write expects.
+    #[error("the file is not what the write expects")]
+    Changed,
 }
 
 impl From<Errno> for PublishError {
@@ -68,25 +73,34 @@ pub(super) fn unlinked_in(folder: &Path) -> Option<File> {
     std::fs::remove_file(&path).ok().map(|()| file)
 }
 
-/// Makes a complete upload the file `target`, a path without links at its end. Blocks.
+/// Makes a complete upload the file `target`, a path without links at its end, and tells the file's state then. Blocks.
 pub(super) fn publish(
     mut stage: File,
     target: &Path,
     user: &User,
-    metadata: &Metadata,
-) -> Result<(), PublishError> {
+    terms: &Terms,
+) -> Result<String, PublishError> {
     // What is to be refused is refused here, where nothing has happened yet.
-    metadata.replace(&stage)?;
+    terms.metadata.replace(&stage)?;
     fchown(&stage, Some(user.uid), Some(user.gid))?;
     stage.set_permissions(Permissions::from_mode(NEW_FILE_MODE))?;
     for _ in 0..ATTEMPTS {
-        match linkat(&stage, "", CWD, target, AtFlags::EMPTY_PATH) {
-            Ok(()) => return Ok(announce(&stage, target, user)?),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+        if terms.condition.allows(None) {
+            match linkat(&stage, "", CWD, target, AtFlags::EMPTY_PATH) {
+                Ok(()) => {
+                    announce(&stage, target, user)?;
+                    return Ok(condition::tag(&stage.metadata()?));
+                }
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        match replace(&mut stage, target, metadata) {
-            Err(PublishError::File(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        match replace(&mut stage, target, terms) {
+            Err(PublishError::File(error)) if error.kind() == io::ErrorKind::NotFound => {
+                if !terms.condition.allows(None) {
+                    return Err(PublishError::Changed);
+                }
+            }
             outcome => return outcome,
         }
     }
@@ -142,24 +156,48 @@ impl Drop for Turn {
     }
 }
 
-/// Replaces the content of a file that is there by a complete upload. Blocks.
-pub(super) fn replace(stage: &mut File, target: &Path, metadata: &Metadata) -> Result<(), PublishError> {
+/// Replaces the content of a file that is there by a complete upload, and tells the file's state then. Blocks.
+pub(super) fn replace(stage: &mut File, target: &Path, terms: &Terms) -> Result<String, PublishError> {
     let mut file = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(target)?;
     let _turn = Turn::take(&file.metadata()?);
     let old = file.metadata()?;
+    // Also where the name is another file's by now: to that one nothing would be written.
+    let is_expected = || Ok::<_, io::Error>(is_same(&target.symlink_metadata()?, &old));
+    if terms.condition != Condition::Whatever && !(terms.condition.allows(Some(&old)) && is_expected()?) {
+        return Err(PublishError::Changed);
+    }
     let length = stage.metadata()?.len();
     reserve(&file, &old, length)?;
-    metadata.replace(&file)?;
+    terms.metadata.replace(&file)?;
     stage.rewind()?;
     // In the kernel where it can: one call, one event.
     io::copy(stage, &mut file)?;
     if old.len() > length {
         file.set_len(length)?;
     }
-    Ok(())
+    set_apart(&file, &old)?;
+    Ok(condition::tag(&file.metadata()?))
+}
+
+/// The kernel's clock of files stands still for some milliseconds at a time. Two contents that came within them must not pass for one.
+fn set_apart(file: &File, old: &Attributes) -> io::Result<()> {
+    let new = file.metadata()?;
+    let modified = |file: &Attributes| (file.mtime(), file.mtime_nsec());
+    // One from the future was set by somebody, and is no measure.
+    let is_recent = old.mtime() - new.mtime() <= 1;
+    if modified(&new) > modified(old) || !is_recent {
+        return Ok(());
+    }
+    let (seconds, nanos) = match modified(old) {
+        (seconds, 999_999_999) => (seconds + 1, 0),
+        (seconds, nanos) => (seconds, nanos + 1),
+    };
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let next = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    Ok(futimens(file, &Timestamps { last_access: omit, last_modification: next })?)
 }
 
 /// Takes the space that the new content needs beyond that of the old.
@@ -183,6 +221,7 @@ fn reserve(file: &File, old: &Attributes, length: u64) -> io::Result<()> {
 mod tests {
     use std::io::{Read, Write};
 
+    use super::super::metadata::Metadata;
     use super::*;
 
     #[test]
@@ -193,7 +232,8 @@ mod tests {
         let number = target.metadata().unwrap().ino();
         let mut stage = unlinked_in(dir.path()).unwrap();
         stage.write_all(b"new").unwrap();
-        replace(&mut stage, &target, &Metadata::default()).unwrap();
+        let terms = Terms { metadata: Metadata::default(), condition: Condition::Whatever };
+        replace(&mut stage, &target, &terms).unwrap();
         let mut content = String::new();
         File::open(&target).unwrap().read_to_string(&mut content).unwrap();
         assert_eq!((content.as_str(), target.metadata().unwrap().ino()), ("new", number));

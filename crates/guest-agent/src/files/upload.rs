@@ -8,19 +8,21 @@ use std::sync::Arc;
 use async_compression::tokio::bufread::GzipDecoder;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequest, Multipart, Request, State};
+use axum::response::AppendHeaders;
 use axum::{BoxError, Json};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderName};
 use serde::Serialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use super::condition::Condition;
 use super::metadata::{Metadata, MetadataError};
 use super::place::{self, FilesQuery};
 use super::signature::Operation;
-use super::write::{self, WriteError};
+use super::write::{self, Terms, WriteError};
 use crate::auth::Credential;
 use crate::caller::Caller;
 use crate::error::ApiError;
@@ -39,6 +41,8 @@ pub(super) struct Written {
     r#type: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: BTreeMap<String, String>,
+    #[serde(skip)]
+    tag: Option<String>,
 }
 
 /// Handles the route.
@@ -48,21 +52,26 @@ pub(super) async fn handle(
     query: FilesQuery,
     headers: HeaderMap,
     request: Request,
-) -> Result<Json<Vec<Written>>, ApiError> {
+) -> Result<Answer, ApiError> {
     let caller = place::admit(&query, Operation::Write, credential, &headers, &agent.state.current())?;
-    let metadata = Metadata::of(&headers)?;
+    let terms = Terms { metadata: Metadata::of(&headers)?, condition: Condition::of(&headers)? };
     let path = query.path.as_deref().filter(|path| !path.is_empty());
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let written = match content_type.split(';').next().unwrap_or_default().trim() {
-        "multipart/form-data" => form(&caller, path, &metadata, request).await?,
+        "multipart/form-data" => form(&caller, path, &terms, request).await?,
         "application/octet-stream" => {
             let path = path.ok_or_else(|| ApiError::bad_request("path is required"))?;
-            vec![store(&caller, path, &metadata, decoded(&headers, request.into_body())?).await?]
+            vec![store(&caller, path, &terms, decoded(&headers, request.into_body())?).await?]
         }
         other => return Err(ApiError::bad_request(format!("content type '{other}' is not supported"))),
     };
-    Ok(Json(written))
+    // Of several files it would be nobody's.
+    let tag = if let [one] = written.as_slice() { one.tag.clone() } else { None };
+    Ok((AppendHeaders(tag.map(|tag| (ETAG, tag))), Json(written)))
 }
+
+/// What was written; and the state of a file that was written alone.
+type Answer = (AppendHeaders<Option<(HeaderName, String)>>, Json<Vec<Written>>);
 
 /// The body as it was before the caller compressed it. An encoding that is not known here must not end up in a file.
 fn decoded(headers: &HeaderMap, body: Body) -> Result<BoxStream<'static, Result<Bytes, BoxError>>, ApiError> {
@@ -84,7 +93,7 @@ fn decoded(headers: &HeaderMap, body: Body) -> Result<BoxStream<'static, Result<
 async fn form(
     caller: &Caller,
     path: Option<&str>,
-    metadata: &Metadata,
+    terms: &Terms,
     request: Request,
 ) -> Result<Vec<Written>, ApiError> {
     let bad = |error: String| ApiError::bad_request(format!("invalid form: {error}"));
@@ -98,7 +107,7 @@ async fn form(
         let path = path.map(str::to_owned).or(named);
         let path =
             path.ok_or_else(|| ApiError::bad_request("a part has no file name, and there is no path"))?;
-        written.push(store(caller, &path, metadata, part).await?);
+        written.push(store(caller, &path, terms, part).await?);
     }
     if written.is_empty() {
         return Err(ApiError::bad_request("no part is named 'file'"));
@@ -106,23 +115,19 @@ async fn form(
     Ok(written)
 }
 
-async fn store<S, E>(
-    caller: &Caller,
-    path: &str,
-    metadata: &Metadata,
-    content: S,
-) -> Result<Written, ApiError>
+async fn store<S, E>(caller: &Caller, path: &str, terms: &Terms, content: S) -> Result<Written, ApiError>
 where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: Into<BoxError>,
 {
     let target = caller.resolve(path)?;
-    write::file(&target, &caller.user, metadata.clone(), content.map_err(Into::into)).await?;
+    let tag = write::file(&target, &caller.user, terms, content.map_err(Into::into)).await?;
     Ok(Written {
         name: name(&target),
         path: target.to_string_lossy().into_owned(),
         r#type: "file",
-        metadata: metadata.clone().into_map(),
+        metadata: terms.metadata.clone().into_map(),
+        tag,
     })
 }
 
@@ -141,6 +146,7 @@ impl From<WriteError> for ApiError {
             | WriteError::Body(_) => Self::bad_request(message),
             WriteError::NoSpace => Self::new(http::StatusCode::INSUFFICIENT_STORAGE, message),
             WriteError::Refused(_) => Self::new(http::StatusCode::FORBIDDEN, message),
+            WriteError::Changed(_) => Self::new(http::StatusCode::PRECONDITION_FAILED, message),
             WriteError::Failed { .. } => {
                 tracing::warn!(error = message, "cannot write a file");
                 Self::internal(message)

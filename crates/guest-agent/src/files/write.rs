@@ -5,8 +5,11 @@
 //! are followed: what changes is the file behind them. Devices, new files on a filesystem that has no files without a name
 //! (some network filesystems), and files in a folder that takes none (`/proc`) are written as the content arrives: there is no
 //! other way.
+//!
+//! A write may ask for what must be there. That is looked at before anything else, and once more in the turn in which the content is
+//! replaced.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata as Attributes, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
@@ -17,6 +20,7 @@ use futures::Stream;
 use tokio::fs;
 use tokio::task::spawn_blocking;
 
+use super::condition::{self, Condition};
 use super::metadata::{Metadata, MetadataError};
 use super::stage::{self, PublishError};
 use super::transfer::{self, FillError};
@@ -42,6 +46,8 @@ pub(crate) enum WriteError {
     Metadata { path: PathBuf, source: MetadataError },
     #[error("path '{}' may not be written", .0.display())]
     Refused(PathBuf),
+    #[error("path '{}' is not what the write expects", .0.display())]
+    Changed(PathBuf),
     #[error("path '{}': {source}", path.display())]
     Failed { path: PathBuf, source: io::Error },
 }
@@ -72,12 +78,22 @@ impl WriteError {
         }
     }
 
-    fn about_metadata(path: PathBuf, error: MetadataError) -> Self {
-        match error {
-            MetadataError::Failed(error) => Self::at(&path)(error),
-            source => Self::Metadata { path, source },
+    fn publishing(path: PathBuf) -> impl FnOnce(PublishError) -> Self {
+        move |error| match error {
+            PublishError::Changed => Self::Changed(path),
+            PublishError::File(error) | PublishError::Metadata(MetadataError::Failed(error)) => {
+                Self::at(&path)(error)
+            }
+            PublishError::Metadata(source) => Self::Metadata { path, source },
         }
     }
+}
+
+/// What a caller says of a write besides the content.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
+    pub(super) metadata: Metadata,
+    pub(super) condition: Condition,
 }
 
 /// What lies where a file is to be written.
@@ -88,15 +104,20 @@ enum Place {
     Special(PathBuf),
 }
 
-/// Writes a file.
+/// Writes a file, and tells its state then, where that is known.
 pub(super) async fn file(
     path: &Path,
     user: &User,
-    metadata: Metadata,
+    terms: &Terms,
     content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
-) -> Result<(), WriteError> {
-    let target = match look(path).await? {
-        Place::Special(path) => return in_place(path, user, metadata, content).await,
+) -> Result<Option<String>, WriteError> {
+    let place = look(path).await?;
+    let (Place::File(target) | Place::Special(target)) = &place;
+    if !terms.condition.allows(fs::metadata(target).await.ok().as_ref()) {
+        return Err(WriteError::Changed(target.clone()));
+    }
+    let target = match place {
+        Place::Special(path) => return in_place(path, user, terms, content).await,
         Place::File(path) => path,
     };
     let folder = target.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -104,25 +125,21 @@ pub(super) async fn file(
     let failed = WriteError::at(&target);
     let opened = blocking(move || stage::open_in(&folder)).await;
     let Some(stage) = opened.flatten().map_err(&failed)? else {
-        return without_stage(target, user, metadata, content).await;
+        return without_stage(target, user, terms, content).await;
     };
     let stage = transfer::fill(stage, content).await.map_err(WriteError::filling(&target))?;
-    let (place, user) = (target.clone(), user.clone());
-    let published = blocking(move || stage::publish(stage, &place, &user, &metadata)).await;
-    match published.map_err(&failed)? {
-        Ok(()) => Ok(()),
-        Err(PublishError::File(error)) => Err(failed(error)),
-        Err(PublishError::Metadata(error)) => Err(WriteError::about_metadata(target, error)),
-    }
+    let (place, user, terms) = (target.clone(), user.clone(), terms.clone());
+    let published = blocking(move || stage::publish(stage, &place, &user, &terms)).await;
+    published.map_err(&failed)?.map(Some).map_err(WriteError::publishing(target))
 }
 
 /// Writes a file on a filesystem that has no files without a name. An old one is kept until the content is complete all the same.
 async fn without_stage(
     target: PathBuf,
     user: &User,
-    metadata: Metadata,
+    terms: &Terms,
     content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
-) -> Result<(), WriteError> {
+) -> Result<Option<String>, WriteError> {
     let place = target.clone();
     let unlinked = blocking(move || {
         // Only for a file that is there: this one can get no name.
@@ -130,16 +147,12 @@ async fn without_stage(
         stage::unlinked_in(folder)
     });
     let Some(stage) = unlinked.await.map_err(WriteError::at(&target))? else {
-        return in_place(target, user, metadata, content).await;
+        return in_place(target, user, terms, content).await;
     };
     let mut stage = transfer::fill(stage, content).await.map_err(WriteError::filling(&target))?;
-    let place = target.clone();
-    let replaced = blocking(move || stage::replace(&mut stage, &place, &metadata)).await;
-    match replaced.map_err(WriteError::at(&target))? {
-        Ok(()) => Ok(()),
-        Err(PublishError::File(error)) => Err(WriteError::at(&target)(error)),
-        Err(PublishError::Metadata(error)) => Err(WriteError::about_metadata(target, error)),
-    }
+    let (place, terms) = (target.clone(), terms.clone());
+    let replaced = blocking(move || stage::replace(&mut stage, &place, &terms)).await;
+    replaced.map_err(WriteError::at(&target))?.map(Some).map_err(WriteError::publishing(target))
 }
 
 /// Finds out what is there, behind any links.
@@ -169,21 +182,24 @@ async fn look(path: &Path) -> Result<Place, WriteError> {
 async fn in_place(
     path: PathBuf,
     user: &User,
-    metadata: Metadata,
+    terms: &Terms,
     content: impl Stream<Item = Result<Bytes, BoxError>> + Send,
-) -> Result<(), WriteError> {
-    if !metadata.is_empty() {
+) -> Result<Option<String>, WriteError> {
+    if !terms.metadata.is_empty() {
         return Err(WriteError::Metadata { path, source: MetadataError::NotKept });
     }
     let (target, owner) = (path.clone(), (user.uid, user.gid));
-    let opened = blocking(move || open_in_place(&target, owner)).await;
-    let (file, origin) = opened.flatten().map_err(WriteError::at(&path))?;
+    let condition = terms.condition.clone();
+    let opened = blocking(move || open_in_place(&target, owner, &condition)).await;
+    let opened = opened.flatten().map_err(WriteError::at(&path))?;
+    let Some((file, origin)) = opened else { return Err(WriteError::Changed(path)) };
     let filled = transfer::fill(file, content).await;
     if filled.is_err() && origin == Origin::New {
         // Half a file is of no use. If it cannot be removed, the error that matters is the first one.
         let _ = fs::remove_file(&path).await;
     }
-    filled.map(drop).map_err(WriteError::filling(&path))
+    let file = filled.map_err(WriteError::filling(&path))?;
+    Ok(file.metadata().ok().filter(Attributes::is_file).map(|file| condition::tag(&file)))
 }
 
 /// Whether a file was there before.
@@ -193,20 +209,29 @@ enum Origin {
     Old,
 }
 
-fn open_in_place(path: &Path, owner: (u32, u32)) -> io::Result<(File, Origin)> {
-    match OpenOptions::new().write(true).create_new(true).mode(stage::NEW_FILE_MODE).open(path) {
-        Ok(file) => {
-            fchown(&file, Some(owner.0), Some(owner.1))?;
-            Ok((file, Origin::New))
+/// Opens what is there, emptied, or makes it; nothing where that is not what must be there.
+fn open_in_place(
+    path: &Path,
+    owner: (u32, u32),
+    condition: &Condition,
+) -> io::Result<Option<(File, Origin)>> {
+    if condition.allows(None) {
+        match OpenOptions::new().write(true).create_new(true).mode(stage::NEW_FILE_MODE).open(path) {
+            Ok(file) => {
+                fchown(&file, Some(owner.0), Some(owner.1))?;
+                return Ok(Some((file, Origin::New)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Not blocking: a FIFO that nobody reads is an error, not a wait.
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            let file = OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(path)?;
-            Ok((file, Origin::Old))
-        }
-        Err(error) => Err(error),
     }
+    // Not blocking: a FIFO that nobody reads is an error, not a wait.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    if *condition != Condition::Whatever && !condition.allows(std::fs::metadata(path).ok().as_ref()) {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(path)?;
+    Ok(Some((file, Origin::Old)))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {

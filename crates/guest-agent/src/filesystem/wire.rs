@@ -99,6 +99,7 @@ impl From<WriteError> for ConnectError {
             | WriteError::Body(_) => Self::invalid_argument(message),
             WriteError::NoSpace => Self::resource_exhausted(message),
             WriteError::Refused(_) => Self::permission_denied(message),
+            WriteError::Changed(_) => Self::failed_precondition(message),
             WriteError::Failed { .. } => Self::internal(message),
         }
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::files::{OCTETS, get, mode, put, url};
-use crate::harness::{Agent, TOKEN};
+use crate::harness::{Agent, Reply, TOKEN};
 
 const NOBODY: u32 = 65534;
 
@@ -252,4 +252,85 @@ async fn where_no_file_can_be_without_a_name_it_is_written_in_place() {
     assert_eq!(put(&agent, "/proc/self/comm", "renamed").await.status, StatusCode::OK);
     assert_eq!(get(&agent, "/proc/self/comm").await.body, "renamed\n");
     assert_eq!(put(&agent, "/proc/self/no-such-file", "x").await.status, StatusCode::BAD_REQUEST);
+}
+
+/// The state of a file, as its reader is told it.
+async fn state(agent: &Agent, name: &str) -> String {
+    get(agent, &agent.at(name)).await.headers["etag"].to_str().unwrap().to_owned()
+}
+
+async fn put_if(agent: &Agent, name: &str, condition: (&str, &str), content: &'static str) -> Reply {
+    agent.call(Method::POST, &url(&agent.at(name), ""), &[OCTETS, condition], content).await
+}
+
+#[tokio::test]
+async fn of_two_who_saw_the_same_only_the_first_replaces_it() {
+    let agent = Agent::start().await;
+    let file = agent.path("file");
+    fs::write(&file, "seen").unwrap();
+    let seen = state(&agent, "file").await;
+    assert_eq!(state(&agent, "file").await, seen, "to read changes nothing");
+
+    let first = put_if(&agent, "file", ("if-match", &seen), "mine").await;
+    assert_eq!(first.status, StatusCode::OK, "{}", first.text());
+    let second = put_if(&agent, "file", ("if-match", &seen), "ours").await;
+    assert_eq!(second.status, StatusCode::PRECONDITION_FAILED, "{}", second.text());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+
+    // Who wrote it knows its state without another look, until somebody else writes: through the agent, or in the guest.
+    let mut known = first.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(known, state(&agent, "file").await);
+    for round in ["1234", "5678", "9012"] {
+        let reply = put_if(&agent, "file", ("if-match", &known), round).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        let now = reply.headers["etag"].to_str().unwrap().to_owned();
+        assert_ne!(now, known, "the same length, the same moment, another content");
+        known = now;
+    }
+    fs::write(agent.path("new"), "renamed over it").unwrap();
+    fs::rename(agent.path("new"), &file).unwrap();
+    let late = put_if(&agent, "file", ("if-match", &known), "late").await;
+    assert_eq!(late.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "renamed over it");
+}
+
+#[tokio::test]
+async fn what_a_write_expects_may_be_nothing_or_anything_and_is_never_guessed() {
+    let agent = Agent::start().await;
+    let first = put_if(&agent, "folder/file", ("if-none-match", "*"), "first").await;
+    assert_eq!(first.status, StatusCode::OK, "{}", first.text());
+    assert_eq!(first.headers["etag"].to_str().unwrap(), state(&agent, "folder/file").await);
+    let again = put_if(&agent, "folder/file", ("if-none-match", "*"), "again").await;
+    assert_eq!(again.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(fs::read_to_string(agent.path("folder/file")).unwrap(), "first");
+
+    // A file that is gone is in no state, and its folder is not made for it.
+    let seen = state(&agent, "folder/file").await;
+    fs::remove_dir_all(agent.path("folder")).unwrap();
+    for condition in [seen.as_str(), "*"] {
+        let gone = put_if(&agent, "folder/file", ("if-match", condition), "back").await;
+        assert_eq!(gone.status, StatusCode::PRECONDITION_FAILED, "{condition}");
+    }
+    assert!(!agent.path("folder").exists());
+    fs::write(agent.path("there"), "").unwrap();
+    let any = put_if(&agent, "there", ("if-match", "*"), "any").await;
+    assert_eq!(any.status, StatusCode::OK, "{}", any.text());
+    let unknown = put_if(&agent, "there", ("if-none-match", &seen), "x").await;
+    assert_eq!(unknown.status, StatusCode::BAD_REQUEST);
+    assert_eq!(fs::read_to_string(agent.path("there")).unwrap(), "any");
+}
+
+#[tokio::test]
+async fn of_many_at_once_who_saw_the_same_one_replaces_it() {
+    let agent = Agent::start().await;
+    fs::write(agent.path("file"), "seen").unwrap();
+    let seen = state(&agent, "file").await;
+    let wrote =
+        futures::future::join_all((0..16).map(|_| put_if(&agent, "file", ("if-match", &seen), "mine")));
+    let statuses: Vec<StatusCode> = wrote.await.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == StatusCode::OK).count(), 1, "{statuses:?}");
+    let made =
+        futures::future::join_all((0..16).map(|_| put_if(&agent, "new", ("if-none-match", "*"), "mine")));
+    let statuses: Vec<StatusCode> = made.await.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == StatusCode::OK).count(), 1, "{statuses:?}");
 }

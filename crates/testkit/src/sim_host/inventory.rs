@@ -1,6 +1,7 @@
 //! The sandboxes and templates of a simulated host.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use connectrpc::ConnectError;
@@ -217,19 +218,32 @@ impl Inventory {
         Ok(())
     }
 
+    /// Tells the file's state.
     pub(super) fn write_file(
         &mut self,
-        id: &str,
+        open: &rpc::write_file_request::Open,
         path: String,
         content: Vec<u8>,
-    ) -> Result<(), ConnectError> {
-        self.running(id)?.files.insert(path, content);
-        Ok(())
+    ) -> Result<String, ConnectError> {
+        let vm = self.running(&open.id)?;
+        let is_expected = match vm.files.get(&path).map(|there| state(there)) {
+            Some(there) => !open.is_new && (open.if_match.is_empty() || open.if_match.contains(&there)),
+            None => open.if_match.is_empty(),
+        };
+        if !is_expected {
+            return Err(refusal(Reason::REASON_FILE_CHANGED));
+        }
+        let state = state(&content);
+        vm.files.insert(path, content);
+        Ok(state)
     }
 
-    pub(super) fn read_file(&mut self, id: &str, path: &str) -> Result<Vec<u8>, ConnectError> {
-        let vm = self.running(id)?;
-        vm.files.get(path).cloned().ok_or_else(|| refusal(Reason::REASON_FILE_NOT_FOUND))
+    /// The content, and its state.
+    pub(super) fn read_file(&mut self, id: &str, path: &str) -> Result<(Vec<u8>, String), ConnectError> {
+        let content = self.running(id)?.files.get(path);
+        let content = content.cloned().ok_or_else(|| refusal(Reason::REASON_FILE_NOT_FOUND))?;
+        let state = state(&content);
+        Ok((content, state))
     }
 
     /// The same id asked for again answers what is there.
@@ -284,4 +298,11 @@ fn entry(name: &str, path: &str, kind: rpc::EntryKind, size: usize) -> rpc::Entr
 pub(super) fn unix_ms(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Which content a file has, as the guest's agent words it.
+fn state(content: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("\"{:x}\"", hasher.finish())
 }

@@ -234,9 +234,9 @@ impl rpc::HostService for Service {
             }
         }
         let bytes_written = content.len() as u64;
-        let result = self.agent.inventory().write_file(&open.id, path.clone(), content);
-        let answer = || rpc::WriteFileResponse { bytes_written, path, ..Default::default() };
-        reply.send(result.map(|()| answer())).await.map(Response::new)
+        let result = self.agent.inventory().write_file(&open, path.clone(), content);
+        let answer = |etag| rpc::WriteFileResponse { bytes_written, path, etag, ..Default::default() };
+        reply.send(result.map(answer)).await.map(Response::new)
     }
 
     async fn read_file(
@@ -246,11 +246,13 @@ impl rpc::HostService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let reply = self.agent.faults.arrive(Rpc::ReadFile).await?;
         let path = absolute(request.path)?;
-        let content = self.agent.inventory().read_file(request.id, &path)?;
-        let mut chunks: Vec<_> = content
+        let (content, etag) = self.agent.inventory().read_file(request.id, &path)?;
+        // The first tells the state, though there be nothing else.
+        let first = rpc::ReadFileResponse { etag, ..Default::default() };
+        let rest = content
             .chunks(CHUNK)
-            .map(|chunk| Ok(rpc::ReadFileResponse { chunk: chunk.to_vec(), ..Default::default() }))
-            .collect();
+            .map(|chunk| rpc::ReadFileResponse { chunk: chunk.to_vec(), ..Default::default() });
+        let mut chunks: Vec<_> = std::iter::once(first).chain(rest).map(Ok).collect();
         if let Reply::Lose = reply {
             // The connection breaks half way.
             chunks.truncate(chunks.len() / 2);

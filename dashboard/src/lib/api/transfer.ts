@@ -4,12 +4,21 @@ import { Failure, ownHeaders, refusal } from './client';
 
 const at = (id: string, what: string) => `/v1/sandboxes/${id}/files/stream/${what}`;
 
+/** What is in a file, and the word for that state of it, where the capsule tells one. */
+export interface Contents {
+	bytes: Blob;
+	state?: string;
+}
+
+/** What must be there for a write to take place: a file in this state, or none. Otherwise it is refused as `precondition_failed`. */
+export type Expected = { state: string } | 'nothing';
+
 /** Reads a file, and no more of it than `limit` bytes: null where it has more. */
 export async function readFile(
 	id: string,
 	path: string,
 	how: { limit?: number; progress?: (bytes: number) => void; signal?: AbortSignal } = {}
-): Promise<Blob | null> {
+): Promise<Contents | null> {
 	const headers = { ...ownHeaders(), 'Content-Type': 'application/json' };
 	const request = { method: 'POST', headers, body: JSON.stringify({ path }), signal: how.signal };
 	const response = await fetch(at(id, 'read'), request).catch((error: unknown) => {
@@ -33,24 +42,26 @@ export async function readFile(
 		// A part is never taken for the whole.
 		throw isAborted(error) ? error : new Failure('unreachable', 'The connection broke off half way.', 0);
 	}
-	return new Blob(parts);
+	return { bytes: new Blob(parts), state: response.headers.get('etag') ?? undefined };
 }
 
-/** Writes a file, which appears whole or not at all. Only this old way tells how far an upload is. */
+/** Writes a file, which appears whole or not at all, and tells its state then. Only this old way tells how far an upload is. */
 export function writeFile(
 	id: string,
 	path: string,
 	contents: Blob,
-	how: { progress?: (bytes: number) => void; signal?: AbortSignal } = {}
-): Promise<void> {
+	how: { expected?: Expected; progress?: (bytes: number) => void; signal?: AbortSignal } = {}
+): Promise<string | undefined> {
 	return new Promise((resolve, reject) => {
 		const request = new XMLHttpRequest();
 		request.open('POST', `${at(id, 'write')}?path=${encodeURIComponent(path)}`);
 		for (const [name, value] of Object.entries(ownHeaders())) request.setRequestHeader(name, value);
 		request.setRequestHeader('Content-Type', 'application/octet-stream');
+		if (how.expected === 'nothing') request.setRequestHeader('If-None-Match', '*');
+		else if (how.expected) request.setRequestHeader('If-Match', how.expected.state);
 		request.upload.onprogress = ({ loaded }) => how.progress?.(loaded);
 		request.onload = async () => {
-			if (request.status >= 200 && request.status < 300) return resolve();
+			if (request.status >= 200 && request.status < 300) return resolve(request.getResponseHeader('etag') ?? undefined);
 			const id = request.getResponseHeader('x-request-id');
 			const answer = new Response(request.responseText, {
 				status: request.status,

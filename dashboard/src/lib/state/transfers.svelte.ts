@@ -1,7 +1,7 @@
 // Files on their way into a capsule and out of it: one after the other, each with how far it is, and with a way to stop it.
 
 import type { Failure } from '$lib/api/client';
-import { isAborted, readFile, writeFile } from '$lib/api/transfer';
+import { isAborted, readFile, writeFile, type Expected } from '$lib/api/transfer';
 import { asFailure } from './listing.svelte';
 
 export class Transfer {
@@ -38,10 +38,11 @@ export class Transfers {
 	constructor(private readonly id: string) {}
 
 	/** Whether it was written. */
-	upload(file: File, path: string): Promise<boolean> {
-		return this.#queue(new Transfer(++this.#last, 'up', file.name, file.size), (one) =>
-			writeFile(this.id, path, file, { progress: (bytes) => (one.done = bytes), signal: one.signal })
-		);
+	upload(file: File, path: string, expected?: Expected): Promise<boolean> {
+		return this.#queue(new Transfer(++this.#last, 'up', file.name, file.size), async (one) => {
+			const progress = (bytes: number) => (one.done = bytes);
+			await writeFile(this.id, path, file, { expected, progress, signal: one.signal });
+		});
 	}
 
 	/** Into the browser's own folder of downloads. */
@@ -51,7 +52,7 @@ export class Transfers {
 				progress: (bytes) => (one.done = bytes),
 				signal: one.signal
 			});
-			if (contents) keep(contents, name);
+			if (contents) keep(contents.bytes, name);
 		});
 	}
 

@@ -6,11 +6,11 @@ use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Multipart, Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use sandbar_control::sandboxes::{FileContents, FileTarget};
+use sandbar_control::sandboxes::{FileContents, FileTarget, FileWritten, WriteCondition};
 use sandbar_types::{ErrorCode, id, limits};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -21,10 +21,13 @@ use crate::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{JsonBody, PathId};
-use crate::schema::ActRefusals;
+use crate::schema::{ActRefusals, WriteRefusals};
 
 /// Chunks of an upload on their way from the client to the host. Their number bounds the memory that an upload takes.
 const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Longest condition of a write: some states.
+const CONDITION_BYTES: usize = 1024;
 
 /// A file, and where it goes.
 #[derive(ToSchema)]
@@ -39,23 +42,65 @@ pub(crate) struct WriteFile {
     file: Vec<u8>,
 }
 
-/// Writes a file. It appears whole or not at all.
+/// What must be there for a write to take place, in the words of HTTP.
+fn condition(headers: &HeaderMap) -> Result<WriteCondition, ApiError> {
+    let text = |name: HeaderName| {
+        let lines: Result<Vec<&str>, _> = headers.get_all(&name).iter().map(|line| line.to_str()).collect();
+        let text = lines.map_err(|_| ApiError::invalid(format!("{name} is no text")))?.join(",");
+        if text.len() > CONDITION_BYTES {
+            return Err(ApiError::invalid(format!("{name} is too long")));
+        }
+        Ok(text.trim().to_owned())
+    };
+    let (states, nothing) = (text(header::IF_MATCH)?, text(header::IF_NONE_MATCH)?);
+    match (states.is_empty(), nothing.as_str()) {
+        (true, "") => Ok(WriteCondition::Whatever),
+        (false, "") => Ok(WriteCondition::States(states)),
+        (true, "*") => Ok(WriteCondition::Nothing),
+        (true, _) => Err(ApiError::invalid("If-None-Match of a write is *")),
+        (false, _) => Err(ApiError::invalid("If-Match and If-None-Match exclude each other")),
+    }
+}
+
+/// The answer to a write.
+type Written = (StatusCode, AppendHeaders<Option<(HeaderName, HeaderValue)>>);
+
+fn written(file: &FileWritten) -> Written {
+    (StatusCode::NO_CONTENT, AppendHeaders(etag(file.state.as_deref())))
+}
+
+/// What the guest says of itself is a header only if it can be one.
+fn etag(state: Option<&str>) -> Option<(HeaderName, HeaderValue)> {
+    Some((header::ETAG, HeaderValue::try_from(state?).ok()?))
+}
+
+/// Writes a file. It appears whole or not at all. With `If-Match` only over a state of it that was seen, as `ETag` told it; with
+/// `If-None-Match: *` only where nothing is.
 #[utoipa::path(
     post,
     path = "/{id}/files/write",
     operation_id = "write_sandbox_file",
     tag = "files",
-    params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
+    params(
+        ("id" = String, Path, description = "The sandbox's id, `sb-...`"),
+        ("If-Match" = Option<String>, Header, description = "The states of the file that may be replaced"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: there must be no file"),
+    ),
     request_body(content = WriteFile, content_type = "multipart/form-data"),
-    responses((status = 204, description = "It is written"), ActRefusals),
+    responses(
+        (status = 204, description = "It is written", headers(("ETag" = String, description = "The file's state now"))),
+        WriteRefusals,
+    ),
     security(("api_key" = [])),
 )]
 pub(crate) async fn write_sandbox_file(
     State(app): State<AppState>,
     Caller(ctx): Caller,
     PathId(id): PathId<id::Sandbox>,
+    headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Written, ApiError> {
+    let condition = condition(&headers)?;
     let mut form =
         form.map_err(|_| ApiError::invalid("send multipart/form-data with the parts path and file"))?;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
@@ -68,11 +113,10 @@ pub(crate) async fn write_sandbox_file(
                 let path = path.ok_or_else(|| ApiError::invalid("the part path must come before file"))?;
                 let target = FileTarget { path, user };
                 let (chunks, contents) = mpsc::channel(CHUNKS_IN_FLIGHT);
-                let write =
-                    app.control.sandbox_write_file(&ctx, &sandbox, &target, ReceiverStream::new(contents));
-                let (written, ()) = tokio::join!(write, forward(part, chunks));
-                written?;
-                return Ok(StatusCode::NO_CONTENT);
+                let (condition, contents) = (condition, ReceiverStream::new(contents));
+                let write = app.control.sandbox_write_file(&ctx, &sandbox, &target, condition, contents);
+                let (file, ()) = tokio::join!(write, forward(part, chunks));
+                return Ok(written(&file?));
             }
             _ => {}
         }
@@ -133,7 +177,10 @@ pub(crate) struct ReadFile {
     params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
     request_body = ReadFile,
     responses(
-        (status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>),
+        (
+            status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>,
+            headers(("ETag" = String, description = "The file's state, where the guest tells it")),
+        ),
         ActRefusals,
     ),
     security(("api_key" = [])),
@@ -146,12 +193,13 @@ pub(crate) async fn read_sandbox_file(
 ) -> Result<Response, ApiError> {
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let contents = app.control.sandbox_read_file(&ctx, &sandbox, &FileTarget { path, user }).await?;
+    let state = AppendHeaders(etag(contents.state()));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         // The guest's bytes are never a page of ours.
         (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment")),
     ];
-    Ok((headers, body(contents)).into_response())
+    Ok((headers, state, body(contents)).into_response())
 }
 
 /// Where the body goes.
@@ -161,7 +209,8 @@ pub(crate) struct StreamTo {
     user: Option<String>,
 }
 
-/// Writes the request's body to a file, as it comes. The file appears whole or not at all.
+/// Writes the request's body to a file, as it comes. The file appears whole or not at all. With `If-Match` only over a state of it that
+/// was seen, as `ETag` told it; with `If-None-Match: *` only where nothing is.
 #[utoipa::path(
     post,
     path = "/{id}/files/stream/write",
@@ -171,9 +220,14 @@ pub(crate) struct StreamTo {
         ("id" = String, Path, description = "The sandbox's id, `sb-...`"),
         ("path" = String, Query, description = "Absolute, or relative to the user's home. Missing folders are made"),
         ("user" = Option<String>, Query, description = "Whose rights and home apply; by default the template's user"),
+        ("If-Match" = Option<String>, Header, description = "The states of the file that may be replaced"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: there must be no file"),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 204, description = "It is written"), ActRefusals),
+    responses(
+        (status = 204, description = "It is written", headers(("ETag" = String, description = "The file's state now"))),
+        WriteRefusals,
+    ),
     security(("api_key" = [])),
 )]
 pub(crate) async fn stream_write_sandbox_file(
@@ -181,14 +235,16 @@ pub(crate) async fn stream_write_sandbox_file(
     Caller(ctx): Caller,
     PathId(id): PathId<id::Sandbox>,
     target: Result<Query<StreamTo>, QueryRejection>,
+    headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Written, ApiError> {
+    let condition = condition(&headers)?;
     let Query(StreamTo { path, user }) =
         target.map_err(|_| ApiError::invalid("name the file in the query: path=..."))?;
     let sandbox = app.control.sandbox_get(&ctx, id).await?;
     let target = FileTarget { path, user };
-    app.control.sandbox_write_file(&ctx, &sandbox, &target, body.into_data_stream()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let contents = body.into_data_stream();
+    Ok(written(&app.control.sandbox_write_file(&ctx, &sandbox, &target, condition, contents).await?))
 }
 
 /// A file's contents as they come, whatever their size; the same as `files/read`.
@@ -200,7 +256,10 @@ pub(crate) async fn stream_write_sandbox_file(
     params(("id" = String, Path, description = "The sandbox's id, `sb-...`")),
     request_body = ReadFile,
     responses(
-        (status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>),
+        (
+            status = 200, description = "The contents, streamed", content_type = "application/octet-stream", body = Vec<u8>,
+            headers(("ETag" = String, description = "The file's state, where the guest tells it")),
+        ),
         ActRefusals,
     ),
     security(("api_key" = [])),

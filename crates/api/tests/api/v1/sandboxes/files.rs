@@ -129,3 +129,37 @@ async fn what_the_guest_refuses_is_told() {
     platform.host.inject(Rpc::WriteFile, Fault::LoseReply, Times::Once);
     write(&platform, &id, file("/x", vec![0; 100])).await.refused(503, "host_unavailable");
 }
+
+#[tokio::test]
+async fn of_two_who_saw_the_same_only_the_first_replaces_it() {
+    let platform = Platform::start().await;
+    let id = platform.api.sandbox().await;
+    let url = |kind: &str| format!("/v1/sandboxes/{id}/files/{kind}");
+    let state = |answer: &Answer| answer.headers["etag"].to_str().unwrap().to_owned();
+    let put = async |name: &str, value: &str, contents: &'static str| {
+        let request = platform.api.request(Method::POST, &url("stream/write?path=/x"));
+        send(request.header(name, value).header(CONTENT_TYPE, "application/octet-stream").body(contents))
+            .await
+    };
+    // An empty file is in a state, too.
+    let made = put("if-none-match", "*", "").await;
+    assert_eq!(made.status, 204, "{}", made.body);
+    let seen = read(&platform, &id, "/x").await;
+    assert_eq!((state(&seen), seen.bytes.len()), (state(&made), 0));
+    put("if-none-match", "*", "again").await.refused(412, "precondition_failed");
+
+    let mine = put("if-match", &state(&seen), "mine").await;
+    assert_eq!(mine.status, 204, "{}", mine.body);
+    put("if-match", &state(&seen), "theirs").await.refused(412, "precondition_failed");
+    let form = platform.api.request(Method::POST, &url("write")).header("if-match", state(&seen));
+    send(form.multipart(file("/x", b"theirs".to_vec()))).await.refused(412, "precondition_failed");
+    let now = read(&platform, &id, "/x").await;
+    assert_eq!((&now.bytes[..], state(&now)), (&b"mine"[..], state(&mine)));
+    let form = platform.api.request(Method::POST, &url("write")).header("if-match", state(&now));
+    send(form.multipart(file("/x", b"next".to_vec()))).await.expect(204);
+
+    // What is no condition of a write does not pass for none.
+    put("if-none-match", &state(&now), "x").await.refused(400, "invalid_request");
+    put("if-match", &"x".repeat(2000), "x").await.refused(400, "invalid_request");
+    assert_eq!(read(&platform, &id, "/x").await.bytes, b"next");
+}
