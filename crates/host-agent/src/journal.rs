@@ -33,6 +33,9 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// Grows with each write.
     pub(crate) generation: u64,
+    /// The generation that the control plane's row had at the last resume that was carried out, or that none may be of any more.
+    #[serde(default)]
+    pub(crate) row_generation: u64,
     /// Its network, while it has one.
     pub(crate) slot: Option<SlotIndex>,
     /// Its machine, as it was started: what a snapshot of it says of itself. The virtual machine monitor that runs it may by now be
@@ -221,6 +224,7 @@ pub(crate) struct Birth {
     pub(crate) surroundings: Surroundings,
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
+    pub(crate) row_generation: u64,
     pub(crate) created_at_unix_ms: i64,
     pub(crate) process: ProcessIdentity,
 }
@@ -238,6 +242,7 @@ impl Record {
             surroundings,
             deadline,
             network,
+            row_generation,
             created_at_unix_ms,
             process,
         } = birth;
@@ -247,6 +252,7 @@ impl Record {
             template_id,
             phase: Phase::Running { process },
             generation: 1,
+            row_generation,
             slot: Some(slot),
             machine,
             access_token,
@@ -276,6 +282,12 @@ impl Record {
         Self { machine, ..self }
     }
 
+    /// The same, once resumes of this generation of its row and of earlier ones are a thing of the past.
+    #[must_use]
+    pub(crate) fn past_resumes_of(self, row_generation: u64) -> Self {
+        Self { row_generation: self.row_generation.max(row_generation), ..self }
+    }
+
     /// The same with another deadline.
     #[must_use]
     pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
@@ -298,6 +310,11 @@ impl Record {
             PauseMode::Filesystem => (TemplateKind::Base, None, None),
         };
         TemplateSpec { kind, guest_token, surroundings, ..self.machine.clone() }
+    }
+
+    /// What a copy says that the sandbox itself is to go on from: what its guest was told, without memory too.
+    pub(crate) fn own_spec(&self, mode: PauseMode) -> TemplateSpec {
+        TemplateSpec { surroundings: Some(self.surroundings.to_json()), ..self.kept_spec(mode) }
     }
 }
 
@@ -478,6 +495,7 @@ mod tests {
                 since_unix_ms: 1,
             },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
+            row_generation: 0,
             created_at_unix_ms: 1,
             process: ProcessIdentity { pid: 41, start_time: 4141 },
         })

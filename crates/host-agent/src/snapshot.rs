@@ -13,16 +13,17 @@ use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::{Captured, Draft, Order, Target};
 
-/// Keeps a sandbox as a snapshot template; a template that is there is a success, and nothing is copied.
+/// Keeps a sandbox as a snapshot template, or its pause as a template of its own; one that is there is a success, and nothing is copied.
 pub(crate) async fn snapshot(
     registry: &Registry,
     sandbox: Id<Sandbox>,
+    target: Target,
     template: Id<id::Template>,
 ) -> Result<(Template, Duration), Error> {
     if let Some(there) = existing(registry.resources(), template).await? {
         return Ok((there, Duration::ZERO));
     }
-    let (draft, spec, stall) = copy(registry, sandbox, Target::Snapshot(template)).await?;
+    let (draft, spec, stall) = copy(registry, sandbox, target).await?;
     let made = blocking("keep the template", move || draft.commit(spec).map_err(Error::from)).await;
     Ok((or_existing(registry.resources(), template, made).await?, stall))
 }

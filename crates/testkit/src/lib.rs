@@ -1,12 +1,13 @@
 //! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, and a registry of images.
 //!
-//! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
+//! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate, or a test's own that it kills. Nothing in here is linked
 //! into what users run.
 
 mod database;
 pub mod issuer;
 pub mod oci;
 mod redis;
+pub mod server;
 pub mod sim_host;
 
 pub use database::TestDatabase;

@@ -26,8 +26,8 @@ impl Control {
             };
             passed.push(claim.sandbox);
             let client = self.host_clients().get(claim.host, &claim.address);
-            let error = match client.snapshot_sandbox(claim.sandbox, template, limit).await {
-                Ok((complete, _)) => {
+            let error = match client.keep_pause(claim.sandbox, template, limit).await {
+                Ok(complete) => {
                     let sizes = CompleteTemplate {
                         vcpus: complete.vcpus,
                         memory_mb: complete.memory_mb,

@@ -166,7 +166,7 @@ impl HostEvent {
 
 const fn copy_event(target: Target) -> &'static str {
     match target {
-        Target::Snapshot(_) => "snapshot",
+        Target::Snapshot(_) | Target::OwnPause(_) => "snapshot",
         Target::Disk(_) => "flattened",
         Target::Children => "forked",
     }
