@@ -34,7 +34,7 @@ use uuid::Uuid;
 const INTERNAL_MESSAGE: &str = "an internal error occurred; the server's log has it under this request id";
 
 /// What the client hears while the database is away.
-const UNAVAILABLE_MESSAGE: &str = "the platform's database does not answer at the moment: ask again";
+const UNAVAILABLE_MESSAGE: &str = "the platform cannot answer at the moment: ask again";
 /// A database that is restarted is back after so long.
 const UNAVAILABLE_WAIT: Duration = Duration::from_secs(2);
 
