@@ -34,6 +34,11 @@ use uuid::Uuid;
 /// What the client hears where the fault is ours.
 const INTERNAL_MESSAGE: &str = "an internal error occurred; the server's log has it under this request id";
 
+/// What the client hears while the database is away.
+const UNAVAILABLE_MESSAGE: &str = "the platform cannot answer at the moment: ask again";
+/// A database that is restarted is back after so long.
+const UNAVAILABLE_WAIT: Duration = Duration::from_secs(2);
+
 /// A refused or failed request.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
@@ -79,14 +84,11 @@ impl ApiError {
     pub(crate) fn from_typed(code: ErrorCode, error: impl StdError + Send + Sync + 'static) -> Self {
         let message = match code {
             ErrorCode::InternalError => INTERNAL_MESSAGE.to_owned(),
+            ErrorCode::Unavailable => UNAVAILABLE_MESSAGE.to_owned(),
             _ => error.to_string(),
         };
-        Self { source: Some(Arc::new(error)), ..Self::new(code, message) }
-    }
-
-    /// The same, as a load balancer must hear it: 503 takes this replica out of its rotation.
-    pub(crate) fn but_unavailable(self) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..self }
+        let retry_after = (code == ErrorCode::Unavailable).then_some(UNAVAILABLE_WAIT);
+        Self { source: Some(Arc::new(error)), retry_after, ..Self::new(code, message) }
     }
 
     pub(crate) fn code(&self) -> ErrorCode {
@@ -131,6 +133,7 @@ impl ApiError {
         match self.code {
             ErrorCode::InternalError => tracing::error!(code, cause, "request failed"),
             ErrorCode::AgentError
+            | ErrorCode::Unavailable
             | ErrorCode::HostUnavailable
             | ErrorCode::NoHostsAvailable
             | ErrorCode::Timeout => tracing::warn!(code, cause, "request failed"),

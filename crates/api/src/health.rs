@@ -56,11 +56,8 @@ async fn healthz() -> Json<Health> {
     security(()),
 )]
 async fn readyz(State(app): State<AppState>) -> Result<Json<Ready>, ApiError> {
-    let readiness = app
-        .control
-        .readiness()
-        .await
-        .map_err(|error| ApiError::from_typed(ErrorCode::InternalError, error).but_unavailable())?;
+    let readiness =
+        app.control.readiness().await.map_err(|error| ApiError::from_typed(ErrorCode::Unavailable, error))?;
     match readiness.hosts_online {
         0 => Err(ApiError::new(ErrorCode::NoHostsAvailable, "no host is online")),
         hosts_online => Ok(Json(Ready { status: "ready", hosts_online })),

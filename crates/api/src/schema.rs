@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sandbar_control::access::Role;
+use sandbar_control::hosts::Stay;
 use sandbar_types::{
     Arch, BuildStatus, ErrorCode, LogLevel, MetricsRange, SandboxStatus, StatsRange, TemplateKind, VmmKind,
 };
@@ -61,6 +62,11 @@ pub(crate) fn role() -> RefOr<Schema> {
 /// Whose sandboxes a host takes.
 pub(crate) fn host_kind() -> RefOr<Schema> {
     words(["regular", "byoc"])
+}
+
+/// Why a sandbox stays on a host that drains.
+pub(crate) fn stay() -> RefOr<Schema> {
+    words(Stay::ALL.map(Stay::as_str))
 }
 
 /// What a template holds.
@@ -133,24 +139,24 @@ refusal_sets! {
     /// Making a sandbox.
     CreateRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
-        InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+        InternalError, Unavailable, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
     /// Making a snapshot.
     SnapshotRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, AlreadyExists, NameReserved, TooLarge,
-        RateLimited, InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+        RateLimited, InternalError, Unavailable, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
     /// Asking for a build, and ending one.
     BuildRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, NameReserved, TooLarge, RateLimited,
-        InternalError,
+        InternalError, Unavailable,
     ];
     /// Looking at what is in the database.
-    ReadRefusals = [InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, RateLimited, InternalError];
+    ReadRefusals = [InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, RateLimited, InternalError, Unavailable];
     /// Acting on a sandbox through its host.
     ActRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, TooLarge, RateLimited,
-        InternalError, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+        InternalError, Unavailable, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
     ];
     /// Writing a file of a sandbox.
     WriteRefusals = [
@@ -160,20 +166,20 @@ refusal_sets! {
     /// Signing in, and what people do with their accounts, teams and keys.
     PeopleRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
-        RateLimited, InternalError,
+        RateLimited, InternalError, Unavailable,
     ];
     /// The same, where another provider is asked.
     OAuthRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
-        RateLimited, InternalError, AgentError,
+        RateLimited, InternalError, Unavailable, AgentError,
     ];
     /// What people do with hosts.
     FleetRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, HostHasSandboxes, TooLarge, RateLimited,
-        InternalError, HostUnavailable,
+        InternalError, Unavailable, HostUnavailable,
     ];
     /// What hosts ask.
-    HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError];
-    /// Asking whether the platform is ready. A database that does not answer is a 503, too, as load balancers want it.
-    ReadinessRefusals = [NoHostsAvailable];
+    HostRefusals = [InvalidRequest, Unauthorized, Forbidden, NotFound, TooLarge, RateLimited, InternalError, Unavailable];
+    /// Asking whether the platform is ready.
+    ReadinessRefusals = [Unavailable, NoHostsAvailable];
 }

@@ -61,6 +61,7 @@ impl AccessError {
 pub(crate) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::TeamGone => ErrorCode::NoTeam,
+        StoreError::Away(_) => ErrorCode::Unavailable,
         _ => ErrorCode::InternalError,
     }
 }

@@ -4,6 +4,7 @@ use sandbar_store::StoreError;
 use sandbar_types::ErrorCode;
 use secrecy::SecretString;
 
+use crate::access::store_code;
 use crate::people::tokens::Checked;
 use crate::secrets::{SecretError, random_token, token_hash};
 use crate::{Actor, Control};
@@ -35,7 +36,8 @@ impl AuthError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Invalid => ErrorCode::Unauthorized,
-            Self::Secret(_) | Self::Store(_) => ErrorCode::InternalError,
+            Self::Secret(_) => ErrorCode::InternalError,
+            Self::Store(error) => store_code(error),
         }
     }
 }

@@ -10,6 +10,7 @@ use sandbar_types::{Arch, ErrorCode, Id, TemplateKind, TemplateName, TemplateTag
 
 use uuid::Uuid;
 
+use crate::access::store_code;
 use crate::context::NoTeam;
 use crate::{Control, OpContext, Page, PageRequest};
 
@@ -93,7 +94,7 @@ impl TemplateError {
         match self {
             Self::NoTeam(_) => ErrorCode::NoTeam,
             Self::NotFound { .. } => ErrorCode::NotFound,
-            Self::Store(_) => ErrorCode::InternalError,
+            Self::Store(error) => store_code(error),
         }
     }
 }

@@ -13,6 +13,7 @@ use sandbar_proto::host::{
     ReceiveTemplateResponse, WriteTemplatePartRequest, file_part,
 };
 use sandbar_storage::{Incoming, Store, StoreError, Template, TemplateFile, TemplateManifest};
+use sandbar_types::TemplateKind;
 use sandbar_types::id::{self, Id};
 use tokio::time::Instant;
 
@@ -121,7 +122,11 @@ pub(crate) async fn receive(
     if manifest.id != id {
         return Err(Error::BadInput("the manifest describes another template".into()));
     }
-    resources.check(&manifest.spec)?;
+    match manifest.spec.kind {
+        TemplateKind::Snapshot => resources.check(&manifest.spec)?,
+        // A disk is booted, whatever its machine ran on.
+        TemplateKind::Base => resources.booted(&manifest.spec).map(|_| ())?,
+    }
     let (store, shared) = (resources.store.clone(), Arc::clone(resources));
     blocking("receive the template", move || {
         match store.template(id) {

@@ -46,6 +46,9 @@ pub enum Error {
     /// Something else is under way.
     #[error("{0}")]
     Busy(String),
+    /// It was asked for before something that is done, or undone, since.
+    #[error("sandbox {0} was resumed since, or is not to be resumed by this any more")]
+    Outdated(Id<Sandbox>),
     /// The template is there already.
     #[error("this host has template {0} already")]
     TemplateExists(Id<Template>),
@@ -151,6 +154,7 @@ impl Error {
             },
             Self::DoesNotBoot(_) => (ErrorCode::FailedPrecondition, Reason::REASON_IMAGE_DOES_NOT_BOOT),
             Self::Busy(_) => (ErrorCode::Aborted, Reason::REASON_BUSY),
+            Self::Outdated(_) => (ErrorCode::FailedPrecondition, Reason::REASON_OUTDATED),
             Self::TemplateExists(_) => (ErrorCode::AlreadyExists, Reason::REASON_UNSPECIFIED),
             Self::NoCapacity(_) => (ErrorCode::ResourceExhausted, Reason::REASON_NO_CAPACITY),
             Self::BadInput(_) => (ErrorCode::InvalidArgument, Reason::REASON_BAD_INPUT),

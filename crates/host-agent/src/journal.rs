@@ -34,6 +34,9 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// Grows with each write.
     pub(crate) generation: u64,
+    /// The generation that the control plane's row had at the last resume that was carried out, or that none may be of any more.
+    #[serde(default)]
+    pub(crate) row_generation: u64,
     /// Its network, while it has one.
     pub(crate) slot: Option<SlotIndex>,
     /// Its machine, as it was started: what a snapshot of it says of itself. The virtual machine monitor that runs it may by now be
@@ -261,6 +264,7 @@ pub(crate) struct Birth {
     pub(crate) surroundings: Surroundings,
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
+    pub(crate) row_generation: u64,
     pub(crate) created_at_unix_ms: i64,
     pub(crate) process: ProcessIdentity,
 }
@@ -278,6 +282,7 @@ impl Record {
             surroundings,
             deadline,
             network,
+            row_generation,
             created_at_unix_ms,
             process,
         } = birth;
@@ -287,6 +292,7 @@ impl Record {
             template_id,
             phase: Phase::Running { process },
             generation: 1,
+            row_generation,
             slot: Some(slot),
             machine,
             access_token,
@@ -316,6 +322,12 @@ impl Record {
         Self { machine, ..self }
     }
 
+    /// The same, once resumes of this generation of its row and of earlier ones are a thing of the past.
+    #[must_use]
+    pub(crate) fn past_resumes_of(self, row_generation: u64) -> Self {
+        Self { row_generation: self.row_generation.max(row_generation), ..self }
+    }
+
     /// The same with another deadline.
     #[must_use]
     pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
@@ -335,7 +347,10 @@ impl Record {
                 let surroundings = Some(self.surroundings.to_json(of));
                 (TemplateKind::Snapshot, Some(self.access_token.clone()), surroundings)
             }
-            PauseMode::Filesystem => (TemplateKind::Base, None, None),
+            // Of a template nobody needs to know what its source was told.
+            PauseMode::Filesystem => {
+                (TemplateKind::Base, None, (of == CopyOf::Sandbox).then(|| self.surroundings.to_json(of)))
+            }
         };
         TemplateSpec { kind, guest_token, surroundings, ..self.machine.clone() }
     }
@@ -519,6 +534,7 @@ mod tests {
                 since_unix_ms: 1,
             },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
+            row_generation: 0,
             created_at_unix_ms: 1,
             process: ProcessIdentity { pid: 41, start_time: 4141 },
         })

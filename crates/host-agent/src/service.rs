@@ -1,5 +1,6 @@
 //! The RPC service: parses, calls the registry, answers. No decisions.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -18,12 +19,13 @@ use sandbar_proto::host::{
     MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest,
     PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
     ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse,
-    ReceiveTemplateRequest, ReceiveTemplateResponse, RemovePathRequest, RemovePathResponse,
-    ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse,
-    SetNetworkPolicyRequest, SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse,
-    TunnelRequest, TunnelResponse, VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest,
-    VerifyTemplateResponse, WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest,
-    WriteTemplatePartResponse, exec_stream_request, import_image_request, write_file_request,
+    ReceiveTemplateRequest, ReceiveTemplateResponse, RefuseResumesRequest, RefuseResumesResponse,
+    RemovePathRequest, RemovePathResponse, ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest,
+    SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse, SnapshotSandboxRequest,
+    SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest, VerifySandboxResponse,
+    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse,
+    WriteTemplatePartRequest, WriteTemplatePartResponse, exec_stream_request, import_image_request,
+    write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_trace::FutureExt as _;
@@ -34,10 +36,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::fork::{self, Forked};
-use crate::journal::{CopyOf, PauseReason};
+use crate::journal::PauseReason;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
-use crate::sandbox::{Awakening, CreateRequest, DeadlineChange, Extent, Order, Size, State, Visit};
+use crate::sandbox::{
+    Awakening, CreateRequest, DeadlineChange, Extent, Order, Resume, Size, State, Target, Visit,
+};
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
 use crate::{arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel};
@@ -109,6 +113,7 @@ impl HostService for Service {
             deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,
+            row_generation: request.row_generation,
         };
         let handle = self.registry.create(request).await?;
         Response::ok(CreateSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
@@ -344,8 +349,20 @@ impl HostService for Service {
             extent: Extent::Any,
         };
         let awakening = if request.reboot { Awakening::Reboot } else { Awakening::AsKept };
-        handle.ask(|reply| Order::Resume(change, awakening, reply)).await?;
+        let row_generation = NonZeroU64::new(request.row_generation);
+        let resume = Resume { deadline: change, awakening, row_generation };
+        handle.ask(|reply| Order::Resume(resume, reply)).await?;
         Response::ok(ResumeSandboxResponse { sandbox: describe(&handle).into(), ..Default::default() })
+    }
+
+    async fn refuse_resumes(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, RefuseResumesRequest>,
+    ) -> ServiceResult<RefuseResumesResponse> {
+        let (handle, row_generation) = (self.registry.get(parse(request.id)?)?, request.row_generation);
+        handle.ask(|reply| Order::RefuseResumes(row_generation, reply)).await?;
+        Response::ok(RefuseResumesResponse { sandbox: describe(&handle).into(), ..Default::default() })
     }
 
     async fn set_deadline(
@@ -396,9 +413,9 @@ impl HostService for Service {
         request: ServiceRequest<'_, SnapshotSandboxRequest>,
     ) -> ServiceResult<SnapshotSandboxResponse> {
         let (sandbox, template) = (parse(request.id)?, parse(request.template_id)?);
-        let of = if request.own_pause { CopyOf::Sandbox } else { CopyOf::Template };
+        let target = if request.own_pause { Target::OwnPause(template) } else { Target::Snapshot(template) };
         let registry = self.registry.clone();
-        let work = async move { snapshot::snapshot(&registry, sandbox, template, of).await };
+        let work = async move { snapshot::snapshot(&registry, sandbox, target, template).await };
         let (template, stall) = to_the_end("keep the snapshot", work).await?;
         Response::ok(SnapshotSandboxResponse {
             template: describe_template(&template).into(),

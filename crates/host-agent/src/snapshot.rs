@@ -9,25 +9,20 @@ use sandbar_storage::{StoreError, Template, TemplateDraft, TemplateSpec};
 use sandbar_types::id::{self, Id, Sandbox};
 
 use crate::error::Error;
-use crate::journal::CopyOf;
 use crate::registry::Registry;
 use crate::resources::{Resources, blocking};
 use crate::sandbox::{Captured, Draft, Order, Target};
 
-/// Keeps a sandbox as a snapshot template; a template that is there is a success, and nothing is copied.
+/// Keeps a sandbox as a snapshot template, or its pause as a template of its own; one that is there is a success, and nothing is copied.
 pub(crate) async fn snapshot(
     registry: &Registry,
     sandbox: Id<Sandbox>,
+    target: Target,
     template: Id<id::Template>,
-    of: CopyOf,
 ) -> Result<(Template, Duration), Error> {
     if let Some(there) = existing(registry.resources(), template).await? {
         return Ok((there, Duration::ZERO));
     }
-    let target = match of {
-        CopyOf::Sandbox => Target::OwnPause(template),
-        CopyOf::Template => Target::Snapshot(template),
-    };
     let (draft, spec, stall) = copy(registry, sandbox, target).await?;
     let made = blocking("keep the template", move || draft.commit(spec).map_err(Error::from)).await;
     Ok((or_existing(registry.resources(), template, made).await?, stall))

@@ -110,6 +110,7 @@ pub(crate) fn child(
         deadline,
         hostname: child.hostname,
         network: network.clone(),
+        row_generation: 0,
     })
 }
 

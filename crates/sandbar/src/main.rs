@@ -184,6 +184,7 @@ mod tests {
             "host-agent --control-url http://x --store-size 10",
             "host-agent --control-url http://x --vmm firecracker",
             "up --vmm qemu",
+            "up --no-host --database-url postgres://db/sandbar",
             "up --sandbox-disk-iops 0 --sandbox-disk-mbps 100 --sandbox-network-mbit 50 --vmm-users 900000",
             "openapi",
             "admin grant ann@example.org",

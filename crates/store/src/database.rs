@@ -34,7 +34,10 @@ pub struct Tx {
 /// Why a statement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached, or refused.
+    /// The database cannot be reached, or is just starting or stopping. Whether a change was made that was under way is not known.
+    #[error("the database does not answer")]
+    Away(#[source] sqlx::Error),
+    /// The database refused.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
     /// A row of the same name exists.
@@ -71,8 +74,25 @@ impl From<sqlx::Error> for StoreError {
             .map(str::to_owned);
         match constraint {
             Some(constraint) => Self::Taken { constraint },
+            None if is_away(&error) => Self::Away(error),
             None => Self::Database(error),
         }
+    }
+}
+
+/// Whether an error says nothing of the statement, but that nobody was there to take it, or to answer.
+fn is_away(error: &sqlx::Error) -> bool {
+    /// Connections that break or are refused, and a server that stops, crashed or starts.
+    const CODES: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| CODES.contains(&&*code) || code.starts_with("08"))
+        }
+        _ => false,
     }
 }
 

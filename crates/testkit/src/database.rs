@@ -39,6 +39,16 @@ impl TestDatabase {
         static TEMPLATE: OnceCell<String> = OnceCell::const_new();
         let server = server();
         let template = TEMPLATE.get_or_init(|| make_template(&server)).await;
+        Self::cloned(server, template).await
+    }
+
+    /// The same on another server than the one that all share.
+    pub(crate) async fn on(server: PgConnectOptions) -> Self {
+        let template = make_template(&server).await;
+        Self::cloned(server, &template).await
+    }
+
+    async fn cloned(server: PgConnectOptions, template: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let mut connection = connect(&server).await;
         run(&mut connection, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;

@@ -1,7 +1,7 @@
 //! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, a registry of images, and a collector of
 //! traces.
 //!
-//! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate. Nothing in here is linked
+//! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate, or a test's own that it kills. Nothing in here is linked
 //! into what users run.
 
 pub mod collector;
@@ -9,6 +9,7 @@ mod database;
 pub mod issuer;
 pub mod oci;
 mod redis;
+pub mod server;
 pub mod sim_host;
 
 pub use database::TestDatabase;

@@ -267,8 +267,13 @@ impl SimHost {
 
     /// `id` goes on although nobody knows that it was asked to: a request that came late.
     pub fn resume_late(&self, id: &str) {
-        let request = rpc::ResumeSandboxRequest { id: id.to_owned(), ..Default::default() };
-        let _ = self.agent.inventory().resume(&request);
+        let _ = self.resume_of(id, 0);
+    }
+
+    /// A request to resume `id` comes that was made when its row had this generation, 0 = by somebody who does not say. Whether it goes on.
+    pub fn resume_of(&self, id: &str, row_generation: u64) -> Result<(), connectrpc::ConnectError> {
+        let request = rpc::ResumeSandboxRequest { id: id.to_owned(), row_generation, ..Default::default() };
+        self.agent.inventory().resume(&request).map(|_| ())
     }
 
     /// The templates whose files it has.

@@ -64,6 +64,8 @@ codes! {
     InternalError = "internal_error", 500;
     /// The host agent or the guest agent failed.
     AgentError = "agent_error", 502;
+    /// The platform's database does not answer at the moment.
+    Unavailable = "unavailable", 503;
     /// The sandbox's host cannot be reached.
     HostUnavailable = "host_unavailable", 503;
     /// No host can take the sandbox.

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import type { Host } from './api/client';
-import { joining, size, together } from './hosts';
+import { joining, size, stays, together } from './hosts';
 
 const host = (fields: Partial<Host>) => ({ status: 'online', ...fields }) as Host;
 
@@ -14,6 +14,11 @@ it('tells what a host has, as far as it said', () => {
 	expect(size(host({ cpu_cores: 8, memory_mb: 16_384, disk_gb: 100 }))).toBe('8 × 16 GiB · 100 GiB disk');
 	expect(size(host({ cpu_cores: 8, memory_mb: 16_384 }))).toBe('8 × 16 GiB');
 	expect(size(host({ status: 'pending' }))).toBe('–');
+});
+
+it('says why a capsule stays', () => {
+	expect(stays('not_copied')).toBe('not in object storage yet');
+	expect(stays('of a later version' as never)).toBe('of a later version');
 });
 
 it('counts together what is there', () => {

@@ -1,6 +1,6 @@
 // What pages make of hosts. Pure.
 
-import type { Host } from './api/client';
+import type { Host, Schemas } from './api/client';
 import { bytes, count, megabytes } from './format';
 
 /** What a machine is to run to become the host of a token. */
@@ -13,6 +13,19 @@ export function size(host: Host): string {
 	const disk = host.disk_gb == null ? '' : ` · ${bytes(host.disk_gb * 1024 ** 3)} disk`;
 	return `${host.cpu_cores} × ${megabytes(host.memory_mb)}${disk}`;
 }
+
+/** Why a capsule stays on a host that takes nothing new. */
+const STAYS: Record<Schemas['EndingSandbox']['reason'], string> = {
+	running: 'runs',
+	changing: 'is changing',
+	missing: 'the host does not answer',
+	not_copied: 'not in object storage yet',
+	no_object_storage: 'no object storage to leave for',
+	team_host: 'stays on its team’s host'
+};
+
+/** The reason in words; the API's own for one of a later version. */
+export const stays = (reason: Schemas['EndingSandbox']['reason']): string => STAYS[reason] ?? reason;
 
 /** What hosts have together. Only of those that are there. */
 export function together(hosts: Host[]) {

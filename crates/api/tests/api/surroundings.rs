@@ -93,7 +93,7 @@ async fn health_is_the_process_and_readiness_the_platform() {
     sqlx::query("UPDATE hosts SET status = 'unreachable'").execute(platform.database.pool()).await.unwrap();
     anyone.get("/readyz").await.refused(503, "no_hosts_available");
     platform.store.close().await;
-    anyone.get("/readyz").await.refused(503, "internal_error");
+    anyone.get("/readyz").await.refused(503, "unavailable");
     anyone.get("/healthz").await.expect(200);
 }
 
@@ -119,7 +119,9 @@ async fn the_document_and_its_page_are_served_from_the_binary_alone() {
 async fn a_database_that_is_away_is_our_fault_and_tells_nothing_of_itself() {
     let platform = Platform::start().await;
     platform.store.close().await;
-    let message = platform.api.get("/v1/sandboxes").await.refused(500, "internal_error");
+    let answer = platform.api.get("/v1/sandboxes").await;
+    assert_eq!(answer.headers["retry-after"], "2");
+    let message = answer.refused(503, "unavailable");
     assert!(!message.to_lowercase().contains("database") && !message.contains("pool"), "{message}");
 }
 

@@ -96,6 +96,7 @@ impl From<Broken> for Outcome {
                     | ErrorCode::AgentError
                     | ErrorCode::NoHostsAvailable
                     | ErrorCode::InternalError
+                    | ErrorCode::Unavailable
                     | ErrorCode::NotFound => Self::Again(told(&error)),
                     _ => Self::Failed(told(&error)),
                 }

@@ -39,10 +39,11 @@ impl HostClient {
         Ok(answer.failed)
     }
 
-    /// Lets a paused sandbox go on. A running one is a success.
+    /// Lets a paused sandbox go on. A running one is a success; refused where the host knows of a later generation of its row.
     pub async fn resume_sandbox(
         &self,
         id: Id<Sandbox>,
+        row_generation: i64,
         resume: Resume,
         limit: Duration,
     ) -> Result<host::Sandbox, HostError> {
@@ -53,10 +54,28 @@ impl HostClient {
             on_timeout: on_timeout_word(on_timeout).into(),
             timeout_from: timeout_from_word(timeout_from).into(),
             reboot: awakening == Awakening::Reboot,
+            row_generation: row_generation.unsigned_abs(),
             ..Default::default()
         };
         let answer =
             self.call(self.rpc().resume_sandbox_with_options(request, within(limit))).await?.into_owned();
+        answer.sandbox.into_option().ok_or(NO_SANDBOX)
+    }
+
+    /// Has a host refuse resumes of this generation of a sandbox's row and of earlier ones, wherever they are: what the sandbox is now.
+    pub async fn refuse_resumes(
+        &self,
+        id: Id<Sandbox>,
+        row_generation: i64,
+        limit: Duration,
+    ) -> Result<host::Sandbox, HostError> {
+        let request = host::RefuseResumesRequest {
+            id: id.to_string(),
+            row_generation: row_generation.unsigned_abs(),
+            ..Default::default()
+        };
+        let answer =
+            self.call(self.rpc().refuse_resumes_with_options(request, within(limit))).await?.into_owned();
         answer.sandbox.into_option().ok_or(NO_SANDBOX)
     }
 
@@ -67,28 +86,32 @@ impl HostClient {
         template: Id<Template>,
         limit: Duration,
     ) -> Result<(host::Template, u64), HostError> {
-        let (id, template_id) = (id.to_string(), template.to_string());
-        self.copy_of_sandbox(host::SnapshotSandboxRequest { id, template_id, ..Default::default() }, limit)
-            .await
+        self.snapshot(id, template, false, limit).await
     }
 
-    /// Makes a template of a sandbox's pause, for that sandbox alone.
+    /// Keeps what a paused sandbox's pause kept, its disk alone perhaps, as a template for that sandbox to go on from.
     pub async fn keep_pause(
         &self,
         id: Id<Sandbox>,
         template: Id<Template>,
         limit: Duration,
     ) -> Result<host::Template, HostError> {
-        let (id, template_id) = (id.to_string(), template.to_string());
-        let request = host::SnapshotSandboxRequest { id, template_id, own_pause: true, ..Default::default() };
-        Ok(self.copy_of_sandbox(request, limit).await?.0)
+        self.snapshot(id, template, true, limit).await.map(|(template, _)| template)
     }
 
-    async fn copy_of_sandbox(
+    async fn snapshot(
         &self,
-        request: host::SnapshotSandboxRequest,
+        id: Id<Sandbox>,
+        template: Id<Template>,
+        own_pause: bool,
         limit: Duration,
     ) -> Result<(host::Template, u64), HostError> {
+        let request = host::SnapshotSandboxRequest {
+            id: id.to_string(),
+            template_id: template.to_string(),
+            own_pause,
+            ..Default::default()
+        };
         let answer =
             self.call(self.rpc().snapshot_sandbox_with_options(request, within(limit))).await?.into_owned();
         Ok((answer.template.into_option().ok_or(NO_TEMPLATE)?, answer.stall_ms))

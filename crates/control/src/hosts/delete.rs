@@ -18,7 +18,7 @@ use sandbar_store::hosts::{HostRow, LostSnapshot, Tenant};
 use sandbar_types::{Id, SandboxStatus, id};
 use serde_json::json;
 
-use super::HostError;
+use super::{Host, HostError, Stay};
 use crate::operation::{Action, Operation};
 use crate::snapshots::{abandon, finish_delete};
 use crate::{Control, OpContext, audit};
@@ -38,8 +38,8 @@ pub enum Existing {
 /// What would end with a host.
 #[derive(Debug, Clone)]
 pub struct DeletePreview {
-    /// Its living sandboxes, oldest first, but for those that survive it.
-    pub sandboxes: Vec<Tenant>,
+    /// Its living sandboxes, oldest first, but for those that survive it; each with why a drain alone does not take it away.
+    pub sandboxes: Vec<(Tenant, Stay)>,
     /// How many survive it: they are paused, and object storage has them.
     pub surviving: usize,
     /// Templates of teams that no other host has the files of.
@@ -50,7 +50,7 @@ impl DeletePreview {
     /// How many of the sandboxes are paused.
     #[must_use]
     pub fn paused(&self) -> usize {
-        self.sandboxes.iter().filter(|sandbox| sandbox.status == SandboxStatus::Paused).count()
+        self.sandboxes.iter().filter(|(sandbox, _)| sandbox.status == SandboxStatus::Paused).count()
     }
 }
 
@@ -61,9 +61,15 @@ impl Control {
         ctx: &OpContext,
         id: Id<id::Host>,
     ) -> Result<DeletePreview, HostError> {
-        self.host_seen(ctx, id).await?;
-        let (surviving, sandboxes): (Vec<_>, Vec<_>) =
+        let host = Host::try_from(self.host_seen(ctx, id).await?)?;
+        let (surviving, others): (Vec<_>, Vec<_>) =
             self.store().host_tenants(id).await?.into_iter().partition(|tenant| self.survives(tenant));
+        let has_bucket = self.bucket().is_some();
+        let stays = |tenant: Tenant| {
+            let why = Stay::of(tenant.status, host.kind, has_bucket);
+            (tenant, why)
+        };
+        let sandboxes = others.into_iter().map(stays).collect();
         let snapshots = self.store().host_only_snapshots(id).await?;
         Ok(DeletePreview { sandboxes, surviving: surviving.len(), snapshots })
     }

@@ -1,13 +1,14 @@
 //! Emptying a host: it takes no new sandboxes, and those that it has end by themselves, or are paused.
 //!
 //! Paused sandboxes that object storage has leave the host (`crate::transfer`), now or when they are copied: they go on on another. The others
-//! stay, and can be resumed there while the host drains.
+//! stay, and can be resumed there while the host drains; [`Stay`] says of each why.
 
 use sandbar_store::audit::Outcome;
 use sandbar_trace::FutureExt as _;
-use sandbar_types::{Id, id};
+use sandbar_types::{Id, SandboxStatus, id};
+use serde::Serialize;
 
-use super::{Host, HostError};
+use super::{Host, HostError, HostKind};
 use crate::{Control, OpContext, audit};
 
 /// Whether a host takes new sandboxes.
@@ -27,6 +28,61 @@ pub enum Running {
     GoOn,
     /// They are paused.
     Pause,
+}
+
+/// Why a sandbox is still on a host that drains. What is in object storage is not: it leaves at the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stay {
+    /// It runs: it goes on to its end, or until it is paused.
+    Running,
+    /// It is being made, paused, resumed, copied or ended.
+    Changing,
+    /// Its host does not say what became of it.
+    Missing,
+    /// It is paused, and object storage has not all of it yet.
+    NotCopied,
+    /// It is paused, and there is no object storage to leave for.
+    NoObjectStorage,
+    /// It is paused on a host that a team brought: what is there stays there.
+    TeamHost,
+}
+
+impl Stay {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Changing,
+        Self::Missing,
+        Self::NotCopied,
+        Self::NoObjectStorage,
+        Self::TeamHost,
+    ];
+
+    /// The word in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Changing => "changing",
+            Self::Missing => "missing",
+            Self::NotCopied => "not_copied",
+            Self::NoObjectStorage => "no_object_storage",
+            Self::TeamHost => "team_host",
+        }
+    }
+
+    /// Why one stays that is not durable.
+    pub(super) const fn of(status: SandboxStatus, host: HostKind, has_bucket: bool) -> Self {
+        match (status, host) {
+            (SandboxStatus::Running, _) => Self::Running,
+            (SandboxStatus::Missing, _) => Self::Missing,
+            (SandboxStatus::Paused, HostKind::Byoc) => Self::TeamHost,
+            (SandboxStatus::Paused, HostKind::Regular) if has_bucket => Self::NotCopied,
+            (SandboxStatus::Paused, HostKind::Regular) => Self::NoObjectStorage,
+            _ => Self::Changing,
+        }
+    }
 }
 
 impl Control {

@@ -33,7 +33,7 @@ use crate::access::{AccessError, store_code};
 use crate::pki::PkiError;
 
 pub use delete::{DeletePreview, Existing};
-pub use drain::{Draining, Running};
+pub use drain::{Draining, Running, Stay};
 pub use refresh::{Refresh, Refreshed};
 pub use sandbar_store::hosts::{LostSnapshot, Tenant};
 pub(crate) use token::{HostTokens, TokenHost};

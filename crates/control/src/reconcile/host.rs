@@ -246,7 +246,7 @@ impl Control {
                 Ok(self.end_row(id, generation, to, &reason, last.as_deref()).await?)
             }
             Action::Settle { id, generation, was, to } => match reported.get(&id) {
-                Some(sandbox) => Ok(self.settle_row(client, (id, generation, was), to, sandbox).await?),
+                Some(sandbox) => self.settle_row(client, (id, generation, was), to, sandbox).await,
                 None => Ok(Done::Overtaken),
             },
         }

@@ -55,7 +55,7 @@ impl Control {
         let action = machine(&sandbox).and_then(|machine| released(&Row::from(row), &machine));
         match action {
             Some(Action::Settle { id, generation, was, to }) => {
-                Ok(self.settle_row(&client, (id, generation, was), to, &sandbox).await?)
+                self.settle_row(&client, (id, generation, was), to, &sandbox).await
             }
             _ => Ok(Done::Overtaken),
         }
@@ -68,7 +68,7 @@ impl Control {
         (id, generation, was): (Id<Sandbox>, i64, SandboxStatus),
         to: Rest,
         seen: &proto::Sandbox,
-    ) -> Result<Done, StoreError> {
+    ) -> Result<Done, ActError> {
         let row = match to {
             Rest::Running => {
                 let transition =
@@ -81,6 +81,14 @@ impl Control {
                 self.tell(tx, row, (was, begun), to, seen).await?
             }
             Rest::Paused => {
+                // A resume may still be on its way to the host. From here on it does nothing: what is paused may go on elsewhere.
+                if matches!(was, SandboxStatus::Resuming | SandboxStatus::Missing) {
+                    let limit = self.config().call_deadline;
+                    let now = client.refuse_resumes(id, generation, limit).await?;
+                    if now.state != proto::SandboxState::SANDBOX_STATE_PAUSED {
+                        return Ok(Done::Overtaken);
+                    }
+                }
                 let metrics = self.all_metrics(client, id).await;
                 let mut transition = Transition::new(id, SandboxStatus::Paused)
                     .only_from(&[was])

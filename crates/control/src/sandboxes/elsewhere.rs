@@ -3,13 +3,16 @@
 //! ```text
 //!   1 choose   a host that can take it gets the files (`crate::transfer`); nothing is changed yet
 //!   2 begin    one transaction: paused -> resuming on that host, if it is still in that pause     the old host's copy is old from now on
-//!   3 start    the new host restores it: the same id, token, memory and disk
+//!   3 start    the new host restores it: the same id, token, memory and disk; without memory it boots
 //!   4 run      row: resuming -> running; the kept pause is nobody's from now on                   undo of 3: destroy; paused, on no host
 //! ```
 //!
 //! Exactly one host has a sandbox: the one that its row names. What another says of it is not asked for, and is destroyed when that host
-//! is looked at (`reconcile`). A row leaves a host only where it is paused, which no host changes by itself, or where the host that was to restore
+//! is looked at (`reconcile`). A resume that was on its way to it does nothing any more: a row whose resume did not come to an end is paused
+//! again only once its host refuses that one (`reconcile::settle`). A row leaves a host only where it is paused, which no host changes by itself, or where the host that was to restore
 //! it says that it has nothing.
+
+use std::time::Duration;
 
 use sandbar_proto::host::CreateSandboxRequest;
 use sandbar_store::StoreError;
@@ -17,7 +20,7 @@ use sandbar_store::audit::Outcome;
 use sandbar_store::hosts::{Files, Purpose, Room};
 use sandbar_store::sandboxes::{KeptPause, RunningOn, SandboxRow};
 use sandbar_types::id::{self, Host};
-use sandbar_types::{Id, PerResource, SandboxStatus};
+use sandbar_types::{Id, PauseMode, PerResource, SandboxStatus};
 use secrecy::ExposeSecret as _;
 
 use super::change::Begun;
@@ -114,7 +117,7 @@ impl Control {
                 }
                 Err(error) => error,
             };
-            let limit = self.config().create_deadline;
+            let limit = self.restore_deadline(&begun.row);
             let is_back = if is_asked {
                 self.take_back(&client, &begun).await?
             } else {
@@ -232,6 +235,7 @@ impl Control {
             template_id: kept.template.to_string(),
             access_token: self.guest_key().token(row.id).expose_secret().to_owned(),
             keep_environment: true,
+            row_generation: row.generation.unsigned_abs(),
             timeout_sec: resume.timeout_sec.unwrap_or(row.timeout_sec),
             hostname: row.id.to_string(),
             on_timeout: on_timeout_word(Some(resume.on_timeout.unwrap_or(row.on_timeout))).into(),
@@ -239,8 +243,18 @@ impl Control {
             network: network_word(&row.network).into(),
             ..Default::default()
         };
-        let answer = client.create_sandbox(call, self.config().create_deadline).await?;
+        let answer = client.create_sandbox(call, self.restore_deadline(row)).await?;
         Ok(reported::running_on(&answer))
+    }
+
+    /// What has no memory boots. Shorter by what was asked for before it, see above.
+    fn restore_deadline(&self, row: &SandboxRow) -> Duration {
+        match row.pause_mode {
+            Some(PauseMode::Filesystem) => {
+                self.config().boot_deadline.saturating_sub(self.config().call_deadline)
+            }
+            Some(PauseMode::Full) | None => self.config().create_deadline,
+        }
     }
 
     /// Undoes step 3 and step 2. Not where the host does not say that it has nothing: then its inventory decides.

@@ -303,6 +303,7 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
                 SandboxError::NoHosts { reason: NoHostReason::NoTemplateFiles }
             }
             Reason::REASON_BUSY | Reason::REASON_TEMPLATE_IN_USE => SandboxError::Busy { id },
+            Reason::REASON_OUTDATED => SandboxError::Interrupted { id },
             Reason::REASON_INCOMPATIBLE => SandboxError::Incompatible { id, message },
             // Whose message names the file.
             Reason::REASON_SNAPSHOT_DAMAGED
@@ -352,6 +353,7 @@ mod tests {
             (Reason::REASON_INCOMPATIBLE, InvalidState),
             (Reason::REASON_TEMPLATE_IN_USE, InvalidState),
             (Reason::REASON_BUSY, InvalidState),
+            (Reason::REASON_OUTDATED, InvalidState),
             (Reason::REASON_PORT_CLOSED, AgentError),
             (Reason::REASON_PROCESS_NOT_FOUND, NotFound),
         ];

@@ -62,8 +62,10 @@ impl Control {
         sandbox: &Sandbox,
         resume: Resume,
     ) -> Result<Sandbox, SandboxError> {
-        // What boots does so where it is: only its host's journal has its environment.
-        if sandbox.host_id.is_none() && resume.awakening == Awakening::Reboot {
+        // What is to boot although its memory was kept does so where it is.
+        let as_kept =
+            resume.awakening == Awakening::AsKept || sandbox.pause_mode == Some(PauseMode::Filesystem);
+        if sandbox.host_id.is_none() && !as_kept {
             return Err(SandboxError::InvalidState {
                 id: sandbox.id,
                 status: sandbox.status,
@@ -71,7 +73,7 @@ impl Control {
                 needed: "on a host: resume it with its memory first",
             });
         }
-        if sandbox.status == SandboxStatus::Paused && resume.awakening == Awakening::AsKept {
+        if sandbox.status == SandboxStatus::Paused && as_kept {
             match self.home_of(sandbox).await? {
                 Home::Own => {}
                 Home::Elsewhere(kept) => return self.resume_elsewhere(ctx, sandbox, resume, kept).await,
@@ -88,7 +90,7 @@ impl Control {
             resume.awakening == Awakening::Reboot || begun.row.pause_mode == Some(PauseMode::Filesystem);
         let limit = if boots { self.config().boot_deadline } else { self.config().resume_deadline };
         let client = self.client_of(&begun.row)?;
-        match client.resume_sandbox(begun.row.id, resume, limit).await {
+        match client.resume_sandbox(begun.row.id, begun.row.generation, resume, limit).await {
             Ok(running) => match self.mark_resumed(&begun, &reported::running_on(&running)).await? {
                 Some(row) => Ok(row.try_into()?),
                 None => self.change_overtaken(ctx, sandbox.id, SandboxStatus::Running).await,

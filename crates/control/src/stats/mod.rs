@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use sandbar_store::StoreError;
 use sandbar_types::{ErrorCode, Reserved, StatsRange};
 
+use crate::access::store_code;
 use crate::context::NoTeam;
 use crate::{Control, OpContext};
 
@@ -33,7 +34,7 @@ impl StatsError {
         match self {
             Self::NoTeam(_) => ErrorCode::NoTeam,
             Self::Days(_) => ErrorCode::InvalidRequest,
-            Self::Store(_) => ErrorCode::InternalError,
+            Self::Store(error) => store_code(error),
         }
     }
 }

@@ -29,9 +29,9 @@ const STEPS: usize = 60;
 const WIDTH: usize = 3;
 
 /// A host, and what its agent knows.
-struct Member {
-    host: SimHost,
-    id: Id<Host>,
+pub(crate) struct Member {
+    pub(crate) host: SimHost,
+    pub(crate) id: Id<Host>,
     credentials: HostCredentials,
     /// Answers to renewals that were lost since the last that was not.
     lost: u32,
@@ -42,7 +42,7 @@ fn anonymous() -> OpContext {
 }
 
 impl Member {
-    async fn join(world: &World) -> Self {
+    pub(crate) async fn join(world: &World) -> Self {
         let created = world.control.host_create(&OpContext::system(), &NewHost::default()).await.unwrap();
         let host = SimHost::bind().await.unwrap();
         let registered = register(&world.control, &host, created.registration_token).await;
@@ -109,7 +109,7 @@ async fn age(world: &World, host: Id<Host>) {
         .unwrap();
 }
 
-async fn operate(control: Control, ctx: OpContext, choice: usize, sandbox: Option<Sandbox>) {
+pub(crate) async fn operate(control: Control, ctx: OpContext, choice: usize, sandbox: Option<Sandbox>) {
     let code = match (choice, sandbox) {
         (0..3, _) | (_, None) => {
             control.sandbox_create(&ctx, &NewSandbox::default(), None).await.err().map(|error| error.code())
@@ -228,7 +228,7 @@ async fn after_any_storm_over_the_fleet_all_agree_and_nobody_is_locked_out() {
     }
 }
 
-async fn all_is_well_again(world: &World, members: &[Member], controls: &[Control], seed: u64) {
+pub(crate) async fn all_is_well_again(world: &World, members: &[Member], controls: &[Control], seed: u64) {
     for member in members {
         member.host.heal();
         assert!(member.beat(&world.control).await, "seed {seed}");

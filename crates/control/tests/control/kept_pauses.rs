@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use sandbar_control::hosts::{Draining, Existing, Running};
+use sandbar_control::hosts::{Draining, Existing, Running, Stay};
 use sandbar_control::reconcile::ReconcileReport;
-use sandbar_control::sandboxes::{NetworkRules, NewSandbox, NoHostReason, OnTimeout, Resume, SandboxError};
-use sandbar_control::{OpContext, Sandbox};
+use sandbar_control::sandboxes::{
+    Awakening, FileTarget, NetworkRules, NewSandbox, NoHostReason, OnTimeout, PauseMode, Resume, SandboxError,
+};
+use sandbar_control::{Control, OpContext, Sandbox};
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SandboxState, Times};
 use sandbar_types::id::Host;
-use sandbar_types::{Id, SandboxStatus};
+use sandbar_types::{ErrorCode, Id, SandboxStatus};
 
 use crate::object_storage::{S3, copies};
+use crate::support::config;
 use crate::transfer::Two;
 
 /// A world with two hosts, and a paused sandbox on the first.
@@ -212,7 +215,7 @@ async fn a_host_that_drains_is_left_and_can_be_deleted() {
     world.control.host_drain(&system, host, Draining::On(Running::GoOn)).await.unwrap();
     let preview = world.control.host_delete_preview(&system, host).await.unwrap();
     assert_eq!(preview.surviving, 1);
-    assert!(preview.sandboxes.iter().all(|tenant| tenant.id != paused.sandbox.id));
+    assert!(preview.sandboxes.iter().all(|(tenant, _)| tenant.id != paused.sandbox.id));
     world.control.keep_copies().await.unwrap();
     assert_eq!(paused.rest().await, (SandboxStatus::Paused, true, false));
     paused.look_at_first().await;
@@ -377,4 +380,103 @@ async fn a_pause_on_a_teams_own_host_stays_there() {
         .await;
     assert_eq!(world.control.keep_copies().await.unwrap().copied, 0);
     assert!(!paused.now().await.durable);
+}
+
+#[tokio::test]
+async fn a_pause_without_memory_is_kept_and_boots_elsewhere_with_what_its_guest_was_told() {
+    for awakening in [Awakening::AsKept, Awakening::Reboot] {
+        let paused = Paused::new().await;
+        let world = &paused.two.world;
+        let running = paused.resume().await.unwrap();
+        world.write(&running, "/dev/shm/thought", "gone").await;
+        let mode = PauseMode::Filesystem;
+        world.control.sandbox_pause_keeping(&world.ctx, &running, mode).await.unwrap();
+        let kept = world.control.keep_copies().await.unwrap();
+        assert_eq!((kept.copied, kept.failed), (1, 0));
+        assert_eq!(paused.rest().await, (SandboxStatus::Paused, true, true));
+        let (system, drain) = (OpContext::system(), Draining::On(Running::GoOn));
+        world.control.host_drain(&system, world.host_id, drain).await.unwrap();
+        world.control.keep_copies().await.unwrap();
+        assert_eq!(paused.rest().await, (SandboxStatus::Paused, true, false));
+
+        let resume = Resume { awakening, ..Resume::default() };
+        let resumed = world.control.sandbox_resume(&world.ctx, &paused.now().await, resume).await.unwrap();
+        assert_eq!((resumed.host_id, resumed.pause_mode), (Some(paused.two.other_id), None));
+        assert_eq!(paused.life().await, "first");
+        let thought = FileTarget { path: "/dev/shm/thought".to_owned(), ..FileTarget::default() };
+        let error = world.control.sandbox_read_file(&world.ctx, &resumed, &thought).await.err().unwrap();
+        assert_eq!(error.code(), ErrorCode::NotFound, "it has a memory");
+        let now = paused.two.other.creation_of(&resumed.id.to_string()).unwrap();
+        assert!(now.keep_environment && now.env.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_delayed_resume_starts_nothing_that_was_resumed_since_or_went_elsewhere() {
+    let paused = Paused::new().await;
+    let world = &paused.two.world;
+    let id = paused.sandbox.id.to_string();
+    let generation = async || -> u64 {
+        let row = sqlx::query_scalar("SELECT generation FROM sandboxes WHERE id = $1")
+            .bind(paused.sandbox.id.uuid());
+        let row: i64 = row.fetch_one(world.database.pool()).await.unwrap();
+        row.unsigned_abs()
+    };
+    // Resumed and paused since: the first resume, shown once more, is a thing of the past.
+    let first = generation().await + 1;
+    let running = paused.resume().await.unwrap();
+    world.host.resume_of(&id, first).unwrap();
+    world.control.sandbox_pause(&world.ctx, &running).await.unwrap();
+    for old in [first, first - 1] {
+        let refused = world.host.resume_of(&id, old).unwrap_err();
+        assert_eq!(refused.code, connectrpc::ErrorCode::FailedPrecondition);
+    }
+    assert_eq!(paused.machines(), (0, 1));
+
+    // One that nobody heard of any more: the row is paused again only once the host refuses it.
+    let delayed = generation().await + 1;
+    world.host.inject(Rpc::ResumeSandbox, Fault::Hang, Times::Once);
+    world.host.inject(Rpc::RefuseResumes, Fault::Fail, Times::Once);
+    paused.resume().await.unwrap_err();
+    assert_eq!(paused.rest().await.0, SandboxStatus::Resuming);
+    world.age_rows().await;
+    paused.look_at_first().await;
+    assert_eq!(paused.rest().await.0, SandboxStatus::Paused);
+    world.control.keep_copies().await.unwrap();
+    world.host.crash().await.unwrap();
+    assert_eq!(paused.resume().await.unwrap().host_id, Some(paused.two.other_id));
+    world.host.restart().await.unwrap();
+    world.host.resume_of(&id, delayed).unwrap_err();
+    assert_eq!(paused.machines(), (1, 1), "it lives once");
+    paused.look_at_first().await;
+
+    // It comes back to its first host, which knows the later row: nothing from before counts.
+    let running = paused.now().await;
+    let asleep = world.control.sandbox_pause(&world.ctx, &running).await.unwrap();
+    world.control.keep_copies().await.unwrap();
+    paused.two.other.crash().await.unwrap();
+    assert_eq!(paused.resume().await.unwrap().host_id, Some(world.host_id));
+    world.host.resume_of(&id, delayed).unwrap_err();
+    assert_eq!(asleep.id, paused.sandbox.id);
+    assert_eq!(paused.life().await, "first");
+}
+
+#[tokio::test]
+async fn what_stays_on_a_host_that_drains_says_why() {
+    let paused = Paused::new().await;
+    let world = &paused.two.world;
+    let (system, host) = (OpContext::system(), world.host_id);
+    world.control.host_drain(&system, host, Draining::On(Running::GoOn)).await.unwrap();
+    let why = async |control: &Control| -> Vec<Stay> {
+        let preview = control.host_delete_preview(&system, host).await.unwrap();
+        preview.sandboxes.into_iter().map(|(_, why)| why).collect()
+    };
+    // The sandbox that the world's snapshot was made of runs there.
+    assert_eq!(why(&world.control).await, [Stay::Running, Stay::NotCopied]);
+    let without = world.replica_with(config()).await;
+    assert_eq!(why(&without).await, [Stay::Running, Stay::NoObjectStorage]);
+    world.execute("UPDATE sandboxes SET status = 'missing' WHERE status = 'running'").await;
+    assert_eq!(why(&world.control).await, [Stay::Missing, Stay::NotCopied]);
+    world.control.keep_copies().await.unwrap();
+    assert_eq!(why(&world.control).await, [Stay::Missing], "the other has left");
 }

@@ -6,6 +6,7 @@
 mod bootstrap;
 mod builds;
 mod create;
+mod database_killed;
 mod fleet;
 mod fleet_simulation;
 mod fork;

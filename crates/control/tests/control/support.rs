@@ -58,7 +58,10 @@ impl World {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
-        let database = TestDatabase::new().await;
+        Self::on(TestDatabase::new().await, config).await
+    }
+
+    pub(crate) async fn on(database: TestDatabase, config: Config) -> Self {
         let control = start(&database, &config).await;
         let secrets = FirstRunSecrets::generate();
         control.first_run("admin@example.org", "First", &secrets).await.unwrap().unwrap();

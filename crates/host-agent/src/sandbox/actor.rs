@@ -452,6 +452,7 @@ impl Actor {
             Order::Destroy(reply) => Some(reply),
             Order::Pause(..)
             | Order::Resume(..)
+            | Order::RefuseResumes(..)
             | Order::Capture(..)
             | Order::SetDeadline(..)
             | Order::SetNetwork(..)

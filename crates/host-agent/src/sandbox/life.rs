@@ -1,9 +1,10 @@
 //! What a sandbox's task does between its start and its end: pause, resume, copies, deadlines.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbar_storage::{ImageDraft, MachineImage, Paused};
+use sandbar_storage::{ImageDraft, MachineImage, Paused, TemplateSpec};
 use sandbar_types::PauseMode;
 
 use super::activity::now_unix_ms;
@@ -11,7 +12,9 @@ use super::actor::Actor;
 use super::admission::{Request, Verdict, admit};
 use super::settling::Settling;
 use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
-use super::{Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Running, State, Target};
+use super::{
+    Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Resume, Running, State, Target,
+};
 use crate::error::{Error, chain};
 use crate::journal::{CopyOf, PauseReason, Phase, Record};
 use crate::logs::HostEvent;
@@ -24,7 +27,8 @@ impl Order {
         match self {
             Self::Destroy(reply)
             | Self::Pause(_, _, reply)
-            | Self::Resume(_, _, reply)
+            | Self::Resume(_, reply)
+            | Self::RefuseResumes(_, reply)
             | Self::SetDeadline(_, reply)
             | Self::SetNetwork(_, reply) => {
                 let _gone = reply.send(Err(error));
@@ -52,15 +56,20 @@ impl Actor {
                 }
                 let _gone = reply.send(paused);
             }
-            Order::Resume(change, awakening, reply) => {
+            Order::Resume(resume, reply) => {
                 let was = self.state();
-                let resumed = self.resume(change, awakening).await;
+                let resumed = self.resume(resume).await;
                 match &resumed {
                     _ if was != State::Paused => {}
+                    // Nothing happened to the sandbox.
+                    Err(Error::Outdated(_)) => {}
                     Ok(()) => self.log.note(HostEvent::Resumed).await,
                     Err(error) => self.log.note(HostEvent::ResumeFailed(why(error))).await,
                 }
                 let _gone = reply.send(resumed);
+            }
+            Order::RefuseResumes(row_generation, reply) => {
+                let _gone = reply.send(self.refuse_resumes(row_generation).await);
             }
             Order::Capture(target, reply) => {
                 let captured = self.capture(target).await;
@@ -215,8 +224,14 @@ impl Actor {
     }
 
     /// Restores the sandbox from its files, or boots it on their disk. They are there until the journal says that it runs.
-    async fn resume(&mut self, change: DeadlineChange, awakening: Awakening) -> Result<(), Error> {
-        if !self.admitted(Request::Resume)? {
+    async fn resume(&mut self, resume: Resume) -> Result<(), Error> {
+        let Resume { deadline: change, awakening, row_generation } = resume;
+        let is_begun = self.admitted(Request::Resume)?;
+        let known = self.record.as_ref().map_or(0, |record| record.row_generation);
+        if resume.is_outdated(known, !is_begun) {
+            return Err(Error::Outdated(self.id));
+        }
+        if !is_begun {
             return if change.is_none() { Ok(()) } else { self.set_deadline(change).await };
         }
         let begun = Instant::now();
@@ -234,7 +249,8 @@ impl Actor {
         self.show(|view| view.state = State::Resuming);
         let phase = Phase::Resuming { reason, mode };
         let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
-        let resuming = record.advance(phase.clone()).with_deadline(deadline);
+        let asked = row_generation.map_or(0, NonZeroU64::get);
+        let resuming = record.advance(phase.clone()).with_deadline(deadline).past_resumes_of(asked);
         match self.holdings.wake(&self.resources, &resuming, &paused, awakening).await {
             Ok((record, process, guest)) => {
                 // In use from now on, before anybody can see it run.
@@ -266,12 +282,26 @@ impl Actor {
         }
     }
 
+    /// A resume that is still on its way does nothing when it comes.
+    async fn refuse_resumes(&mut self, row_generation: u64) -> Result<(), Error> {
+        match &self.record {
+            Some(record) if record.row_generation < row_generation => {
+                let record = record.advance(record.phase.clone()).past_resumes_of(row_generation);
+                self.write(record).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Copies the sandbox. A running one stands still for as long as copying its memory takes, a paused one stays as it is.
     async fn capture(&mut self, target: Target) -> Result<Captured, Error> {
         self.admitted(Request::Capture)?;
         let _in_use = self.activity.begin();
         if self.state() == State::Paused {
             return self.capture_paused(target).await;
+        }
+        if let Target::OwnPause(_) = target {
+            return Err(Error::InvalidState { id: self.id, state: self.state(), refusal: "it has no pause" });
         }
         self.show_door(Door::Sealed);
         let captured = self.capture_running(target).await;
@@ -282,7 +312,7 @@ impl Actor {
     async fn capture_running(&self, target: Target) -> Result<Captured, Error> {
         let (machine, running, record) = self.machine()?;
         let bytes = match target {
-            Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => self.cost_of_copy().await?,
+            Target::Snapshot(_) | Target::Children | Target::OwnPause(_) => self.cost_of_copy().await?,
             Target::Disk(_) => 0,
         };
         let draft = self.begin_draft(target, bytes).await?;
@@ -295,7 +325,7 @@ impl Actor {
         let copied = async {
             stopped = Some(stand_still(&self.resources, machine, &running.guest).await?);
             match target {
-                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => {
+                Target::Snapshot(_) | Target::Children | Target::OwnPause(_) => {
                     copy(machine, &disk, &image).await.map(|_| ())
                 }
                 Target::Disk(_) => copy_disk(&disk, &image.disk).await,
@@ -306,45 +336,37 @@ impl Actor {
         let stall = stopped.map_or(Duration::ZERO, |stopped| ran_on.saturating_duration_since(stopped));
         copied?;
         tracing::info!(sandbox = %self.id, ?stall, "copied");
-        Ok(self.captured(target, draft, record, stall))
+        Ok(Captured { draft, spec: kept(record, target, PauseMode::Full), stall })
     }
 
     async fn capture_paused(&self, target: Target) -> Result<Captured, Error> {
         let record = self.record.as_ref().ok_or(Error::SandboxNotFound(self.id))?;
         let draft = self.begin_draft(target, 0).await?;
         let (store, id, image) = (self.resources.store.clone(), self.id, draft.image());
-        blocking("copy the pause", move || {
+        let mode = blocking("copy the pause", move || {
             let paused = store.paused(id)?;
             match target {
-                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children
-                    if paused.mode() == PauseMode::Filesystem =>
-                {
+                Target::OwnPause(_) if paused.mode() == PauseMode::Filesystem => {
+                    paused.copy_disk(&image.disk)?;
+                }
+                Target::Snapshot(_) | Target::Children if paused.mode() == PauseMode::Filesystem => {
                     let refusal = "its disk alone was kept: keep that, or resume it first";
                     return Err(Error::InvalidState { id, state: State::Paused, refusal });
                 }
-                Target::Snapshot(_) | Target::OwnPause(_) | Target::Children => paused.copy(&image)?,
+                Target::Snapshot(_) | Target::Children | Target::OwnPause(_) => paused.copy(&image)?,
                 Target::Disk(_) => paused.copy_disk(&image.disk)?,
             }
-            Ok(())
+            Ok(paused.mode())
         })
         .await?;
-        Ok(self.captured(target, draft, record, Duration::ZERO))
-    }
-
-    fn captured(&self, target: Target, draft: Draft, record: &Record, stall: Duration) -> Captured {
-        let (mode, of) = match target {
-            Target::Snapshot(_) => (PauseMode::Full, CopyOf::Template),
-            Target::OwnPause(_) | Target::Children => (PauseMode::Full, CopyOf::Sandbox),
-            Target::Disk(_) => (PauseMode::Filesystem, CopyOf::Template),
-        };
-        Captured { draft, spec: record.kept_spec(mode, of), stall }
+        Ok(Captured { draft, spec: kept(record, target, mode), stall: Duration::ZERO })
     }
 
     async fn begin_draft(&self, target: Target, bytes: u64) -> Result<Draft, Error> {
         let store = self.resources.store.clone();
         blocking("make room for a copy", move || {
             Ok(match target {
-                Target::Snapshot(id) | Target::OwnPause(id) | Target::Disk(id) => {
+                Target::Snapshot(id) | Target::Disk(id) | Target::OwnPause(id) => {
                     Draft::Template(store.begin_template(id, bytes)?)
                 }
                 Target::Children => Draft::Image(store.begin_image(bytes)?),
@@ -411,6 +433,16 @@ impl Actor {
 
     fn pause_view(&self) -> Option<PauseView> {
         self.view().pause
+    }
+}
+
+/// What a copy says of the sandbox; that of a pause, of what the pause kept.
+fn kept(record: &Record, target: Target, pause: PauseMode) -> TemplateSpec {
+    match target {
+        Target::OwnPause(_) => record.kept_spec(pause, CopyOf::Sandbox),
+        Target::Children => record.kept_spec(PauseMode::Full, CopyOf::Sandbox),
+        Target::Snapshot(_) => record.kept_spec(PauseMode::Full, CopyOf::Template),
+        Target::Disk(_) => record.kept_spec(PauseMode::Filesystem, CopyOf::Template),
     }
 }
 

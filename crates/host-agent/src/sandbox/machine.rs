@@ -322,6 +322,7 @@ async fn introduce(
         surroundings,
         deadline: request.deadline.since(now),
         network: request.network.clone(),
+        row_generation: request.row_generation,
         created_at_unix_ms: now,
         process,
     });

@@ -46,6 +46,7 @@ mod standstill;
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use sandbar_hostnet::Denials;
@@ -136,6 +137,8 @@ pub(crate) struct CreateRequest {
     pub(crate) hostname: String,
     /// Where it may connect to.
     pub(crate) network: NetworkPolicy,
+    /// The generation of its row: resumes that are not later are outdated.
+    pub(crate) row_generation: u64,
 }
 
 /// How large a machine is to be.
@@ -234,6 +237,23 @@ pub(crate) enum Awakening {
     Reboot,
 }
 
+/// How a paused sandbox is to go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resume {
+    pub(crate) deadline: DeadlineChange,
+    pub(crate) awakening: Awakening,
+    /// The generation of its row when this was asked for; none: whoever asks has no rows.
+    pub(crate) row_generation: Option<NonZeroU64>,
+}
+
+impl Resume {
+    /// Whether a sandbox that knows of this generation has nothing to do with it: another resume came since, or somebody made sure that it
+    /// does nothing. One that runs joins the resume that it runs by.
+    pub(crate) fn is_outdated(&self, known: u64, runs: bool) -> bool {
+        self.row_generation.is_some_and(|asked| if runs { asked.get() < known } else { asked.get() <= known })
+    }
+}
+
 /// A sandbox as the rest of the agent holds it.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
@@ -265,7 +285,9 @@ pub(crate) enum Order {
     /// Pause it; answered when it is files.
     Pause(PauseReason, PauseMode, Reply<()>),
     /// Let it go on; answered when its guest serves.
-    Resume(DeadlineChange, Awakening, Reply<()>),
+    Resume(Resume, Reply<()>),
+    /// Refuse resumes of this generation of its row, and of earlier ones; answered when the journal says so.
+    RefuseResumes(u64, Reply<()>),
     /// Copy it; answered when the copy is made and it goes on.
     Capture(Target, Reply<Captured>),
     /// Change when it ends by itself; answered when the journal says so.
@@ -281,10 +303,10 @@ pub(crate) enum Order {
 pub(crate) enum Target {
     /// A snapshot template.
     Snapshot(Id<Template>),
-    /// The same of a pause, for the sandbox itself alone.
-    OwnPause(Id<Template>),
     /// The disk alone, for a base template.
     Disk(Id<Template>),
+    /// What its pause kept, for the sandbox itself to go on from elsewhere.
+    OwnPause(Id<Template>),
     /// A machine image for children.
     Children,
 }
@@ -468,6 +490,29 @@ mod tests {
         // In use until now: it ends 60 s after now unless it is used again.
         assert_eq!(longer(60).apply(idle, 100_000, 100_000), idle);
         assert_eq!(longer(61).apply(idle, 100_000, 100_000).timeout_sec, 61);
+    }
+
+    #[test]
+    fn a_resume_counts_once_and_not_after_a_later_one() {
+        let of = |generation| Resume {
+            deadline: DeadlineChange::default(),
+            awakening: Awakening::AsKept,
+            row_generation: NonZeroU64::new(generation),
+        };
+        for (asked, known, while_paused, while_running) in [
+            (5, 0, false, false),
+            (5, 4, false, false),
+            (5, 5, true, false),
+            (5, 6, true, true),
+            (0, 6, false, false),
+        ] {
+            let resume = of(asked);
+            assert_eq!(
+                (resume.is_outdated(known, false), resume.is_outdated(known, true)),
+                (while_paused, while_running),
+                "{asked} after {known}"
+            );
+        }
     }
 
     #[test]

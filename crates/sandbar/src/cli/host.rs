@@ -10,7 +10,7 @@ use super::endpoint::SignedIn;
 use super::run::report;
 use super::sandbox::print_json;
 use super::{EndpointArgs, table};
-use crate::client::{Client, Host, NewHost, Running};
+use crate::client::{Client, Host, NewHost, Running, Staying};
 
 /// Add machines to the fleet, look at them, empty and delete them
 ///
@@ -88,7 +88,7 @@ struct TokenArgs {
     id: Id<id::Host>,
 }
 
-/// Let a host take no new sandboxes
+/// Let a host take no new sandboxes, and print which of those that it has stay there, and why
 #[derive(Debug, Args)]
 struct DrainArgs {
     /// The host
@@ -187,7 +187,37 @@ async fn drain(client: &Client, args: &DrainArgs) -> anyhow::Result<()> {
         client.drain_host(args.id, running).await?
     };
     println!("{} {}", host.id, host.status);
+    if !args.end {
+        let staying = client.staying(args.id).await?;
+        if !staying.is_empty() {
+            print!("{}", staying_table(staying));
+        }
+    }
     Ok(())
+}
+
+fn staying_table(staying: Vec<Staying>) -> String {
+    let rows: Vec<_> = staying
+        .into_iter()
+        .map(|Staying { id, team_id, status, reason }| {
+            let why = why_it_stays(&reason).unwrap_or(&reason).to_owned();
+            [id, team_id, status, why]
+        })
+        .collect();
+    table::render(["STAYS", "TEAM", "STATUS", "BECAUSE"], &rows)
+}
+
+/// The API's word as a sentence; none for one of a later version.
+fn why_it_stays(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "running" => "it runs: it goes on to its end, or until it is paused",
+        "changing" => "it is changing at the moment",
+        "missing" => "the host does not say what became of it",
+        "not_copied" => "object storage has not all of it yet; then it leaves",
+        "no_object_storage" => "there is no object storage to leave for",
+        "team_host" => "the host is a team's own: what is paused there stays there",
+        _ => return None,
+    })
 }
 
 /// Goes on after a failure: the others are to be deleted all the same.

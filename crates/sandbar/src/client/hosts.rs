@@ -41,6 +41,15 @@ pub(crate) enum Running {
     Pause,
 }
 
+/// A sandbox that stays on a host, with why it does, in the API's word.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Staying {
+    pub(crate) id: String,
+    pub(crate) team_id: String,
+    pub(crate) status: String,
+    pub(crate) reason: String,
+}
+
 /// A host that waits for its agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AddedHost {
@@ -79,6 +88,17 @@ impl Client {
         let body = serde_json::json!({ "pause": running == Running::Pause });
         let request = self.request(Method::POST, &format!("/v1/hosts/{id}/drain")).json(&body);
         self.call(request).await?.json().await.map_err(self.broken())
+    }
+
+    /// What stays on a host that drains, and why.
+    pub(crate) async fn staying(&self, id: Id<id::Host>) -> Result<Vec<Staying>, ClientError> {
+        #[derive(Deserialize)]
+        struct Body {
+            sandboxes: Vec<Staying>,
+        }
+        let request = self.request(Method::GET, &format!("/v1/hosts/{id}/delete-preview"));
+        let body: Body = self.call(request).await?.json().await.map_err(self.broken())?;
+        Ok(body.sandboxes)
     }
 
     pub(crate) async fn end_host_drain(&self, id: Id<id::Host>) -> Result<Host, ClientError> {

@@ -25,7 +25,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 pub(crate) use builds::{Build, BuildEvent, NewBuild, Registry, StepLog};
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
-pub(crate) use hosts::{Host, NewHost, Running};
+pub(crate) use hosts::{Host, NewHost, Running, Staying};
 pub(crate) use life::{Child, Memory, NewFork, Resume, Timeout};
 pub(crate) use logs::{LogEntry, LogEvent, LogFilter, PAGE};
 pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};

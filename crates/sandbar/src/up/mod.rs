@@ -5,6 +5,8 @@
 //!        -> host agent (another process), heard of -> template `base` -> ready
 //! ```
 //!
+//! With `--no-host` it ends with the API: the control plane alone.
+//!
 //! No path exists only for `up`: the host registers by a one-time token as every host does, and whatever a step makes, the next
 //! start finds. So a start may be cut at any point, and begun again.
 
@@ -81,6 +83,11 @@ pub(crate) struct UpArgs {
     /// PostgreSQL to use, in place of a private one
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
+
+    /// The control plane alone: this machine is no host, and nothing is prepared for guests. For one beside others (the same DATABASE_URL
+    /// and SANDBAR_MASTER_KEY), or where all hosts are elsewhere
+    #[arg(long, env = "SANDBAR_NO_HOST")]
+    no_host: bool,
 
     /// Addresses for the links between this machine and its sandboxes; nothing else here may use them
     #[arg(long, value_name = "CIDR", default_value = crate::host_agent::DEFAULT_NETWORK)]
@@ -196,7 +203,7 @@ struct Start<'a> {
 
 impl UpArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        if !rustix::process::geteuid().is_root() {
+        if !self.no_host && !rustix::process::geteuid().is_root() {
             bail!(
                 "`sandbar up` must run as root: it makes network namespaces, mounts and virtual machines (try sudo)"
             );
@@ -285,7 +292,9 @@ impl Start<'_> {
             }
         };
         let control = progress.step("opening the database", self.control(&database_url)).await?;
-        prepare::run(&mut platform.preparation, progress, data.host(), args.store.options()).await?;
+        if !args.no_host {
+            prepare::run(&mut platform.preparation, progress, data.host(), args.store.options()).await?;
+        }
         let known = first_admin::ensure(data, &control, url, &args.admin_email).await?;
 
         let running = platform.control.insert(RunningControl::start(control.clone()));
@@ -322,8 +331,17 @@ impl Start<'_> {
             running.serve(listener, sandbar_api::figures::internal_router(figures), Limits::default());
         }
 
+        if !args.no_host {
+            self.local_host(platform, &control).await?;
+        }
+        Ok(Started { first_run: known, https })
+    }
+
+    /// This machine as a host of its own control plane.
+    async fn local_host(&self, platform: &mut Platform, control: &Control) -> anyhow::Result<()> {
+        let Self { args, data, url, progress } = *self;
         agent::end_leftover(data).await?;
-        let host = LocalHost::ensure(data, &control).await?;
+        let host = LocalHost::ensure(data, control).await?;
         let mut heard = control.heard_hosts();
         let options = AgentOptions {
             control_url: url.to_owned(),
@@ -334,7 +352,7 @@ impl Start<'_> {
             registries: args.registries.clone(),
             metrics_listen: args.host_metrics_listen,
         };
-        let agent = platform.agent.insert(agent::start(data, &control, host, options));
+        let agent = platform.agent.insert(agent::start(data, control, host, options));
         let log = data.log("host-agent");
         let answering = agent::await_heard(agent, &mut heard, host.host_id, &log);
         progress.step("starting the host agent", answering).await?;
@@ -345,7 +363,7 @@ impl Start<'_> {
             .step(text, template)
             .await
             .map_err(|error| anyhow::Error::from(error).context(format!("see {}", log.display())))?;
-        Ok(Started { first_run: known, https })
+        Ok(())
     }
 
     /// Until a signal asks for the end. A database that dies is started again; the host agent has a supervisor of its own.

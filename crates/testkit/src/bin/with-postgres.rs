@@ -7,7 +7,6 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,14 +15,9 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sandbar_postgres::{DATABASE, Durability, Options, Server};
 use sandbar_testkit::POSTGRES_VARIABLE;
-use tempfile::TempDir;
+use sandbar_testkit::server::{FOLDER_LOCK, FOLDER_PREFIX, make_folder};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// What the names of the temporary folders start with.
-const PREFIX: &str = "sandbar-test-postgres-";
-/// The file whose lock says that a folder is in use.
-const LOCK: &str = "lock";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -74,20 +68,11 @@ fn pass_on(child: &Child, signal: Signal) {
     }
 }
 
-fn make_folder(parent: &Path) -> anyhow::Result<(TempDir, File)> {
-    let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-    // The server runs as another user, who must get in. What is in there is closed by itself.
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-    let lock = File::create(folder.path().join(LOCK))?;
-    lock.try_lock()?;
-    Ok((folder, lock))
-}
-
 /// Ends the servers, and removes the folders, of killed runs. What cannot be removed is left for the next run to try.
 async fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(FOLDER_PREFIX)) {
             continue;
         }
         if let Err(error) = sweep_one(&entry.path()).await {
@@ -98,7 +83,7 @@ async fn sweep(parent: &Path) {
 
 async fn sweep_one(folder: &Path) -> anyhow::Result<()> {
     // One that has no lock yet is being made this very moment.
-    let Ok(lock) = File::open(folder.join(LOCK)) else { return Ok(()) };
+    let Ok(lock) = File::open(folder.join(FOLDER_LOCK)) else { return Ok(()) };
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(()),

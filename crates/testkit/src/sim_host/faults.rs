@@ -36,6 +36,7 @@ pub enum Rpc {
     ListTemplates,
     PauseSandbox,
     ResumeSandbox,
+    RefuseResumes,
     SnapshotSandbox,
     ForkSandbox,
     FlattenRootfs,
@@ -193,6 +194,7 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
         Reason::REASON_INVALID_STATE
         | Reason::REASON_INCOMPATIBLE
         | Reason::REASON_FILE_CHANGED
+        | Reason::REASON_OUTDATED
         | Reason::REASON_IMAGE_NO_PLATFORM
         | Reason::REASON_IMAGE_DOES_NOT_BOOT
         | Reason::REASON_REGISTRY_FAILED => ConnectError::failed_precondition(message),

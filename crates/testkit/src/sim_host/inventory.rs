@@ -40,6 +40,8 @@ pub(super) struct Vm {
     pub(super) creation: Option<rpc::CreateSandboxRequest>,
     pub(super) files: Files,
     pub(super) network: rpc::NetworkPolicy,
+    /// Resumes that are not of a later generation of its row are refused.
+    pub(super) row_generation: u64,
 }
 
 pub(super) struct Stored {
@@ -140,7 +142,8 @@ impl Inventory {
     ) {
         let network = creation.as_ref().and_then(|creation| creation.network.as_option().cloned());
         let network = network.unwrap_or_default();
-        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files, network });
+        let row_generation = creation.as_ref().map_or(0, |creation| creation.row_generation);
+        self.sandboxes.insert(record.id.clone(), Vm { record, creation, files, network, row_generation });
         self.changed();
     }
 

@@ -85,14 +85,20 @@ impl Inventory {
         self.pause(id, "idle", mode)
     }
 
-    /// A running one is a success. One that boots has what its disk holds.
+    /// A running one is a success, one that is asked for too late is refused. One that boots has what its disk holds.
     pub(super) fn resume(
         &mut self,
         request: &rpc::ResumeSandboxRequest,
     ) -> Result<rpc::Sandbox, ConnectError> {
         let address = self.next_address();
         let vm = self.at_rest(&request.id)?;
-        if vm.record.state == SandboxState::SANDBOX_STATE_PAUSED {
+        let is_paused = vm.record.state == SandboxState::SANDBOX_STATE_PAUSED;
+        let (asked, known) = (request.row_generation, vm.row_generation);
+        if asked > 0 && (asked < known || (asked == known && is_paused)) {
+            return Err(refusal(Reason::REASON_OUTDATED));
+        }
+        if is_paused {
+            vm.row_generation = known.max(asked);
             if request.reboot {
                 vm.files = disk(&vm.files);
             }
@@ -109,6 +115,16 @@ impl Inventory {
             self.changed();
         }
         self.record(&request.id)
+    }
+
+    pub(super) fn refuse_resumes(
+        &mut self,
+        id: &str,
+        row_generation: u64,
+    ) -> Result<rpc::Sandbox, ConnectError> {
+        let vm = self.at_rest(id)?;
+        vm.row_generation = vm.row_generation.max(row_generation);
+        self.record(id)
     }
 
     pub(super) fn set_deadline(
@@ -186,11 +202,19 @@ impl Inventory {
         id: &str,
         template: &str,
         kind: rpc::TemplateKind,
+        own_pause: bool,
     ) -> Result<(rpc::Template, u64), ConnectError> {
         if let Some(stored) = self.templates.get(template) {
             return Ok((stored.record.clone(), 0));
         }
         let vm = self.at_rest(id)?;
+        if own_pause && vm.record.state != SandboxState::SANDBOX_STATE_PAUSED {
+            return Err(refusal(Reason::REASON_INVALID_STATE));
+        }
+        let kind = match vm.record.pause_mode.as_known() {
+            Some(rpc::PauseMode::PAUSE_MODE_FILESYSTEM) if own_pause => rpc::TemplateKind::TEMPLATE_KIND_BASE,
+            _ => kind,
+        };
         let files = match kind {
             rpc::TemplateKind::TEMPLATE_KIND_BASE => disk(&vm.files),
             _ if vm.record.pause_mode == rpc::PauseMode::PAUSE_MODE_FILESYSTEM => {

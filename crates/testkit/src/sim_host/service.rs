@@ -339,6 +339,18 @@ impl rpc::HostService for Service {
         .await
     }
 
+    async fn refuse_resumes(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, rpc::RefuseResumesRequest>,
+    ) -> ServiceResult<rpc::RefuseResumesResponse> {
+        self.answer(Rpc::RefuseResumes, |inventory| {
+            let sandbox = inventory.refuse_resumes(request.id, request.row_generation)?;
+            Ok(rpc::RefuseResumesResponse { sandbox: sandbox.into(), ..Default::default() })
+        })
+        .await
+    }
+
     async fn snapshot_sandbox(
         &self,
         _ctx: RequestContext,
@@ -346,7 +358,8 @@ impl rpc::HostService for Service {
     ) -> ServiceResult<rpc::SnapshotSandboxResponse> {
         self.answer(Rpc::SnapshotSandbox, |inventory| {
             let kind = rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT;
-            let (template, stall_ms) = inventory.snapshot(request.id, request.template_id, kind)?;
+            let (id, template, own) = (request.id, request.template_id, request.own_pause);
+            let (template, stall_ms) = inventory.snapshot(id, template, kind, own)?;
             Ok(rpc::SnapshotSandboxResponse { template: template.into(), stall_ms, ..Default::default() })
         })
         .await
@@ -368,7 +381,7 @@ impl rpc::HostService for Service {
     ) -> ServiceResult<rpc::FlattenRootfsResponse> {
         self.answer(Rpc::FlattenRootfs, |inventory| {
             let kind = rpc::TemplateKind::TEMPLATE_KIND_BASE;
-            let (template, _) = inventory.snapshot(request.id, request.template_id, kind)?;
+            let (template, _) = inventory.snapshot(request.id, request.template_id, kind, false)?;
             Ok(rpc::FlattenRootfsResponse { template: template.into(), ..Default::default() })
         })
         .await

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use sandbar_control::hosts;
+use sandbar_control::hosts::{self, Stay};
 use sandbar_types::id::{self, Sandbox, Team, Template};
 use sandbar_types::{Id, SandboxStatus};
 use serde::Serialize;
@@ -38,6 +38,11 @@ struct EndingSandbox {
     team_id: Id<Team>,
     #[schema(schema_with = crate::schema::sandbox_status)]
     status: SandboxStatus,
+    /// Why it is there, and stays there when the host drains: `running`; `changing` = it is being made, paused, resumed, copied or ended;
+    /// `missing` = its host does not answer; of paused ones `not_copied` = object storage has not all of it yet, it leaves once it has,
+    /// `no_object_storage` = there is none, and `team_host` = the host is a team's own, whose sandboxes stay there.
+    #[schema(schema_with = crate::schema::stay)]
+    reason: Stay,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -53,9 +58,9 @@ impl From<hosts::DeletePreview> for HostDeletePreview {
     fn from(preview: hosts::DeletePreview) -> Self {
         let paused_count = preview.paused();
         let hosts::DeletePreview { sandboxes, surviving, snapshots } = preview;
-        let sandbox = |tenant: hosts::Tenant| {
+        let sandbox = |(tenant, reason): (hosts::Tenant, Stay)| {
             let hosts::Tenant { id, team_id, status, durable: _ } = tenant;
-            EndingSandbox { id, team_id, status }
+            EndingSandbox { id, team_id, status, reason }
         };
         let snapshot = |lost: hosts::LostSnapshot| {
             let hosts::LostSnapshot { id, team_id, name } = lost;

@@ -99,6 +99,8 @@ async fn a_host_with_sandboxes_is_deleted_only_by_force_and_paused_ones_count() 
 
     let preview = admin.api.get(&format!("{path}/delete-preview")).await.expect(200);
     assert_eq!(preview["sandboxes"].as_array().unwrap().len(), 2);
+    let why = |number: usize| preview["sandboxes"][number]["reason"].clone();
+    assert_eq!((why(0), why(1)), (json!("running"), json!("no_object_storage")));
     assert_eq!((&preview["paused_count"], &preview["snapshots"][0]["name"]), (&json!(1), &json!("kept")));
 
     let answer = admin.api.delete(&path).await;
