@@ -19,6 +19,7 @@ const FOREIGN_ENV: &[&str] = &[
     "SANDBAR_API_KEY",
     "SANDBAR_DATA_DIR",
     "SANDBAR_MASTER_KEY",
+    "SANDBAR_NO_HOST",
     "SANDBAR_URL",
     "SANDBAR_REGISTER_TOKEN",
 ];

@@ -100,7 +100,7 @@ impl Server {
         if data.is_none() {
             cluster::create(&options.data_dir, &binaries, &account, options.durability).await?;
         }
-        clear_leavings(&options.data_dir).await?;
+        clear_leavings(options).await?;
         cluster::write_access_rules(&options.data_dir, &account)?;
         make_socket_dir(&options.socket_dir, &account)?;
         Self::launch(options, &binaries, &account).await
@@ -238,11 +238,11 @@ async fn await_ready(
     }
 }
 
-/// Clears away what a killed server left: its children, which a new server refuses to start beside, and its pid file, whose
-/// pid may by now be that of another server of this machine.
-async fn clear_leavings(data_dir: &Path) -> Result<(), PostgresError> {
-    let looking = || PostgresError::io("look for processes of", data_dir);
-    let data_dir = fs::canonicalize(data_dir).map_err(looking())?;
+/// Clears away what a killed server left: its children, which a new server refuses to start beside, and its two lock files, whose
+/// pid may by now be that of another server of this machine, or that of the killed one, which nobody has reaped.
+async fn clear_leavings(options: &Options) -> Result<(), PostgresError> {
+    let looking = || PostgresError::io("look for processes of", &options.data_dir);
+    let data_dir = fs::canonicalize(&options.data_dir).map_err(looking())?;
     for orphan in Process::all_in(&data_dir).map_err(looking())? {
         match timeout(ORPHANS_LIMIT, orphan.ended()).await {
             Ok(ended) => ended.map_err(looking())?,
@@ -253,13 +253,16 @@ async fn clear_leavings(data_dir: &Path) -> Result<(), PostgresError> {
             }
         }
     }
-    let pid_file = data_dir.join("postmaster.pid");
-    match fs::remove_file(&pid_file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(PostgresError::io("remove", &pid_file)(error))
+    let socket_lock = options.socket_dir.join(format!(".s.PGSQL.{PORT}.lock"));
+    for lock in [data_dir.join("postmaster.pid"), socket_lock] {
+        match fs::remove_file(&lock) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(PostgresError::io("remove", &lock)(error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn make_socket_dir(socket_dir: &Path, account: &Account) -> Result<(), PostgresError> {

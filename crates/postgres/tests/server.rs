@@ -116,6 +116,21 @@ async fn starts_again_at_once_after_the_server_was_killed() {
 }
 
 #[tokio::test]
+async fn starts_again_after_a_killed_server_that_nobody_has_reaped() {
+    let folder = folder();
+    let first = Server::start(&options(&folder)).await.unwrap();
+    kill(first.pid());
+    // Its lock files name a process that is there, as a zombie, for as long as `first` is.
+    while fs::read_link(format!("/proc/{}/cwd", first.pid())).is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let second = Server::start(&options(&folder)).await.unwrap();
+    assert_ne!(second.pid(), first.pid());
+    connect(&second).await.ping().await.unwrap();
+    second.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_half_made_data_folder_is_made_anew() {
     let folder = folder();
     let unfinished = folder.path().join("data.initdb-99999");
