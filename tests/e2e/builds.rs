@@ -58,7 +58,8 @@ async fn what_a_recipe_leaves_is_in_every_sandbox_of_its_template(platform: &Pla
     sandbox.destroy().await?;
 
     let failing = "echo before\necho why it fails >&2; exit 7\n";
-    let arguments = ["template", "build", "-", "--name", "e2e-failing"];
+    // The platform's own is none of the team's.
+    let arguments = ["template", "build", "-", "--name", "e2e-failing", "--platform"];
     let failed = platform.cli(&arguments).stdin(failing).run().await?.expect(1)?;
     assert_eq!(failed.text(), "before\n");
     ensure!(
@@ -66,6 +67,8 @@ async fn what_a_recipe_leaves_is_in_every_sandbox_of_its_template(platform: &Pla
         "{}",
         failed.stderr
     );
+    let own = client.get("/v1/builds").await?.json(200)?.to_string();
+    ensure!(own.contains("e2e-tools") && !own.contains("e2e-failing"), "{own}");
     platform.cli(&["template", "delete", "e2e-tools"]).run().await?.expect(0)?;
     Ok(())
 }

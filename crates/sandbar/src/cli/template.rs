@@ -13,9 +13,10 @@ use sandbar_types::TemplateName;
 use secrecy::SecretString;
 use tokio_util::io::ReaderStream;
 
+use super::endpoint::SignedIn;
 use super::snapshot::{DeleteArgs, ListArgs, delete, list};
 use super::{EndpointArgs, context};
-use crate::client::{Build, BuildEvent, Client, ClientError, NewBuild, Registry, StepLog};
+use crate::client::{Build, BuildEvent, Builds, Client, ClientError, NewBuild, Registry, StepLog};
 use crate::shutdown::Signals;
 
 /// How often a stream that broke is asked for again before the command gives up, and the time between.
@@ -90,6 +91,16 @@ struct BuildArgs {
     /// Disk in MiB: that of the template that it starts from, or of `base` for an image
     #[arg(long, value_name = "MIB")]
     disk: Option<u32>,
+
+    /// Build it for every team, as an administrator of the platform
+    ///
+    /// On the machine that runs `sandbar up`, root needs no token: the first person's sign-in is used for the one command.
+    #[arg(long)]
+    platform: bool,
+
+    /// Token of a sign-in, for --platform (better given in the environment than in the arguments, which other users can see)
+    #[arg(long, env = "SANDBAR_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
 }
 
 /// Who asks the registry of the image in FROM.
@@ -128,16 +139,28 @@ impl RegistryArgs {
 
 impl TemplateArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.endpoint.client()?;
         match self.action {
-            Action::Build(args) => build(&client, args).await,
-            Action::List(args) => list(&client, &args).await,
-            Action::Delete(args) => Ok(delete(&client, &args).await),
+            Action::Build(args) if args.platform => build_for_all(&self.endpoint, args).await,
+            Action::Build(args) => build(&self.endpoint.client()?, Builds::Team, args).await,
+            Action::List(args) => list(&self.endpoint.client()?, &args).await,
+            Action::Delete(args) => Ok(delete(&self.endpoint.client()?, &args).await),
         }
     }
 }
 
-async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
+/// The platform's templates are people's to make.
+async fn build_for_all(endpoint: &EndpointArgs, args: BuildArgs) -> anyhow::Result<ExitCode> {
+    let (client, signed_in) = endpoint.person(args.token.as_deref()).await?;
+    let built = build(&client, Builds::Platform, args).await;
+    if signed_in == SignedIn::Here
+        && let Err(error) = client.sign_out().await
+    {
+        eprintln!("sandbar: the sign-in of this command was not ended: {error}");
+    }
+    built
+}
+
+async fn build(client: &Client, whose: Builds, args: BuildArgs) -> anyhow::Result<ExitCode> {
     let BuildArgs {
         file,
         context,
@@ -149,10 +172,13 @@ async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
         vcpus,
         memory,
         disk,
+        platform: _,
+        token: _,
     } = args;
     let registry = registry.read(&file)?;
     let text = read(&file)?;
-    let files = bring_files(client, &text, context.as_deref().unwrap_or_else(|| folder_of(&file))).await?;
+    let files =
+        bring_files(client, whose, &text, context.as_deref().unwrap_or_else(|| folder_of(&file))).await?;
     let new = NewBuild {
         name: name.map_or_else(|| named_after(&file), |name| Ok(name.to_string()))?,
         recipe: text.lines().map(str::to_owned).collect(),
@@ -166,13 +192,13 @@ async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
         disk_mb: disk,
     };
     let mut signals = Signals::listen()?;
-    let begun = client.create_build(&new).await?;
+    let begun = client.create_build(whose, &new).await?;
     let mut screen = Screen::default();
     let ended = tokio::select! {
-        ended = follow(client, &begun, &mut screen) => ended?,
+        ended = follow(client, whose, &begun, &mut screen) => ended?,
         signal = signals.next() => {
             eprintln!("sandbar: cancelling {}", begun.id);
-            client.cancel_build(&begun.id).await?;
+            client.cancel_build(whose, &begun.id).await?;
             return Ok(ExitCode::from(signal.exit_code()));
         }
     };
@@ -186,7 +212,12 @@ async fn build(client: &Client, args: BuildArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Brings the files that a recipe copies, unless the platform has them: the name of their archive.
-async fn bring_files(client: &Client, recipe: &str, folder: &Path) -> anyhow::Result<Option<String>> {
+async fn bring_files(
+    client: &Client,
+    whose: Builds,
+    recipe: &str,
+    folder: &Path,
+) -> anyhow::Result<Option<String>> {
     // What is wrong with it, the platform tells.
     let Ok(recipe) = recipe.parse() else { return Ok(None) };
     let sources = context::named(&recipe)?;
@@ -195,10 +226,10 @@ async fn bring_files(client: &Client, recipe: &str, folder: &Path) -> anyhow::Re
     }
     let folder = folder.to_owned();
     let packed = tokio::task::spawn_blocking(move || context::pack(&folder, &sources)).await??;
-    if !client.has_build_files(&packed.sha256).await? {
+    if !client.has_build_files(whose, &packed.sha256).await? {
         eprintln!("-- sending {} KiB of files", packed.bytes.div_ceil(1024));
         let contents = ReaderStream::new(tokio::fs::File::from_std(packed.file));
-        client.put_build_files(&packed.sha256, Body::wrap_stream(contents), packed.bytes).await?;
+        client.put_build_files(whose, &packed.sha256, Body::wrap_stream(contents), packed.bytes).await?;
     }
     Ok(Some(packed.sha256))
 }
@@ -212,10 +243,10 @@ fn folder_of(file: &Path) -> &Path {
 }
 
 /// Shows a build's progress until it ends. A control plane that is started again goes on with it, and so does this.
-async fn follow(client: &Client, build: &Build, screen: &mut Screen) -> anyhow::Result<Build> {
+async fn follow(client: &Client, whose: Builds, build: &Build, screen: &mut Screen) -> anyhow::Result<Build> {
     let mut left = RECONNECTS;
     loop {
-        match follow_once(client, &build.id, screen).await {
+        match follow_once(client, whose, &build.id, screen).await {
             Ok(Some(ended)) => return Ok(ended),
             Err(error @ (ClientError::Refused { .. } | ClientError::KeyRefused { .. })) => {
                 return Err(error.into());
@@ -229,8 +260,13 @@ async fn follow(client: &Client, build: &Build, screen: &mut Screen) -> anyhow::
 }
 
 /// The build once it has ended; none where the stream ended before.
-async fn follow_once(client: &Client, id: &str, screen: &mut Screen) -> Result<Option<Build>, ClientError> {
-    let mut events = client.follow_build(id).await?;
+async fn follow_once(
+    client: &Client,
+    whose: Builds,
+    id: &str,
+    screen: &mut Screen,
+) -> Result<Option<Build>, ClientError> {
+    let mut events = client.follow_build(whose, id).await?;
     screen.begin();
     while let Some(event) = events.next().await? {
         match event {

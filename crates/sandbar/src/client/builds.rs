@@ -8,6 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::events::Events;
 use super::{Client, ClientError};
 
+/// Whose templates are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Builds {
+    /// Those of the client's team.
+    Team,
+    /// The platform's own, which every team has; for its administrators.
+    Platform,
+}
+
+impl Builds {
+    fn path(self, rest: &str) -> String {
+        let routes = match self {
+            Self::Team => "/v1/builds",
+            Self::Platform => "/v1/admin/builds",
+        };
+        format!("{routes}{rest}")
+    }
+}
+
 /// What to build.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct NewBuild {
@@ -86,14 +105,14 @@ pub(crate) enum BuildEvent {
 pub(crate) struct BuildEvents(Events);
 
 impl Client {
-    pub(crate) async fn create_build(&self, new: &NewBuild) -> Result<Build, ClientError> {
-        let request = self.request(Method::POST, "/v1/builds").json(new);
+    pub(crate) async fn create_build(&self, whose: Builds, new: &NewBuild) -> Result<Build, ClientError> {
+        let request = self.request(Method::POST, &whose.path("")).json(new);
         self.call(request).await?.json().await.map_err(self.broken())
     }
 
     /// Whether the platform has an archive of files for builds.
-    pub(crate) async fn has_build_files(&self, sha256: &str) -> Result<bool, ClientError> {
-        let request = self.request(Method::GET, &format!("/v1/builds/files/{sha256}"));
+    pub(crate) async fn has_build_files(&self, whose: Builds, sha256: &str) -> Result<bool, ClientError> {
+        let request = self.request(Method::GET, &whose.path(&format!("/files/{sha256}")));
         match self.call(request).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some("not_found") => Ok(false),
@@ -104,23 +123,24 @@ impl Client {
     /// Brings one.
     pub(crate) async fn put_build_files(
         &self,
+        whose: Builds,
         sha256: &str,
         contents: Body,
         length: u64,
     ) -> Result<(), ClientError> {
-        let request = self.request(Method::PUT, &format!("/v1/builds/files/{sha256}"));
+        let request = self.request(Method::PUT, &whose.path(&format!("/files/{sha256}")));
         self.open(request.header(CONTENT_LENGTH, length).body(contents)).await?;
         Ok(())
     }
 
-    pub(crate) async fn cancel_build(&self, id: &str) -> Result<Build, ClientError> {
-        let request = self.request(Method::POST, &format!("/v1/builds/{id}/cancel"));
+    pub(crate) async fn cancel_build(&self, whose: Builds, id: &str) -> Result<Build, ClientError> {
+        let request = self.request(Method::POST, &whose.path(&format!("/{id}/cancel")));
         self.call(request).await?.json().await.map_err(self.broken())
     }
 
     /// A build's events from its first step on.
-    pub(crate) async fn follow_build(&self, id: &str) -> Result<BuildEvents, ClientError> {
-        let request = self.request(Method::GET, &format!("/v1/builds/{id}/logs/stream"));
+    pub(crate) async fn follow_build(&self, whose: Builds, id: &str) -> Result<BuildEvents, ClientError> {
+        let request = self.request(Method::GET, &whose.path(&format!("/{id}/logs/stream")));
         Ok(BuildEvents(Events::of(&self.url, self.open(request).await?)))
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 
-pub(crate) use builds::{Build, BuildEvent, NewBuild, Registry, StepLog};
+pub(crate) use builds::{Build, BuildEvent, Builds, NewBuild, Registry, StepLog};
 pub(crate) use error::ClientError;
 pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use hosts::{Host, NewHost, Running, Staying};
