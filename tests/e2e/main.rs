@@ -38,10 +38,12 @@ mod object_storage;
 mod oci;
 mod rpc;
 mod sandbox_faults;
+mod second_control;
 mod second_host;
 mod storm;
 mod stream;
 mod terminal;
+mod two_controls;
 mod two_hosts;
 mod warm;
 
