@@ -38,12 +38,14 @@ mod object_storage;
 mod oci;
 mod rpc;
 mod sandbox_faults;
+mod second_control;
 mod second_host;
 mod simulated;
 mod storm;
 mod stream;
 mod terminal;
 mod traces;
+mod two_controls;
 mod two_hosts;
 mod warm;
 

@@ -1,4 +1,5 @@
-//! A second host beside the platform's own: an agent like any other, with a folder, a network and a store of its own on the same machine.
+//! A second host beside the platform's own, and a third: agents like any other, with a folder, a network and a store of their own on the
+//! same machine.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -53,15 +54,38 @@ pub(crate) struct SecondHost<'a> {
     port: u16,
     pub(crate) id: String,
     token: String,
+    name: &'static str,
+    control_url: String,
+    network: String,
     agent: Option<Child>,
 }
 
 impl<'a> SecondHost<'a> {
     /// Adds a host, and starts its agent with the one-time token.
     pub(crate) async fn join(platform: &'a Platform, fleet: &Fleet<'_>) -> Result<Self> {
+        Self::join_as("second", platform, fleet, platform.url()).await
+    }
+
+    /// One more, which calls the control plane there.
+    pub(crate) async fn join_third(
+        platform: &'a Platform,
+        fleet: &Fleet<'_>,
+        control_url: String,
+    ) -> Result<Self> {
+        Self::join_as("third", platform, fleet, control_url).await
+    }
+
+    async fn join_as(
+        name: &'static str,
+        platform: &'a Platform,
+        fleet: &Fleet<'_>,
+        control_url: String,
+    ) -> Result<Self> {
         // Not within, nor beginning like, the platform's own: what is whose is known by its folder.
-        let name = platform.data_dir().file_name().context("no folder")?.to_string_lossy();
-        let dir = platform.data_dir().with_file_name(format!("second-host-of-{name}"));
+        let of = platform.data_dir().file_name().context("no folder")?.to_string_lossy();
+        let dir = platform.data_dir().with_file_name(format!("{name}-host-of-{of}"));
+        let range = if name == "second" { "10.215." } else { "10.216." };
+        let network = platform.network().replace("10.214.", range);
         let footprint = Footprint::new(&dir);
         footprint.remove_everything()?;
         std::fs::create_dir_all(dir.join("host"))?;
@@ -69,7 +93,8 @@ impl<'a> SecondHost<'a> {
         let (id, token) = added.trim().split_once('\n').context("no token")?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let (id, token) = (id.to_owned(), token.to_owned());
-        let mut host = Self { platform, footprint, dir, port, id, token, agent: None };
+        let mut host =
+            Self { platform, footprint, dir, port, id, token, name, control_url, network, agent: None };
         host.start().await?;
         Ok(host)
     }
@@ -77,15 +102,14 @@ impl<'a> SecondHost<'a> {
     /// Starts the agent, and waits until it serves.
     pub(crate) async fn start(&mut self) -> Result<()> {
         let listen = format!("127.0.0.1:{}", self.port);
-        let network = self.platform.network().replace("10.214.", "10.215.");
         let data_dir = self.dir.join("host").to_string_lossy().into_owned();
-        let url = self.platform.url();
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.platform.data_dir().join("log/second-host.log"))?;
-        let arguments = ["host-agent", "--data-dir", &data_dir, "--control-url", &url, "--listen", &listen];
-        let more = ["--network", &network, "--vmm", "qemu", "--warm-pool", "off"];
+            .open(self.platform.data_dir().join(format!("log/{}-host.log", self.name)))?;
+        let url = &self.control_url;
+        let arguments = ["host-agent", "--data-dir", &data_dir, "--control-url", url, "--listen", &listen];
+        let more = ["--network", &self.network, "--vmm", "qemu", "--warm-pool", "off"];
         let sizes = ["--spare-networks", "1", "--store-size", "8"];
         let agent = Cli::new(self.platform.binary(), arguments.into_iter().chain(more).chain(sizes))
             .env("SANDBAR_REGISTER_TOKEN", &self.token)
@@ -97,7 +121,7 @@ impl<'a> SecondHost<'a> {
             .kill_on_drop(true)
             .spawn()?;
         self.agent = Some(agent);
-        wait::until_true("the second host serves", START_LIMIT, async || {
+        wait::until_true("the host serves", START_LIMIT, async || {
             let ended = self.agent.as_mut().context("it was not started")?.try_wait()?;
             anyhow::ensure!(ended.is_none(), "its agent ended: {ended:?}");
             Ok(tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok())

@@ -1,4 +1,4 @@
-//! Two hosts with real agents under one control plane: sandboxes spread, what becomes of one host harms nobody on the other, and what was
+//! Two hosts with real agents under one control plane, and then three under two ([`crate::two_controls`]): sandboxes spread, what becomes of one host harms nobody on the other, and what was
 //! paused on one that is gone goes on on the other.
 
 use std::collections::BTreeSet;
@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::life::{Witness, pause};
 use crate::object_storage::ObjectStorage;
 use crate::second_host::{Fleet, SecondHost};
+use crate::two_controls::three_hosts_and_two_control_planes;
 use crate::{Test, tests};
 
 /// A template is some hundred MB, and is hashed at both ends.
@@ -37,12 +38,12 @@ async fn sandboxes_spread_over_two_hosts_and_what_becomes_of_one_harms_nobody_on
 ) -> Result<()> {
     let storage = ObjectStorage::start().await?;
     platform.restart_with(&storage.variables()).await?;
-    let done = two_hosts(platform).await;
+    let done = two_hosts(platform, &storage.variables()).await;
     platform.restart_with(&[]).await?;
     done
 }
 
-async fn two_hosts(platform: &Platform) -> Result<()> {
+async fn two_hosts(platform: &Platform, variables: &[(&'static str, String)]) -> Result<()> {
     let fleet = Fleet::sign_in(platform).await?;
     let mut second = SecondHost::join(platform, &fleet).await?;
     let here = they_spread(platform, &second).await.context("spreading")?;
@@ -60,6 +61,9 @@ async fn two_hosts(platform: &Platform) -> Result<()> {
     a_pause_goes_on_elsewhere(&mut second, &first, &there).await.context("paused")?;
     there.sandbox.destroy().await?;
     here.destroy().await?;
+    three_hosts_and_two_control_planes(platform, &fleet, &second, variables)
+        .await
+        .context("three hosts and two control planes")?;
     second.leave(&fleet).await
 }
 
