@@ -1,6 +1,6 @@
 // Teams, roles, keys, the trail, the platform's own pages: who sees and may do what.
 
-import { expect, firstPerson, signIn, signUp, test } from './world';
+import { expect, firstPerson, shortId, signIn, signUp, test } from './world';
 
 test('two people in two teams see their own, and each role what it may', async ({ page, request, browser, watch }) => {
 	// 409: asked for in the moment in which the team changes.
@@ -132,6 +132,23 @@ test('keys are shown once, listed, used and revoked', async ({ page, request }) 
 	await expect(page.getByText('Nothing of the kind was done')).toBeVisible();
 });
 
+test('the audit log goes on as it is read', async ({ page, request }) => {
+	const person = await signUp(request, 'Reader');
+	// The first page has fifty.
+	for (let n = 1; n <= 60; n++) await person.call('PATCH', `/v1/teams/${person.team}`, { name: `Name ${n}` });
+	await signIn(page, person);
+	await page.goto('/dashboard/audit');
+	const events = page.getByRole('region', { name: 'Events' }).getByRole('listitem');
+	await expect(events).toHaveCount(50);
+	await events.last().scrollIntoViewIfNeeded();
+	await page.mouse.wheel(0, 10_000);
+	await expect(events.filter({ hasText: /Name 1\b/ })).toBeAttached();
+	await expect(page.getByRole('button', { name: 'Show more' })).toHaveCount(0);
+	const shown = await events.count();
+	const { items } = await person.call('GET', '/v1/audit-logs?limit=100');
+	expect(shown).toBe(items.length);
+});
+
 test('a secret’s value is typed once, replaced, given to a capsule and seen by nobody', async ({ page, request }) => {
 	const person = await signUp(request, 'Secrets');
 	await signIn(page, person);
@@ -205,6 +222,7 @@ test('an account’s name, password and sign-ins are its owner’s to change', a
 
 test('the platform’s administrator sees all, and shares it', async ({ page, request }) => {
 	const other = await signUp(request, 'Deputy');
+	const id = await other.capsule();
 	await signIn(page, await firstPerson(request));
 	await page.getByRole('link', { name: 'Users' }).click();
 	const user = page.getByRole('row', { name: other.email });
@@ -231,6 +249,15 @@ test('the platform’s administrator sees all, and shares it', async ({ page, re
 		await expect(page.getByRole('dialog')).toHaveCount(0);
 		expect(await snapshots()).toEqual(limit ? { ...before, limit: 3, is_default: false } : before);
 	}
+
+	// What runs, and of whom.
+	await page.getByRole('link', { name: 'All capsules' }).click();
+	await page.getByRole('search').getByLabel('Team').selectOption(other.team);
+	const capsules = page.getByRole('region', { name: 'Capsules' });
+	await expect(capsules.getByRole('row', { name: shortId(id) })).toContainText('running');
+	await expect(capsules.getByRole('row')).toHaveCount(2);
+	await page.getByRole('search').getByLabel('State').selectOption('paused');
+	await expect(capsules.getByText('No capsule is like that')).toBeVisible();
 
 	// The trail of everybody has it in words.
 	await page.getByRole('link', { name: 'All events' }).click();
