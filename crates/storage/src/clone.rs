@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -47,16 +48,18 @@ pub(crate) fn has_no_reflink(error: Errno) -> bool {
     matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS)
 }
 
-/// Copies the data of `source` by content, even where it could be shared; each range is announced first, and an error there ends it.
+/// Copies the data of `source` by content, even where it could be shared, and holes of up to `small_hole` bytes as the zeros that they
+/// are. Each range is announced first, and an error there ends it.
 pub(crate) fn copy_while(
     source: &File,
     target: &File,
+    small_hole: u64,
     mut announce: impl FnMut(u64, u64) -> io::Result<()>,
 ) -> io::Result<()> {
     /// Ranges announced at most.
     const STEP: u64 = 16 << 20;
     let length = source.metadata()?.len();
-    for_each_data_range(source, length, |start, end| {
+    let mut copy = |Range { start, end }: Range<u64>| {
         let mut at = start;
         while at < end {
             let next = end.min(at + STEP);
@@ -65,7 +68,16 @@ pub(crate) fn copy_while(
             at = next;
         }
         Ok(())
-    })
+    };
+    let mut joined: Option<Range<u64>> = None;
+    for_each_data_range(source, length, |start, end| match &mut joined {
+        Some(range) if start - range.end <= small_hole => {
+            range.end = end;
+            Ok(())
+        }
+        _ => joined.replace(start..end).map_or(Ok(()), &mut copy),
+    })?;
+    joined.map_or(Ok(()), copy)
 }
 
 fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
@@ -168,6 +180,31 @@ mod tests {
             copy_sparse(&File::open(&from).unwrap(), &File::create_new(&to).unwrap()).unwrap();
             prop_assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());
             prop_assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks());
+        }
+
+        #[test]
+        fn small_holes_are_filled_and_others_stay(
+            blocks in prop::collection::btree_set(0u64..200, 0..40),
+            small in 0u64..12,
+        ) {
+            // On the build's own disk, which has holes.
+            let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+            let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+            let written: Vec<_> = blocks.iter().map(|block| (*block, 7)).collect();
+            sparse_file(&from, &written, 200 * BLOCK as u64);
+            let (source, target) = (File::open(&from).unwrap(), File::create_new(&to).unwrap());
+            target.set_len(200 * BLOCK as u64).unwrap();
+            let mut announced = Vec::new();
+            copy_while(&source, &target, small * BLOCK as u64, |start, end| {
+                announced.push(start / BLOCK as u64..end / BLOCK as u64);
+                Ok(())
+            })
+            .unwrap();
+            prop_assert_eq!(std::fs::read(&from).unwrap(), std::fs::read(&to).unwrap());
+            prop_assert!(announced.windows(2).all(|two| two[1].start - two[0].end > small), "{:?}", announced);
+            let copied: u64 = announced.iter().map(|range| range.end - range.start).sum();
+            prop_assert!(copied <= blocks.len() as u64 * (small + 1), "{:?}", announced);
+            prop_assert!(announced.iter().all(|range| blocks.contains(&range.start) && blocks.contains(&(range.end - 1))));
         }
 
         #[test]

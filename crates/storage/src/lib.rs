@@ -59,7 +59,7 @@ pub use kernel::{GuestBinaries, Kernel, KernelError, prepare_kernel};
 pub use machine_image::{ImageDraft, MachineImage};
 pub use paused::{Paused, PausedFile, PausedManifest};
 pub use sandbox::SandboxFiles;
-pub use settle::{MOST_PIECES, Settled};
+pub use settle::{MOST_PIECES, MemoryCopy, Settled};
 pub use spare::SpareFiles;
 pub use store::{Space, Store, StoreError, StoreOptions};
 pub use template::{FileRecord, Template, TemplateDraft, TemplateFile, TemplateManifest, TemplateSpec};

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sandbar_types::Id;
@@ -22,11 +23,20 @@ pub struct SandboxFiles {
     /// The memory image that it was restored from, while it runs: the very file, under a second name. So clones share their page
     /// cache, and the image is there for the sandbox's next pause whatever becomes of its template. Where it boots, the VMM makes it.
     pub memory: PathBuf,
+    /// Where [`MemoryCopy::publish`](crate::MemoryCopy::publish) puts what holds the same as `memory` in fewer pieces.
+    pub(crate) memory_copy: PathBuf,
 }
 
 impl SandboxFiles {
     pub(crate) fn in_folder(dir: PathBuf) -> Self {
-        Self { disk: dir.join("disk.ext4"), memory: dir.join("memory"), dir }
+        let [disk, memory, memory_copy] = ["disk.ext4", "memory", "memory.copy"].map(|name| dir.join(name));
+        Self { dir, disk, memory, memory_copy }
+    }
+
+    /// What a copy of the machine's memory is to be cloned from, where the VMM counts changes from `image`.
+    #[must_use]
+    pub fn memory_to_clone<'a>(&'a self, image: &'a Path) -> &'a Path {
+        if self.memory_copy.exists() && is_same(image, &self.memory) { &self.memory_copy } else { image }
     }
 }
 
@@ -87,6 +97,8 @@ impl Store {
     /// Removes the files that a sandbox ran on. A VMM must not run on them any more.
     pub fn rest_sandbox(&self, id: Id<Sandbox>) -> Result<(), StoreError> {
         let files = self.sandbox_files(id);
+        // First of all: it must never be there beside another memory.
+        remove_all(&files.memory_copy)?;
         remove_all(&files.disk)?;
         Ok(remove_all(&files.memory)?)
     }
@@ -106,6 +118,12 @@ impl Store {
     pub fn remove_sandbox(&self, id: Id<Sandbox>) -> Result<(), StoreError> {
         Ok(self.session().discard(&self.sandbox_files(id).dir)?)
     }
+}
+
+/// Whether two names are of one file. What cannot be looked at is not.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    file(one).is_some_and(|found| file(other) == Some(found))
 }
 
 pub(crate) fn fill(files: &SandboxFiles, image: &MachineImage) -> Result<(), FileError> {

@@ -117,7 +117,7 @@ impl Actor {
             Self::assemble(resources, Facts::of(&record), holdings, Some(record), view, shutdown);
         if paused {
             // The former agent may have been at it, or not have begun.
-            actor.settling = Some(Settling::begin(Arc::clone(&actor.resources), actor.id));
+            actor.settling = Some(Settling::of_pause(Arc::clone(&actor.resources), actor.id));
         }
         (handle, actor)
     }
@@ -241,6 +241,7 @@ impl Actor {
         self.forget_pause().await;
         self.restore_network().await;
         self.show_door(Door::Open);
+        self.settle_machine();
         self.log.note(HostEvent::TakenOver).await;
         self.run().await
     }
@@ -270,7 +271,11 @@ impl Actor {
                 },
                 () = self.holdings.exited(), if running => self.stopped(REASON_EXITED).await,
                 push = Restarts::heard(&mut self.restarts), if running && !due => self.guest_agent_restarted(push).await,
-                bytes = Settling::done(&mut self.settling), if self.settling.is_some() => self.settled(bytes),
+                settled = Settling::done(&mut self.settling), if self.settling.is_some() => {
+                    if let Some(settled) = settled {
+                        self.settled(settled).await;
+                    }
+                }
                 () = tokio::time::sleep(expiry.unwrap_or_default()), if expiry.is_some() => {
                     if self.until_expiry().is_some_and(|left| left.is_zero()) {
                         self.expire().await;
@@ -318,6 +323,7 @@ impl Actor {
             view.running = None;
             view.host_ip = None;
         });
+        self.settling = None;
         self.end_log();
         if let Err(error) = self.holdings.give_back(&self.resources).await {
             // Its destruction, which the control plane asks for once it has taken note, tries again.

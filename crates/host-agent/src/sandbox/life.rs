@@ -10,7 +10,7 @@ use sandbar_types::PauseMode;
 use super::activity::now_unix_ms;
 use super::actor::Actor;
 use super::admission::{Request, Verdict, admit};
-use super::settling::Settling;
+use super::settling::{Settled, Settling};
 use super::standstill::{copy, copy_disk, go_on, lay_out, stand_still};
 use super::{
     Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Resume, Running, State, Target,
@@ -169,18 +169,19 @@ impl Actor {
     async fn publish(&self, draft: ImageDraft, mode: PauseMode) -> Result<Paused, Error> {
         let (machine, running, record) = self.machine()?;
         let image = draft.image();
-        let disk = self.resources.store.sandbox_files(self.id).disk;
+        let files = self.resources.store.sandbox_files(self.id);
+        let disk = &files.disk;
         match mode {
             PauseMode::Full => {
-                lay_out(machine, &image).await?;
+                lay_out(machine, &files, &image).await?;
                 stand_still(&self.resources, machine, &running.guest).await?;
-                let saved = copy(machine, &disk, &image).await?;
+                let saved = copy(machine, disk, &image).await?;
                 tracing::debug!(sandbox = %self.id, bytes = saved.changed_bytes, "memory saved");
             }
             PauseMode::Filesystem => {
                 // Flushed, and nothing of it written any more.
                 stand_still(&self.resources, machine, &running.guest).await?;
-                copy_disk(&disk, &image.disk).await?;
+                copy_disk(disk, &image.disk).await?;
             }
         }
         let (id, spec) = (self.id, record.kept_spec(mode, CopyOf::Template));
@@ -216,10 +217,10 @@ impl Actor {
         }
         let paused = paused.clone();
         match blocking("measure the pause", move || Ok(paused.own_bytes()?)).await {
-            Ok(bytes) => self.settled(Some(bytes)),
+            Ok(bytes) => self.settled(Settled::Pause(bytes)).await,
             Err(error) => tracing::warn!(sandbox = %self.id, error = chain(&error), "its size is not known"),
         }
-        self.settling = Some(Settling::begin(Arc::clone(&self.resources), self.id));
+        self.settling = Some(Settling::of_pause(Arc::clone(&self.resources), self.id));
         self.resources.inventory.changed();
     }
 
@@ -258,6 +259,7 @@ impl Actor {
                 self.retry.clear();
                 self.runs(record, process, guest);
                 self.forget_pause().await;
+                self.settle_machine();
                 self.resources.inventory.changed();
                 tracing::info!(sandbox = %self.id, took = ?begun.elapsed(), "resumed");
                 Ok(())
@@ -276,7 +278,7 @@ impl Actor {
                 }
                 self.show(|view| view.state = State::Paused);
                 self.resources.inventory.changed();
-                self.settling = Some(Settling::begin(Arc::clone(&self.resources), self.id));
+                self.settling = Some(Settling::of_pause(Arc::clone(&self.resources), self.id));
                 Err(error)
             }
         }
@@ -317,18 +319,19 @@ impl Actor {
         };
         let draft = self.begin_draft(target, bytes).await?;
         let image = draft.image();
-        let disk = self.resources.store.sandbox_files(self.id).disk;
+        let files = self.resources.store.sandbox_files(self.id);
+        let disk = &files.disk;
         if !matches!(target, Target::Disk(_)) {
-            lay_out(machine, &image).await?;
+            lay_out(machine, &files, &image).await?;
         }
         let mut stopped = None;
         let copied = async {
             stopped = Some(stand_still(&self.resources, machine, &running.guest).await?);
             match target {
                 Target::Snapshot(_) | Target::Children | Target::OwnPause(_) => {
-                    copy(machine, &disk, &image).await.map(|_| ())
+                    copy(machine, disk, &image).await.map(|_| ())
                 }
-                Target::Disk(_) => copy_disk(&disk, &image.disk).await,
+                Target::Disk(_) => copy_disk(disk, &image.disk).await,
             }
         };
         let copied = copied.await;
@@ -420,14 +423,29 @@ impl Actor {
         Ok(())
     }
 
-    /// How much disk the pause takes, where that is known.
-    pub(super) fn settled(&mut self, bytes: Option<u64>) {
-        if let Some(bytes) = bytes {
-            self.show(|view| {
+    /// Begins to mend the memory image of the machine that runs.
+    pub(super) fn settle_machine(&mut self) {
+        let image = self.holdings.machine.as_ref().map(|machine| machine.memory_image().to_owned());
+        self.settling = image.map(|image| Settling::of_machine(Arc::clone(&self.resources), self.id, image));
+    }
+
+    /// Takes what came of work on the sandbox's files, which are still those of the same pause, or of the same run.
+    pub(super) async fn settled(&mut self, settled: Settled) {
+        match settled {
+            Settled::Pause(bytes) => self.show(|view| {
                 if let Some(pause) = &mut view.pause {
                     pause.bytes = bytes;
                 }
-            });
+            }),
+            Settled::Memory(copy) => {
+                let id = self.id;
+                match blocking("publish a memory image", move || Ok(copy.publish(id)?)).await {
+                    Ok(()) => tracing::info!(sandbox = %id, "memory image in many pieces rewritten"),
+                    Err(error) => {
+                        tracing::warn!(sandbox = %id, error = chain(&error), "memory image not rewritten");
+                    }
+                }
+            }
         }
     }
 

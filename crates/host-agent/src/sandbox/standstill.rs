@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sandbar_storage::{MachineImage, clone_file};
+use sandbar_storage::{MachineImage, SandboxFiles, clone_file};
 use sandbar_vmm::{Machine, Saved, SnapshotFiles};
 
 use crate::error::{Error, chain};
@@ -57,8 +57,12 @@ pub(super) async fn go_on(machine: &dyn Machine, guest: &GuestClient) -> Instant
 }
 
 /// Makes room for the memory: a clone of the image that the machine was restored from. May be done while the guest runs.
-pub(super) async fn lay_out(machine: &dyn Machine, into: &MachineImage) -> Result<(), Error> {
-    let (from, to) = (machine.memory_image().to_owned(), into.memory.clone());
+pub(super) async fn lay_out(
+    machine: &dyn Machine,
+    files: &SandboxFiles,
+    into: &MachineImage,
+) -> Result<(), Error> {
+    let (from, to) = (files.memory_to_clone(machine.memory_image()).to_owned(), into.memory.clone());
     blocking("clone the memory image", move || {
         clone_file(&from, &to).map(|_| ()).map_err(Error::internal("clone the memory image"))
     })

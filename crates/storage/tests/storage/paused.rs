@@ -126,6 +126,50 @@ fn settling_takes_checksums_and_mends_files_in_many_pieces() {
 }
 
 #[test]
+fn a_running_machines_memory_is_rewritten_beside_it_for_the_next_pause() {
+    let place = Place::new();
+    let store = place.open();
+    let id = sandbox(&store);
+    let paused = pause(&store, id, 5);
+    let files = store.wake_sandbox(id, &paused.image().unwrap()).unwrap();
+    assert!(store.copy_memory(id, &files.memory, 0, &|| true).unwrap().is_none(), "others have it, too");
+    store.remove_paused(id).unwrap();
+    assert!(
+        store.copy_memory(id, &files.memory, MOST_PIECES, &|| true).unwrap().is_none(),
+        "it lies in one piece"
+    );
+    assert!(store.copy_memory(id, &files.memory, 0, &|| false).unwrap().is_none(), "it was told to stop");
+    drop(store.copy_memory(id, &files.memory, 0, &|| true).unwrap().unwrap());
+    assert_eq!(files.memory_to_clone(&files.memory), files.memory);
+
+    let inode = files.memory.metadata().unwrap().ino();
+    store.copy_memory(id, &files.memory, 0, &|| true).unwrap().unwrap().publish(id).unwrap();
+    let copy = files.memory_to_clone(&files.memory).to_owned();
+    assert_ne!(copy, files.memory);
+    assert!(fs::read(&copy).unwrap() == fs::read(&files.memory).unwrap());
+    assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20, "holes stay holes");
+    assert_eq!(files.memory.metadata().unwrap().ino(), inode, "the machine maps this one");
+    assert!(store.copy_memory(id, &files.memory, 0, &|| true).unwrap().is_none(), "once is enough");
+
+    // A VMM that counts from another image goes on from there; one may have a name of its own for it.
+    let (own, other) = (files.dir.join("own"), files.dir.join("other"));
+    fs::hard_link(&files.memory, &own).unwrap();
+    fs::copy(&files.memory, &other).unwrap();
+    assert_eq!((files.memory_to_clone(&own), files.memory_to_clone(&other)), (&*copy, &*other));
+    fs::remove_file(&copy).unwrap();
+    assert!(store.copy_memory(id, &other, 0, &|| true).unwrap().is_none());
+    store.copy_memory(id, &own, 0, &|| true).unwrap().unwrap().publish(id).unwrap();
+
+    // It is of no other run.
+    store.rest_sandbox(id).unwrap();
+    assert!(!copy.exists());
+    store.remove_sandbox(id).unwrap();
+    assert!(store.copy_memory(id, &files.memory, 0, &|| true).unwrap().is_none());
+    let [session] = &in_tmp(&place)[..] else { panic!("one open store, one session") };
+    assert_eq!(fs::read_dir(session).unwrap().count(), 0);
+}
+
+#[test]
 fn settling_never_touches_a_later_pause() {
     let place = Place::new();
     let store = place.open();
