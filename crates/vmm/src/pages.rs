@@ -38,13 +38,16 @@ const ENTRY_BYTES: usize = size_of::<u64>();
 const COPY: usize = 1 << 20;
 /// Zeroed ranges from this size on become holes. Smaller ones are written: a hole costs the filesystem a transaction.
 const HOLE: usize = 64 * 1024;
+/// What lies between changed pages is written with them up to this size: each run by itself is one more piece of the image, which costs
+/// the filesystem more than these bytes do, now and at every later clone.
+const GAP: u64 = 32 * 1024;
 
 /// What a copy of the changed pages wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Copied {
     /// Bytes of pages that the guest changed.
     pub(crate) changed: u64,
-    /// How much of it is zero by now.
+    /// How much of what was written is zero by now.
     pub(crate) zeroed: u64,
 }
 
@@ -93,21 +96,32 @@ impl PrivateMapping {
 
     /// Writes the changed pages to `image`, which holds what the file holds. The process must not change them meanwhile.
     pub(crate) fn copy_changed(&self, image: &File) -> io::Result<Copied> {
-        let mut buffer = vec![0; COPY];
         let mut copied = Copied::default();
-        self.for_each_changed(|mut offset, addresses| {
-            let mut address = addresses.start;
-            while address < addresses.end {
-                let wanted = usize::try_from(addresses.end - address).map_or(COPY, |left| left.min(COPY));
+        let mut buffer = vec![0; COPY];
+        let mut copy = |run: Part| {
+            let (mut address, mut offset) = (run.addresses.start, run.offset);
+            while address < run.addresses.end {
+                let wanted = usize::try_from(run.addresses.end - address).map_or(COPY, |left| left.min(COPY));
                 let pages = &mut buffer[..wanted];
                 self.memory.read_exact_at(pages, address)?;
                 copied.zeroed += write_pages(image, offset, pages)?;
-                copied.changed += wanted as u64;
                 address += wanted as u64;
                 offset += wanted as u64;
             }
-            Ok(())
+            io::Result::Ok(())
+        };
+        let mut joined: Option<Part> = None;
+        self.for_each_changed(|offset, addresses| {
+            copied.changed += addresses.end - addresses.start;
+            match &mut joined {
+                Some(run) if run.is_closely_before(offset, addresses.start) => {
+                    run.addresses.end = addresses.end;
+                    Ok(())
+                }
+                _ => joined.replace(Part { addresses, offset }).map_or(Ok(()), &mut copy),
+            }
         })?;
+        joined.map_or(Ok(()), copy)?;
         Ok(copied)
     }
 
@@ -145,6 +159,14 @@ impl PrivateMapping {
     }
 }
 
+impl Part {
+    /// Whether so little of the file lies between this and what begins there that it is copied with it.
+    fn is_closely_before(&self, offset: u64, address: u64) -> bool {
+        let Some(gap) = address.checked_sub(self.addresses.end) else { return false };
+        gap <= GAP && offset.checked_sub(self.offset) == Some(address - self.addresses.start)
+    }
+}
+
 /// The pieces of a file's mapping, from `/proc/PID/maps`. The device is not compared: some filesystems show another one there.
 fn parts(maps: &[u8], inode: u64, name: &OsStr) -> Vec<Part> {
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
@@ -164,18 +186,20 @@ fn parts(maps: &[u8], inode: u64, name: &OsStr) -> Vec<Part> {
 /// Writes whole pages; says how many bytes of them are zero. What the guest zeroed has to be zero in the image, whatever is there.
 fn write_pages(image: &File, offset: u64, pages: &[u8]) -> io::Result<u64> {
     let mut zeroed = 0;
-    let mut at = 0;
+    // What is written by one call, and how far it was looked at.
+    let (mut unwritten, mut at) = (0, 0);
     for run in zero_runs(pages) {
-        let place = offset + at as u64;
-        at += run.len();
+        let next = at + run.len();
         if is_zero(&run[..PAGE]) {
             zeroed += run.len() as u64;
-            if run.len() >= HOLE && punch(image, place, run.len() as u64)? {
-                continue;
+            if run.len() >= HOLE && punch(image, offset + at as u64, run.len() as u64)? {
+                image.write_all_at(&pages[unwritten..at], offset + unwritten as u64)?;
+                unwritten = next;
             }
         }
-        image.write_all_at(run, place)?;
+        at = next;
     }
+    image.write_all_at(&pages[unwritten..], offset + unwritten as u64)?;
     Ok(zeroed)
 }
 
@@ -265,7 +289,7 @@ mod tests {
     #[test]
     fn what_was_zeroed_is_zero_in_the_image_whatever_was_there() {
         let page = PAGE;
-        for pages in [1, 3, HOLE / page, 2 * HOLE / page] {
+        for pages in [1, 3, HOLE / page, 2 * HOLE / page, COPY / page - 1] {
             let image = tempfile::tempfile().unwrap();
             image.write_all_at(&vec![7; (pages + 2) * page], 0).unwrap();
             let mut changed = vec![0; (pages + 1) * page];
@@ -319,16 +343,18 @@ mod tests {
         assert_eq!(memory.iter().map(|&byte| u64::from(byte)).sum::<u64>(), 5 * (pages * page) as u64);
         memory[3 * page] = 1;
         memory[4 * page] = 1;
+        // Close by: what is between goes with it. Not close to it: the others.
+        memory[8 * page] = 1;
         memory[40 * page..60 * page].fill(0);
 
         let us = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         let mapping = PrivateMapping::open(us, &path, "memory", (pages * page) as u64).unwrap();
-        assert_eq!(mapping.changed().unwrap(), 22 * page as u64);
+        assert_eq!(mapping.changed().unwrap(), 23 * page as u64);
         let copy = folder.path().join("copy");
         fs::copy(&path, &copy).unwrap();
         let image = File::options().write(true).open(&copy).unwrap();
         let copied = mapping.copy_changed(&image).unwrap();
-        assert_eq!(copied, Copied { changed: 22 * page as u64, zeroed: 20 * page as u64 });
+        assert_eq!(copied, Copied { changed: 23 * page as u64, zeroed: 20 * page as u64 });
         assert!(fs::read(&copy).unwrap() == *memory);
 
         let other = ProcessIdentity { start_time: us.start_time + 1, ..us };
