@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::join_all;
 use rustix::process::Signal;
 use sandbar_tests::census::Footprint;
 use sandbar_tests::{Client, Platform, Sandbox, wait};
 use sandbar_types::ErrorCode;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::life::{Witness, pause};
 use crate::object_storage::ObjectStorage;
@@ -27,7 +28,10 @@ const COPY_LIMIT: Duration = Duration::from_secs(400);
 /// Calls to one host while the other hangs.
 const CALLS: usize = 5;
 /// Creates at a time, in the middle of which an agent is killed.
-const CREATES: usize = 4;
+const CREATES: usize = 2;
+const KILLS: usize = 10;
+/// The value of a secret of the team's.
+const SECRET: &str = "hunter2-elsewhere";
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![sandboxes_spread_over_two_hosts_and_what_becomes_of_one_harms_nobody_on_the_other]
@@ -51,12 +55,19 @@ async fn two_hosts(platform: &Platform, variables: &[(&'static str, String)]) ->
 
     // One whose memory tells whether it is the same life, on the second host.
     fleet.drain(&first).await?;
-    let there = Witness::start(platform, &json!({"timeout_sec": 0, "env": {"TOLD": "once"}})).await?;
+    let client = platform.client()?;
+    client.post("/v1/secrets", &json!({"name": "two-hosts", "value": SECRET})).await?.json(201)?;
+    let body = json!({"timeout_sec": 0, "env": {"TOLD": "once"}, "secrets": {"HIDDEN": "two-hosts"}});
+    let there = Witness::start(platform, &body).await?;
+    // It has its own copy: nobody can look the value up later.
+    client.delete("/v1/secrets/two-hosts").await?.expect(204)?;
     fleet.end_drain(&first).await?;
     assert_eq!(host_of(&there.sandbox)?, second.id);
 
     a_host_that_hangs_slows_nobody_elsewhere(&second, &here, &there).await.context("hanging")?;
-    a_kill_in_creates_loses_and_leaks_nothing(platform, &mut second).await.context("killed in creates")?;
+    ten_kills_in_a_storm_of_creates_lose_and_leak_nothing(platform, &mut second)
+        .await
+        .context("killed in creates")?;
     a_host_that_is_cut_off_comes_back(&mut second, &here, &there).await.context("cut off")?;
     a_pause_goes_on_elsewhere(&mut second, &first, &there).await.context("paused")?;
     there.sandbox.destroy().await?;
@@ -127,38 +138,39 @@ async fn a_host_that_hangs_slows_nobody_elsewhere(
     .await
 }
 
-/// Each create succeeds or is refused; in the end each host has the machines of its rows, and no others.
-async fn a_kill_in_creates_loses_and_leaks_nothing(
+/// Creates go on while one host's agent is killed ten times, each time with a machine in the making. Each create succeeds or is refused with
+/// the reason; what was answered with 201 is never lost; in the end each host has the machines of its rows, and no others.
+async fn ten_kills_in_a_storm_of_creates_lose_and_leak_nothing(
     platform: &Platform,
     second: &mut SecondHost<'_>,
 ) -> Result<()> {
     let client = platform.client()?;
-    let before = second.recorded()?;
-    let creates: Vec<_> = (0..CREATES)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { client.create(&json!({"timeout_sec": 0})).await })
-        })
-        .collect();
-    wait::until_true("the second host makes one", REST_LIMIT, async || {
-        let folders = second.footprint.sandbox_folders()?;
-        Ok(folders.iter().any(|id| !before.contains(id)) || creates.iter().all(|create| create.is_finished()))
-    })
-    .await?;
-    second.kill().await?;
-    second.start().await?;
-    let mut made = Vec::new();
-    for created in join_all(creates).await {
-        let reply = created??;
-        if reply.status == 201 {
-            let answer = reply.json(201)?;
-            let id = answer["id"].as_str().context("no id")?.to_owned();
-            made.push(Sandbox::of(&client, &id, answer));
-        } else {
-            ensure!([429, 502, 503, 504].contains(&reply.status), "{} {}", reply.status, reply.text());
+    let over = watch::Sender::new(false);
+    let storm: Vec<_> =
+        (0..CREATES).map(|_| tokio::spawn(creates_until(client.clone(), over.subscribe()))).collect();
+    let killed = async {
+        for _ in 0..KILLS {
+            let before = second.footprint.sandbox_folders()?;
+            wait::until_true("the second host makes one", REST_LIMIT, async || {
+                ensure!(storm.iter().all(|create| !create.is_finished()), "the storm has ended");
+                let folders = second.footprint.sandbox_folders()?;
+                Ok(folders.iter().any(|id| !before.contains(id)))
+            })
+            .await?;
+            second.kill().await?;
+            second.start().await?;
         }
+        Ok::<_, anyhow::Error>(())
     }
-    for sandbox in &made {
+    .await;
+    over.send_replace(true);
+    let mut lives = Vec::new();
+    for stormed in join_all(storm).await {
+        lives.extend(stormed??);
+    }
+    killed?;
+    ensure!(!lives.is_empty(), "nothing was made");
+    for sandbox in &lives {
         wait::until_true("what was made runs", REST_LIMIT, async || {
             Ok(sandbox.sh("echo here").await? == "here")
         })
@@ -170,10 +182,47 @@ async fn a_kill_in_creates_loses_and_leaks_nothing(
             && agrees(&client, &second.footprint, |host| host == second.id).await?)
     })
     .await?;
-    for sandbox in &made {
+    for sandbox in &lives {
         sandbox.destroy().await?;
     }
     Ok(())
+}
+
+/// Creates sandboxes, one after the other: those that live in the end. All but the newest are ended, which a host whose agent is away does later.
+async fn creates_until(client: Client, over: watch::Receiver<bool>) -> Result<Vec<Sandbox>> {
+    let mut lives: Vec<Sandbox> = Vec::new();
+    while !*over.borrow() {
+        let reply = client.create(&json!({"timeout_sec": 0})).await?;
+        if reply.status == 201 {
+            let answer = reply.json(201)?;
+            let id = answer["id"].as_str().context("no id")?.to_owned();
+            lives.push(Sandbox::of(&client, &id, answer));
+        } else {
+            let told: Value = serde_json::from_slice(&reply.bytes).with_context(|| reply.text())?;
+            let (code, message) = (told["error"]["code"].as_str(), told["error"]["message"].as_str());
+            ensure!(
+                [429, 502, 503, 504].contains(&reply.status)
+                    && code.is_some_and(|code| code != ErrorCode::InternalError.as_str())
+                    && message.is_some_and(|message| !message.is_empty()),
+                "{} {told}",
+                reply.status
+            );
+        }
+        let mut kept = Vec::new();
+        let older = lives.len().saturating_sub(1);
+        for sandbox in lives.drain(..older) {
+            let state = sandbox.status().await?;
+            ensure!(["running", "missing"].contains(&state.as_str()), "{} was lost: {state}", sandbox.id);
+            let ended = client.delete(&format!("/v1/sandboxes/{}", sandbox.id)).await?;
+            match (ended.status, sandbox.status().await?.as_str()) {
+                (204, _) | (_, "stopping" | "stopped") => {}
+                (500.., _) => kept.push(sandbox),
+                (status, state) => bail!("{} is {state}, and its end answered {status}", sandbox.id),
+            }
+        }
+        lives.splice(0..0, kept);
+    }
+    Ok(lives)
 }
 
 /// Whether a host has folders and machines of the living sandboxes that are on it, and no others.
@@ -247,10 +296,12 @@ async fn a_pause_goes_on_elsewhere(second: &mut SecondHost<'_>, first: &str, the
     assert_eq!(sandbox.status().await?, "running");
     there.testifies().await?;
 
-    // What its guest was told came along: the new host tells it again where the memory is not kept.
+    // What its guest was told came along, secrets too: in its memory, and the new host tells it again where that is not kept.
+    assert_eq!(sandbox.sh("echo $TOLD $HIDDEN").await?, format!("once {SECRET}"));
     for (act, body) in [("pause", json!({"memory": false})), ("resume", json!({}))] {
         client.post(&format!("/v1/sandboxes/{}/{act}", sandbox.id), &body).await?.json(200)?;
     }
-    assert_eq!(sandbox.sh("echo $TOLD; wc -l < /home/user/log > /dev/null").await?, "once");
+    let told = sandbox.sh("echo $TOLD $HIDDEN; wc -l < /home/user/log > /dev/null").await?;
+    assert_eq!(told, format!("once {SECRET}"));
     Ok(())
 }

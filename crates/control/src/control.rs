@@ -30,7 +30,7 @@ use crate::transfer::{Bucket, BucketError, Fetches};
 /// Heartbeats that a slow listener may lag behind.
 const HEARD_BACKLOG: usize = 64;
 /// Network policies that are being replaced at the same time. Each holds a connection to the database while a host is asked: hosts that
-/// do not answer must leave most of them to others.
+/// do not answer must leave most of them to others. One host has a few of the turns (`HostClient::network_turn`).
 const NETWORK_TURNS: usize = 6;
 
 /// The control plane. Cheap to clone; stateless but for connections: any number of replicas may run on one database.

@@ -223,6 +223,17 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_whose_clock_is_minutes_behind_takes_what_was_just_made() {
+        let (authority, then) = (authority(), chrono::Utc::now().timestamp() - 600);
+        let (client, _) = authority.client_certificate().unwrap();
+        let host = der(&authority.sign_host(Id::new(), &request(|_| ())).unwrap());
+        for cert in [&authority.cert_der, client.der(), &host] {
+            let (_, cert) = X509Certificate::from_der(cert).unwrap();
+            assert!(cert.validity().not_before.timestamp() < then);
+        }
+    }
+
+    #[test]
     fn the_authority_survives_being_kept() {
         let kept = Kept::generate().unwrap();
         let again: Kept = serde_json::from_slice(&serde_json::to_vec(&kept).unwrap()).unwrap();

@@ -51,7 +51,9 @@ impl TestDatabase {
     async fn cloned(server: PgConnectOptions, template: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let mut connection = connect(&server).await;
-        run(&mut connection, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        // Its files are copied as they are, which costs half of what writing each page to the log does, as servers from 15 on would.
+        let how = if connection.server_version_num() >= Some(150_000) { "STRATEGY file_copy" } else { "" };
+        run(&mut connection, &format!("CREATE DATABASE {name} TEMPLATE {template} {how}")).await;
         let pool = PgPool::connect_lazy_with(server.clone().database(&name));
         Self { name, server, pool }
     }

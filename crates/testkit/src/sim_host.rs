@@ -36,7 +36,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use sandbar_proto::host as rpc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 pub use faults::{Fault, Gate, Rpc, Times};
@@ -50,6 +50,8 @@ pub struct SimHost {
     agent: Arc<Agent>,
     key: KeyPair,
     address: SocketAddr,
+    /// Keeps the port for this host while its agent is dead: another host of the same process might be given it. Nothing listens on it.
+    _port: TcpSocket,
     serving: Mutex<Serving>,
 }
 
@@ -79,8 +81,9 @@ enum Serving {
 impl SimHost {
     /// A host that holds a port on the loopback address and waits to be enrolled.
     pub async fn bind() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("bind a loopback port")?;
-        let address = listener.local_addr()?;
+        let port = socket(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let address = port.local_addr()?;
+        let listener = listen(address)?;
         Ok(Self {
             agent: Arc::new(Agent {
                 inventory: Mutex::new(Inventory::default()),
@@ -91,6 +94,7 @@ impl SimHost {
             }),
             key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
             address,
+            _port: port,
             serving: Mutex::new(Serving::Bound(listener)),
         })
     }
@@ -126,9 +130,9 @@ impl SimHost {
             Serving::Bound(listener) => listener,
             Serving::Up(_, task) => {
                 end(task).await;
-                self.rebind().await?
+                listen(self.address)?
             }
-            Serving::Down(_) | Serving::Changing => self.rebind().await?,
+            Serving::Down(_) | Serving::Changing => listen(self.address)?,
         };
         self.serve(listener, tls);
         Ok(())
@@ -152,7 +156,7 @@ impl SimHost {
     pub async fn restart(&self) -> anyhow::Result<()> {
         match self.take_serving() {
             Serving::Down(tls) => {
-                let listener = self.rebind().await?;
+                let listener = listen(self.address)?;
                 self.agent.inventory().changed();
                 self.serve(listener, tls);
                 Ok(())
@@ -161,10 +165,6 @@ impl SimHost {
                 anyhow::bail!("only a crashed agent is started again")
             }
         }
-    }
-
-    async fn rebind(&self) -> anyhow::Result<TcpListener> {
-        TcpListener::bind(self.address).await.context("bind the port again")
     }
 
     fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>) {
@@ -259,6 +259,11 @@ impl SimHost {
         self.agent.inventory().plant(id, age);
     }
 
+    /// From now on its clock says so many milliseconds more than ours.
+    pub fn set_clock_ahead(&self, ms: i64) {
+        self.agent.inventory().clock.ahead_ms = ms;
+    }
+
     /// `id` was idle for its time-out, and the host pauses it by itself.
     pub fn auto_pause(&self, id: &str) {
         // A sandbox that cannot be paused now is one that is not idle.
@@ -328,6 +333,22 @@ impl SimHost {
     fn take_serving(&self) -> Serving {
         std::mem::take(&mut *self.serving())
     }
+}
+
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
+
+/// A socket at an address that it shares with others of ours.
+fn socket(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address).with_context(|| format!("bind {address}"))?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    socket(address)?.listen(BACKLOG).with_context(|| format!("listen at {address}"))
 }
 
 /// Ends the server at once: its port is free when this returns, and its connections break with it.

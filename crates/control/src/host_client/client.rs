@@ -15,7 +15,7 @@ use sandbar_proto::host;
 use sandbar_proto::host::exec_stream_request::Request;
 use sandbar_types::Id;
 use sandbar_types::id::{Host, Sandbox, Template};
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, watch};
 use tokio_rustls::TlsConnector;
 
 use super::circuit::{Breaker, Circuit};
@@ -30,6 +30,9 @@ pub(super) type ResponseBody = <Measured as connectrpc::client::ClientTransport>
 
 /// Requests that may wait for the connection. More would mean that the host is gone.
 const QUEUE: usize = 1024;
+/// Network policies that are being replaced on one host at the same time, of the turns that all hosts share: one that does not answer
+/// leaves the others theirs.
+const NETWORK_TURNS: usize = 2;
 /// How long a connection may take to be made, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed by unanswered pings.
@@ -49,6 +52,7 @@ pub struct HostClient {
     lanes: Arc<Lanes>,
     breaker: Arc<Breaker>,
     probe_limit: Duration,
+    network_turns: Arc<Semaphore>,
 }
 
 impl HostClient {
@@ -69,12 +73,18 @@ impl HostClient {
         let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
         let rpc = rpc(id, connect.clone(), uri.clone(), windows);
         let lanes = Arc::new(Lanes::new(id, connect, uri));
-        Self { id, address, rpc, lanes, breaker: Breaker::new(), probe_limit }
+        let network_turns = Arc::new(Semaphore::new(NETWORK_TURNS));
+        Self { id, address, rpc, lanes, breaker: Breaker::new(), probe_limit, network_turns }
     }
 
     /// The connections that tunnels go through.
     pub(super) fn lanes(&self) -> &Lanes {
         &self.lanes
+    }
+
+    /// Waits for this host's turn to replace a network policy. The semaphore is never closed.
+    pub(crate) async fn network_turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.network_turns.acquire().await
     }
 
     /// The host.

@@ -14,7 +14,9 @@ use sandbar_store::sandboxes::{SandboxRow, Transition};
 use sandbar_types::id::{Host, Sandbox};
 use sandbar_types::{Id, SandboxStatus};
 
-use super::judge::{Action, End, Machine, MachineState, Observation, OnHost, Origin, Policy, Row, judge};
+use super::judge::{
+    Action, End, Machine, MachineState, Observation, OnHost, Origin, Past, Policy, Row, judge,
+};
 use crate::host_client::{HostClient, HostError};
 use crate::sandboxes::keep_last;
 use crate::{Control, OpContext, audit, reported};
@@ -310,6 +312,7 @@ impl From<&SandboxRow> for Row {
             generation: row.generation,
             since: row.transition_started_at,
             origin,
+            past: if row.started_at.is_some() { Past::Ran } else { Past::NeverRan },
         }
     }
 }

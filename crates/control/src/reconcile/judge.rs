@@ -6,7 +6,7 @@
 //!   pending,        -- until the operation's deadline, since somebody is at it; then: destroy, error --
 //!   starting
 //!   running         stopped (1)     --         note use       --          paused (4)    --         destroy, stopped
-//!   missing         stopped (1)     --         running        --          paused (4)    --         destroy, stopped
+//!   missing         stopped (1, 7)  --         running        --          paused (4)    --         destroy, stopped
 //!   paused          stopped (1, 3)  --         running (4)    --          --            --         destroy, stopped
 //!   pausing         stopped (1, 5)  --         running (5)    --          paused        --         destroy, stopped (5)
 //!   resuming        stopped (1, 5)  --         running        --          paused (5)    --         destroy, stopped (5)
@@ -25,6 +25,7 @@
 //! 5. Past the operation's deadline, or when nobody is at it any more ([`released`]): before, the request may be on its way.
 //! 6. The row is on another host, or paused on none: it was restored from object storage, or can be, and what is here is old. A few at a
 //!    time, as in 2. A row that is being restored and is absent becomes paused again, on no host, in place of `stopped`.
+//! 7. One that never ran was not lost but not made: destroy, error, at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,6 +46,16 @@ pub(super) struct Row {
     pub(super) generation: i64,
     pub(super) since: DateTime<Utc>,
     pub(super) origin: Origin,
+    pub(super) past: Past,
+}
+
+/// Whether there was ever anything to lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It ran, here or elsewhere.
+    Ran,
+    /// Nobody was told that it runs.
+    NeverRan,
 }
 
 /// Where all that there is of a sandbox is.
@@ -208,7 +219,7 @@ enum RowVerdict {
 fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict {
     use MachineState as Is;
     use RowVerdict::{Do, GiveUp, LeaveAlone};
-    let Row { id, status: was, generation, since: _, origin: _ } = row;
+    let Row { id, status: was, generation, since: _, origin: _, past: _ } = row;
     let (id, was, generation) = (*id, *was, *generation);
     let end =
         |to, reason: &str, machine| Action::End { id, generation, to, reason: reason.to_owned(), machine };
@@ -233,6 +244,10 @@ fn judge_row(row: &Row, machine: Option<&Machine>, overdue: bool) -> RowVerdict 
         (_, Some(Is::Starting | Is::Between | Is::Stopping)) => LeaveAlone,
 
         (Resuming | Missing, None) if row.origin == Origin::Stored => Do(Action::GiveBack { id, generation }),
+        // Its host was lost sight of before it made it, or could tell.
+        (Missing, None) if row.past == Past::NeverRan => {
+            Do(end(End::Error, "it was not made", OnHost::Perhaps))
+        }
         (_, None) => GiveUp(end(End::Stopped, "its host does not have it any more", OnHost::Nothing)),
         (_, Some(Is::Stopped)) => {
             let reason = machine.map_or("", |machine| machine.stop_reason.as_str());

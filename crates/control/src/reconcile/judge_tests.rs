@@ -27,7 +27,8 @@ fn id(n: u128) -> Id<Sandbox> {
 }
 
 fn row(n: u128, status: SandboxStatus, seconds_ago: i64) -> Row {
-    Row { id: id(n), status, generation: 7, since: at(seconds_ago), origin: Origin::Here }
+    let past = if matches!(status, Pending | Starting) { Past::NeverRan } else { Past::Ran };
+    Row { id: id(n), status, generation: 7, since: at(seconds_ago), origin: Origin::Here, past }
 }
 
 fn machine(n: u128, state: MachineState, seconds_ago: i64) -> Machine {
@@ -107,6 +108,23 @@ fn a_missing_row_comes_back_or_ends_as_its_host_says() {
         [settled(Missing, Rest::Paused)]
     );
     assert!(matches!(one(row(1, Missing, 500), None).as_slice(), [Action::End { to: End::Stopped, .. }]));
+}
+
+#[test]
+fn a_missing_row_that_never_ran_was_not_made_however_many_there_are() {
+    let never = |n| Row { past: Past::NeverRan, ..row(n, Missing, 0) };
+    let rows: Vec<Row> = (1..=10).map(never).collect();
+    let verdict = judge(&Observation { rows, ..Observation::default() }, now(), &policy());
+    assert_eq!((verdict.actions.len(), verdict.spared), (10, 0), "nothing was lost that could be spared");
+    for action in &verdict.actions {
+        let Action::End { to: End::Error, machine: OnHost::Perhaps, reason, .. } = action else {
+            panic!("{action:?}");
+        };
+        assert_eq!(reason, "it was not made");
+    }
+    // What its host made all the same runs.
+    let made = one(never(1), Some(machine(1, MachineState::Running, 0)));
+    assert_eq!(made, [settled(Missing, Rest::Running)]);
 }
 
 fn settled(was: SandboxStatus, to: Rest) -> Action {
@@ -260,8 +278,9 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let absent = proptest::collection::btree_set(0u128..30, 0..15);
     let elsewhere = proptest::collection::btree_set(0u128..30, 0..15);
     let stored = proptest::collection::btree_set(0u128..30, 0..15);
-    let all = (rows, machines, others, absent, elsewhere, stored);
-    all.prop_map(|(rows, machines, others, absent, elsewhere, stored)| Observation {
+    let never = proptest::collection::btree_set(0u128..30, 0..15);
+    let all = (rows, machines, others, absent, elsewhere, stored, never);
+    all.prop_map(|(rows, machines, others, absent, elsewhere, stored, never)| Observation {
         elsewhere: others
             .iter()
             .filter(|(n, status)| !rows.contains_key(n) && elsewhere.contains(n) && !status.is_end())
@@ -276,7 +295,8 @@ fn any_observation() -> impl Strategy<Value = Observation> {
             .into_iter()
             .map(|(n, (status, age))| {
                 let origin = if stored.contains(&n) { Origin::Stored } else { Origin::Here };
-                Row { origin, ..row(n, status, age) }
+                let past = if status == Missing && never.contains(&n) { Past::NeverRan } else { Past::Ran };
+                Row { origin, past, ..row(n, status, age) }
             })
             .collect(),
         machines: machines.into_iter().map(|(n, (state, age))| machine(n, STATES[state], age)).collect(),

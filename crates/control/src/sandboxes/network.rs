@@ -98,7 +98,9 @@ impl Control {
     ) -> Result<(), SandboxError> {
         let limit = self.config().call_deadline;
         let client = self.client_of_kept(sandbox, "changing its network policy")?;
-        let _turn = self.network_turn().await;
+        // Its host's first: who waits for a host that does not answer takes no turn from the others.
+        let _turn = client.network_turn().await;
+        let _of_all = self.network_turn().await;
         let lock = self.store().try_lock(Lock::Network(sandbox.id)).await?;
         let lock = lock.ok_or(SandboxError::Busy { id: sandbox.id })?;
         client

@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use sandbar_control::config::Scheduling;
 use sandbar_control::host_client::Circuit;
-use sandbar_control::hosts::{Existing, Heartbeat, HostError, HostStatus, NewHost};
-use sandbar_control::sandboxes::{NewSandbox, Resume, SandboxError, SandboxFilter};
+use sandbar_control::hosts::{Draining, Existing, Heartbeat, HostError, HostStatus, NewHost, Running};
+use sandbar_control::sandboxes::{Command, NetworkRules, NewSandbox, Resume, SandboxError, SandboxFilter};
 use sandbar_control::snapshots::NewSnapshot;
 use sandbar_control::{Config, Control, OpContext, PageRequest};
 use sandbar_testkit::sim_host::{Fault, Reason, Rpc, SimHost, Times};
 use sandbar_types::id::Host;
 use sandbar_types::{ErrorCode, Id, SandboxStatus};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -221,6 +222,95 @@ async fn a_hung_host_costs_nobody_but_itself() {
 }
 
 #[tokio::test]
+async fn a_host_whose_clock_is_five_minutes_off_keeps_what_it_has() {
+    for ahead in [-300_000, 300_000] {
+        let world = World::new().await;
+        world.host.set_clock_ahead(ahead);
+        let (running, paused) = (world.create().await.unwrap(), world.create().await.unwrap());
+        world.control.sandbox_pause(&world.ctx, &paused).await.unwrap();
+        let resumed = world.create().await.unwrap();
+        let resumed = world.control.sandbox_pause(&world.ctx, &resumed).await.unwrap();
+        world.control.sandbox_resume(&world.ctx, &resumed, Resume::default()).await.unwrap();
+        let before = [SandboxStatus::Running, SandboxStatus::Paused, SandboxStatus::Running];
+        for _ in 0..2 {
+            world.beat().await;
+            world.control.monitor_round(true).await.unwrap();
+            let report = world.look().await;
+            assert_eq!((report.ended, report.destroyed, report.settled, report.failed), (0, 0, 0, 0));
+            assert_eq!(world.statuses().await, before, "{ahead}");
+        }
+        world.control.sandbox_ping(&world.ctx, &running).await.unwrap();
+    }
+}
+
+/// Calls of each kind that are open on the host that hangs: together more than there are connections to the database, or turns of anything.
+const STUCK: usize = 32;
+/// Sandboxes there whose network policies are being replaced, and creates: more than there are turns.
+const CHANGES: usize = 8;
+const ANSWERED: usize = 200;
+
+#[tokio::test]
+async fn calls_to_other_hosts_are_answered_while_every_call_to_a_hung_one_is_open() {
+    // Nobody gives up meanwhile, so nobody has learnt yet that the host hangs: its callers cost others the most.
+    let long = Duration::from_secs(1800);
+    let patient = Config { call_deadline: long, create_deadline: long, probe_deadline: long, ..config() };
+    let world = World::with(patient).await;
+    let other = Member::join(&world).await;
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    while here.len() < CHANGES || there.is_empty() {
+        let made = world.create().await.unwrap();
+        if made.host_id == Some(world.host_id) { here.push(made) } else { there.push(made) }
+    }
+    for rpc in [Rpc::Exec, Rpc::PingSandbox, Rpc::SetNetworkPolicy, Rpc::ListSandboxes, Rpc::CreateSandbox] {
+        world.host.inject(rpc, Fault::Hang, Times::Always);
+    }
+    let (control, ctx) = (&world.control, &world.ctx);
+    let echo = Command { cmd: "echo".to_owned(), args: vec!["on".to_owned()], ..Command::default() };
+    let offline = NetworkRules { allow_internet: Some(false), ..NetworkRules::default() };
+
+    let mut open = JoinSet::new();
+    for sandbox in here.iter().cycle().take(STUCK) {
+        let (ours, ctx, of, echo) = (control.clone(), ctx.clone(), sandbox.clone(), echo.clone());
+        open.spawn(async move { drop(ours.sandbox_exec(&ctx, &of, &echo, Some(1800)).await) });
+        let (ours, ctx, of) = (control.clone(), world.ctx.clone(), sandbox.clone());
+        open.spawn(async move { drop(ours.sandbox_ping(&ctx, &of).await) });
+    }
+    control.host_drain(&system(), other.id, Draining::On(Running::GoOn)).await.unwrap();
+    let before = world.host.calls(Rpc::CreateSandbox);
+    for sandbox in &here {
+        let (ours, ctx, of, offline) = (control.clone(), ctx.clone(), sandbox.clone(), offline.clone());
+        open.spawn(async move { drop(ours.sandbox_set_network(&ctx, &of, &offline).await) });
+        let (ours, ctx) = (control.clone(), world.ctx.clone());
+        open.spawn(async move { drop(ours.sandbox_create(&ctx, &NewSandbox::default(), None).await) });
+    }
+    let (ours, host) = (control.clone(), world.host_id);
+    open.spawn(async move { drop(ours.reconcile_host(host, None).await) });
+    world.host.arrived(Rpc::Exec, STUCK).await;
+    world.host.arrived(Rpc::PingSandbox, STUCK).await;
+    world.host.arrived(Rpc::CreateSandbox, before + here.len()).await;
+    world.host.arrived(Rpc::SetNetworkPolicy, 1).await;
+    world.host.arrived(Rpc::ListSandboxes, 1).await;
+    control.host_drain(&system(), other.id, Draining::Off).await.unwrap();
+
+    let asked = open.len();
+    for (turn, sandbox) in there.iter().cycle().take(ANSWERED).enumerate() {
+        match turn % 5 {
+            0 => drop(control.sandbox_get(ctx, sandbox.id).await.unwrap()),
+            1 => assert_eq!(control.sandbox_exec(ctx, sandbox, &echo, None).await.unwrap().stdout, "on\n"),
+            2 => {
+                let (filter, page) = (SandboxFilter::default(), PageRequest::default());
+                assert!(!control.sandbox_list(ctx, &filter, &page).await.unwrap().items.is_empty());
+            }
+            3 => control.sandbox_set_network(ctx, sandbox, &offline).await.unwrap(),
+            _ => control.sandbox_ping(ctx, sandbox).await.unwrap(),
+        }
+    }
+    control.reconcile_host(other.id, None).await.unwrap();
+    assert!(open.try_join_next().is_none(), "a call to the host that hangs has ended");
+    assert_eq!(open.len(), asked);
+}
+
+#[tokio::test]
 async fn a_host_that_is_deleted_while_it_creates_leaves_nothing() {
     // What is held at the door must not run out of time there, however slowly the host is deleted.
     let world = World::with(Config { create_deadline: Duration::from_secs(120), ..config() }).await;
@@ -233,6 +323,7 @@ async fn a_host_that_is_deleted_while_it_creates_leaves_nothing() {
     let replica = world.replica().await;
     replica.host_delete(&system(), world.host_id, Existing::Refuse).await.unwrap_err();
     replica.host_delete(&system(), world.host_id, Existing::Destroy).await.unwrap();
+    assert!(replica.host_circuit(world.host_id).is_none(), "its client is forgotten");
     gate.open();
     let error = creating.await.unwrap().unwrap_err();
     assert!(matches!(error, SandboxError::Interrupted { .. }), "{error}");

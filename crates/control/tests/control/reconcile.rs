@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sandbar_control::config::MonitorConfig;
 use sandbar_control::reconcile::ReconcileError;
-use sandbar_control::{Config, Control};
+use sandbar_control::sandboxes::{NewSandbox, SandboxFilter};
+use sandbar_control::{Config, Control, PageRequest};
 use sandbar_testkit::sim_host::{Fault, Rpc, Times};
 use sandbar_types::{Id, SandboxStatus, id};
 use sqlx::AssertSqlSafe;
@@ -124,6 +125,27 @@ async fn a_silent_host_loses_nothing_and_comes_back_with_all_it_has() {
     .unwrap();
     let mark = |action: &str, actor: &str| (action.to_owned(), actor.to_owned());
     assert_eq!(marks, [mark("marked_down", "system"), mark("marked_up", "system")]);
+}
+
+#[tokio::test]
+async fn what_a_host_had_not_made_when_it_fell_silent_was_not_made_and_not_lost() {
+    let world = World::new().await;
+    world.host.inject(Rpc::CreateSandbox, Fault::Hang, Times::Once);
+    let doomed = world.doomed(|control, ctx| async move {
+        drop(control.sandbox_create(&ctx, &NewSandbox::default(), None).await);
+    });
+    world.host.arrived(Rpc::CreateSandbox, 1).await;
+    doomed.kill();
+    world.execute("UPDATE hosts SET last_heartbeat_at = now() - interval '2 minutes'").await;
+    world.control.monitor_round(true).await.unwrap();
+    assert_eq!(world.statuses().await, [SandboxStatus::Missing]);
+    world.beat().await;
+    let report = world.look().await;
+    assert_eq!((report.ended, report.failed, report.spared), (1, 0, 0));
+    let page = PageRequest::default();
+    let filter = SandboxFilter { status: vec![SandboxStatus::Error], ..SandboxFilter::default() };
+    let rows = world.control.sandbox_list(&world.ctx, &filter, &page).await.unwrap().items;
+    assert_eq!(rows[0].status_reason.as_deref(), Some("it was not made"));
 }
 
 #[tokio::test]

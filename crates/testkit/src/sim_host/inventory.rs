@@ -28,8 +28,21 @@ pub(super) struct Inventory {
     pub(super) templates: BTreeMap<String, Stored>,
     /// Templates that are on their way here.
     pub(super) arriving: BTreeMap<String, Arriving>,
+    pub(super) clock: Clock,
     /// What becomes of the children of coming forks: that many fail.
     pub(super) failing_children: usize,
+}
+
+/// The host's own, which may be off.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Clock {
+    pub(super) ahead_ms: i64,
+}
+
+impl Clock {
+    pub(super) fn now(self) -> i64 {
+        unix_ms(SystemTime::now()) + self.ahead_ms
+    }
 }
 
 /// The files of a guest, by their path: all that a simulated memory and disk hold.
@@ -93,7 +106,7 @@ impl Inventory {
             (vcpus, memory_mb) = (asked(request.vcpus, vcpus), asked(request.memory_mb, memory_mb));
         }
         let files = template.files.clone();
-        let created_at = unix_ms(SystemTime::now());
+        let created_at = self.clock.now();
         let record = rpc::Sandbox {
             id: request.id.clone(),
             state: SandboxState::SANDBOX_STATE_RUNNING.into(),
@@ -117,7 +130,7 @@ impl Inventory {
     }
 
     pub(super) fn plant(&mut self, id: &str, age: Duration) {
-        let created_at = unix_ms(SystemTime::now() - age);
+        let created_at = self.clock.now() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let record = rpc::Sandbox {
             id: id.to_owned(),
             state: SandboxState::SANDBOX_STATE_RUNNING.into(),
@@ -172,8 +185,9 @@ impl Inventory {
 
     /// The sandbox, if its guest can be asked for something; counts as activity.
     pub(super) fn active(&mut self, id: &str) -> Result<rpc::Sandbox, ConnectError> {
+        let now = self.clock.now();
         let vm = self.running(id)?;
-        vm.record.last_active_at_unix_ms = unix_ms(SystemTime::now());
+        vm.record.last_active_at_unix_ms = now;
         Ok(vm.record.clone())
     }
 

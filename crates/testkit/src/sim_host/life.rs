@@ -1,7 +1,5 @@
 //! The life of a simulated sandbox after its creation: pause, resume, snapshots, forks, deadlines, figures.
 
-use std::time::SystemTime;
-
 use buffa::EnumValue;
 use connectrpc::ConnectError;
 use rpc::fork_sandbox_response::child_result::Outcome;
@@ -9,7 +7,7 @@ use rpc::fork_sandbox_response::{ChildResult, Failure};
 use sandbar_proto::host as rpc;
 
 use super::faults::refusal;
-use super::inventory::{Files, Inventory, Stored, Vm, unix_ms};
+use super::inventory::{Files, Inventory, Stored, Vm};
 use super::{Reason, SandboxState};
 
 /// For how long every simulated guest stands still while it is copied.
@@ -57,6 +55,7 @@ impl Inventory {
         reason: &str,
         mode: rpc::PauseMode,
     ) -> Result<rpc::Sandbox, ConnectError> {
+        let now = self.clock.now();
         let vm = self.at_rest(id)?;
         if vm.record.state == SandboxState::SANDBOX_STATE_RUNNING {
             vm.record.pause_mode = mode.into();
@@ -64,7 +63,7 @@ impl Inventory {
                 vm.files = disk(&vm.files);
             }
             vm.record.state = SandboxState::SANDBOX_STATE_PAUSED.into();
-            vm.record.paused_at_unix_ms = unix_ms(SystemTime::now());
+            vm.record.paused_at_unix_ms = now;
             vm.record.expires_at_unix_ms = 0;
             vm.record.snapshot_bytes = 40 << 20;
             vm.record.host_ip.clear();
@@ -90,7 +89,7 @@ impl Inventory {
         &mut self,
         request: &rpc::ResumeSandboxRequest,
     ) -> Result<rpc::Sandbox, ConnectError> {
-        let address = self.next_address();
+        let (address, now) = (self.next_address(), self.clock.now());
         let vm = self.at_rest(&request.id)?;
         let is_paused = vm.record.state == SandboxState::SANDBOX_STATE_PAUSED;
         let (asked, known) = (request.row_generation, vm.row_generation);
@@ -111,7 +110,7 @@ impl Inventory {
             record.host_ip = address;
             record.generation += 1;
             let timeout_sec = request.timeout_sec.unwrap_or(record.timeout_sec);
-            set_deadline(record, timeout_sec, request.on_timeout, request.timeout_from);
+            set_deadline(record, now, timeout_sec, request.on_timeout, request.timeout_from);
             self.changed();
         }
         self.record(&request.id)
@@ -131,9 +130,10 @@ impl Inventory {
         &mut self,
         request: &rpc::SetDeadlineRequest,
     ) -> Result<rpc::Sandbox, ConnectError> {
+        let now = self.clock.now();
         let vm = self.running(&request.id)?;
         let mut changed = vm.record.clone();
-        set_deadline(&mut changed, request.timeout_sec, request.on_timeout, request.timeout_from);
+        set_deadline(&mut changed, now, request.timeout_sec, request.on_timeout, request.timeout_from);
         let ends = |record: &rpc::Sandbox| match record.expires_at_unix_ms {
             0 => i64::MAX,
             at => at,
@@ -161,7 +161,7 @@ impl Inventory {
     pub(super) fn denials(&mut self, id: &str) -> Result<rpc::GetNetworkDenialsResponse, ConnectError> {
         use rpc::get_network_denials_response::{Address, Count, Name, Reason as Why};
         let policy = self.at_rest(id)?.network.clone();
-        let last_at_unix_ms = unix_ms(SystemTime::now());
+        let last_at_unix_ms = self.clock.now();
         let count = |reason: Why, packets| Count { reason: reason.into(), packets, ..Default::default() };
         Ok(rpc::GetNetworkDenialsResponse {
             policy: policy.into(),
@@ -260,7 +260,7 @@ impl Inventory {
             } else if let Some(vm) = self.sandboxes.get(&child.id) {
                 Outcome::from(vm.record.clone())
             } else {
-                let now = unix_ms(SystemTime::now());
+                let now = self.clock.now();
                 let mut record = rpc::Sandbox {
                     id: child.id.clone(),
                     host_ip: self.next_address(),
@@ -269,7 +269,7 @@ impl Inventory {
                     on_timeout: rpc::OnTimeout::ON_TIMEOUT_KILL.into(),
                     ..parent.clone()
                 };
-                set_deadline(&mut record, child.timeout_sec, child.on_timeout, child.timeout_from);
+                set_deadline(&mut record, now, child.timeout_sec, child.on_timeout, child.timeout_from);
                 let creation = rpc::CreateSandboxRequest {
                     id: child.id.clone(),
                     template_id: parent.template_id.clone(),
@@ -368,6 +368,7 @@ impl Inventory {
 
 fn set_deadline(
     record: &mut rpc::Sandbox,
+    now: i64,
     timeout_sec: u32,
     on_timeout: EnumValue<rpc::OnTimeout>,
     timeout_from: EnumValue<rpc::TimeoutFrom>,
@@ -379,6 +380,6 @@ fn set_deadline(
     if on_timeout != rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED {
         record.on_timeout = on_timeout;
     }
-    record.last_active_at_unix_ms = unix_ms(SystemTime::now());
+    record.last_active_at_unix_ms = now;
     record.expires_at_unix_ms = expiry(record.last_active_at_unix_ms, timeout_sec);
 }
