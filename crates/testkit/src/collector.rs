@@ -34,6 +34,8 @@ pub struct Span {
     pub attributes: BTreeMap<String, String>,
     /// Whether it failed.
     pub failed: bool,
+    /// What it is linked to: trace and span.
+    pub links: Vec<(String, String)>,
 }
 
 /// What a collector does with a request.
@@ -142,6 +144,11 @@ fn read(service: &str, span: &otlp::Span) -> Span {
         parent: hex::encode(&span.parent_span_id),
         attributes: texts(&span.attributes),
         failed,
+        links: span
+            .links
+            .iter()
+            .map(|link| (hex::encode(&link.trace_id), hex::encode(&link.span_id)))
+            .collect(),
     }
 }
 

@@ -316,6 +316,12 @@ impl SimHost {
         self.agent.ports.listen(port, address);
     }
 
+    /// The commands that were asked for in its guests, in order.
+    #[must_use]
+    pub fn commands(&self) -> Vec<rpc::Command> {
+        self.agent.processes.all()
+    }
+
     /// Waits until `count` commands run in its guests.
     pub async fn processes_are(&self, count: usize) {
         self.agent.processes.reach(count).await;

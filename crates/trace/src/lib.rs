@@ -2,7 +2,8 @@
 //! does not.
 //!
 //! - [`Exporter`]: sends a process' spans by OTLP. Each process has at most one, from its start to its end.
-//! - [`Span`]: a piece of work, said where the work is done. [`note`] adds to the one that is current.
+//! - [`Span`]: a piece of work, said where the work is done. [`note`] adds to the one that is current, and [`current`] names it, for a link from
+//!   work that is done later.
 //! - [`Context`]: what work is part of. It is current while a future runs that has it ([`FutureExt`]), and so has to be given to each task that
 //!   goes on with the work: no task has it of itself.
 //!
@@ -16,4 +17,4 @@ mod span;
 pub use exporter::{ExportError, Exporter};
 pub use opentelemetry::Context;
 pub use opentelemetry::trace::FutureExt;
-pub use span::{Span, note};
+pub use span::{Span, current, note};

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use opentelemetry::trace::{
-    FutureExt as _, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-    Tracer as _, WithContext,
+    FutureExt as _, Link, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
+    TraceState, Tracer as _, WithContext,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
@@ -52,10 +52,26 @@ impl Span {
         Self::begin(SpanKind::Internal, name, || Some(Context::new()))
     }
 
+    /// The same, of work that somebody asked for a while ago: its trace has a link to that one.
+    pub fn of_work_for(asked_by: Option<TraceParent>, name: impl Display) -> Self {
+        let link = asked_by.map(|asked_by| Link::with_context(context_of(asked_by, TraceState::NONE)));
+        Self::begin_linked(SpanKind::Internal, name, link, || Some(Context::new()))
+    }
+
     fn begin(kind: SpanKind, name: impl Display, parent: impl FnOnce() -> Option<Context>) -> Self {
+        Self::begin_linked(kind, name, None, parent)
+    }
+
+    fn begin_linked(
+        kind: SpanKind,
+        name: impl Display,
+        link: Option<Link>,
+        parent: impl FnOnce() -> Option<Context>,
+    ) -> Self {
         let begun = TRACER.get().and_then(|tracer| {
             let parent = parent()?;
             let span = tracer.span_builder(name.to_string()).with_kind(kind);
+            let span = span.with_links(link.into_iter().collect());
             Some(parent.with_span(span.start_with_context(tracer, &parent)))
         });
         Self(begun.unwrap_or_default())
@@ -73,11 +89,7 @@ impl Span {
         if !context.is_valid() {
             return;
         }
-        let parent = TraceParent {
-            trace: u128::from_be_bytes(context.trace_id().to_bytes()),
-            span: u64::from_be_bytes(context.span_id().to_bytes()),
-            sampled: context.is_sampled(),
-        };
+        let parent = parent_of(context);
         let state = context.trace_state().header();
         for (name, value) in [(TRACE_PARENT, parent.to_string()), (TRACE_STATE, state)] {
             if let Ok(value) = HeaderValue::try_from(value)
@@ -133,6 +145,28 @@ pub fn note(name: &'static str, value: impl Display) {
     Context::map_current(|context| set(context, name, value));
 }
 
+/// The work that is being done, for what is done of it later; none where no collector is told of it.
+#[must_use]
+pub fn current() -> Option<TraceParent> {
+    Context::map_current(|context| {
+        let span = context.span();
+        Some(span.span_context()).filter(|context| context.is_valid() && context.is_sampled()).map(parent_of)
+    })
+}
+
+fn parent_of(context: &SpanContext) -> TraceParent {
+    TraceParent {
+        trace: u128::from_be_bytes(context.trace_id().to_bytes()),
+        span: u64::from_be_bytes(context.span_id().to_bytes()),
+        sampled: context.is_sampled(),
+    }
+}
+
+fn context_of(TraceParent { trace, span, sampled }: TraceParent, state: TraceState) -> SpanContext {
+    let flags = TraceFlags::default().with_sampled(sampled);
+    SpanContext::new(trace.into(), span.into(), flags, true, state)
+}
+
 fn set(context: &Context, name: &'static str, value: impl Display) {
     let span = context.span();
     if span.span_context().is_sampled() {
@@ -145,10 +179,8 @@ fn sender(headers: &HeaderMap) -> Option<Context> {
     let mut said = headers.get_all(TRACE_PARENT).iter();
     // Two contradict each other.
     let (Some(parent), None) = (said.next(), said.next()) else { return None };
-    let TraceParent { trace, span, sampled } = TraceParent::read(parent.as_bytes())?;
+    let parent = TraceParent::read(parent.as_bytes())?;
     let state = headers.get(TRACE_STATE).filter(|value| value.len() <= TRACE_STATE_BYTES);
     let state = state.and_then(|value| value.to_str().ok()?.parse::<TraceState>().ok()).unwrap_or_default();
-    let flags = TraceFlags::default().with_sampled(sampled);
-    let context = SpanContext::new(trace.into(), span.into(), flags, true, state);
-    Some(Context::new().with_remote_span_context(context))
+    Some(Context::new().with_remote_span_context(context_of(parent, state)))
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sandbar_testkit::collector::{Collector, Manner, Span as Received};
 use sandbar_trace::{Context, Exporter, FutureExt as _, Span};
+use sandbar_types::TraceParent;
 
 const TRACE: &str = "11111111111111111111111111111111";
 const CALLER: &str = "2222222222222222";
@@ -21,15 +22,20 @@ fn process(variables: &[(&str, &str)]) {
     assert!(child.envs(variables.iter().copied()).status().unwrap().success());
 }
 
-/// What the process does: two requests with a caller, one without, one whose caller does not keep its trace, and a call outside of any.
+/// What the process does: two requests with a caller, one without, one whose caller does not keep its trace, and a call outside of any. What the
+/// first two asked for is done at the end.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by the others, with an environment"]
 async fn work() {
     let exporter = Exporter::from_env("a-part").unwrap();
+    let mut asked_by = Vec::new();
     for flags in ["01", "00"] {
-        request(&from(&format!("00-{TRACE}-{CALLER}-{flags}"))).await;
+        asked_by.push(request(&from(&format!("00-{TRACE}-{CALLER}-{flags}"))).await);
     }
     request(&from("00-nonsense-01")).await;
+    for asked_by in asked_by {
+        drop(Span::of_work_for(asked_by, "later"));
+    }
     call("Outside").await;
     drop(Span::of_answer("ForNobody", &HeaderMap::new()));
     if let Some(exporter) = exporter {
@@ -44,7 +50,8 @@ fn from(parent: &str) -> HeaderMap {
         .collect()
 }
 
-async fn request(headers: &HeaderMap) {
+/// The request, for what is done of it later.
+async fn request(headers: &HeaderMap) -> Option<TraceParent> {
     let span = Span::of_request("GET /things", headers);
     span.set("http.route", "/things");
     span.run(async {
@@ -54,6 +61,7 @@ async fn request(headers: &HeaderMap) {
     })
     .await;
     span.answered(StatusCode::BAD_GATEWAY);
+    span.run(async { sandbar_trace::current() }).await
 }
 
 /// A call, and its answer in another part of the platform.
@@ -97,7 +105,13 @@ async fn a_trace_is_one_from_process_to_process_and_from_task_to_task() {
     // A caller that makes no sense begins nothing and ends nothing; one that does not keep its trace has none here either.
     let others: Vec<_> = collector.spans().into_iter().filter(|span| span.trace != TRACE).collect();
     assert_eq!(named(&others, "GET /things").parent, "");
-    assert_eq!(others.len(), 4, "{others:#?}");
+    assert_eq!(others.len(), 6, "{others:#?}");
+    // What is done later is a trace of its own, and says who asked for it, where that can be looked up.
+    let mut later: Vec<_> = others.iter().filter(|span| span.name == "later").collect();
+    later.sort_by_key(|span| span.links.len());
+    assert_eq!(later.len(), 2, "{others:#?}");
+    assert!(later.iter().all(|span| span.parent.is_empty()), "{later:#?}");
+    assert_eq!((&later[0].links, &later[1].links), (&vec![], &vec![(TRACE.to_owned(), chain[0].id.clone())]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

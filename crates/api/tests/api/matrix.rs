@@ -111,6 +111,7 @@ fn row(operation: &str) -> Option<Answers> {
         // Of an archive that is not there, and with what it is not.
         "get_build_files" => Answers { member: 403, ..own_team(404) },
         "put_build_files" => Answers { member: 403, ..own_team(400) },
+        "get_build_files_received" => Answers { member: 403, ..own_team(200) },
         "get_build" | "follow_build" => team_only(200),
         "cancel_build" => Answers { member: 403, ..team_only(200) },
 
@@ -161,6 +162,7 @@ fn row(operation: &str) -> Option<Answers> {
         "admin_create_build" => platform_only(201),
         "admin_get_build_files" => platform_only(404),
         "admin_put_build_files" => platform_only(400),
+        "admin_get_build_files_received" => platform_only(200),
         "admin_delete_template" => platform_only(204),
         _ => return None,
     })
@@ -375,7 +377,12 @@ impl World {
             "create_build" | "admin_create_build" => {
                 Call::default().with(json!({"name": "built", "recipe": ["echo"]}))
             }
-            "get_build_files" | "put_build_files" | "admin_get_build_files" | "admin_put_build_files" => {
+            "get_build_files"
+            | "put_build_files"
+            | "get_build_files_received"
+            | "admin_get_build_files"
+            | "admin_put_build_files"
+            | "admin_get_build_files_received" => {
                 Call { path: vec![("sha256", "0".repeat(64))], ..Call::default() }
             }
             "get_build" | "admin_get_build" | "cancel_build" | "admin_cancel_build" => {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 
 use sandbar_types::guest;
 
+use super::BuildError;
 use super::course::Broken;
 use super::files::{FilesError, FilesReader, PlaceError};
 use crate::sandboxes::{Command, ExecInput};
@@ -44,6 +45,16 @@ pub(super) async fn feed(mut input: ExecInput, archive: Option<FilesReader>) -> 
         let _ended = input.close_stdin().await;
     }
     std::future::pending().await
+}
+
+impl From<BuildError> for Broken {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Files(error) => error.into(),
+            BuildError::Store(error) => error.into(),
+            error => Self::Again(error.to_string()),
+        }
+    }
 }
 
 impl From<FilesError> for Broken {

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 
 use super::copy;
 use super::files::FilesReader;
+use super::given::{Given, boots_after};
 use super::output::{StepLog, Stream};
 use super::submit::check_steps;
-use super::{BuildError, FilesError, told};
+use super::{FilesError, told};
 use crate::operation::Operation;
 use crate::sandboxes::{
     CallSite, Command, ExecEvent, ExecStream, ExecStreamOptions, NewSandbox, OnClose, Sandbox, SandboxError,
@@ -113,6 +114,7 @@ struct Course<'a> {
     build: &'a BuildRow,
     sandbox: Sandbox,
     state: State,
+    given: Given,
     step: u32,
 }
 
@@ -136,11 +138,12 @@ impl Control {
                 let gone = || Broken::Failed(format!("there is no template {name} any more"));
                 (base.ok_or_else(gone)?, None)
             }
-            Base::Image(reference) => {
-                let (base, says) = self.build_import(claim, build, reference).await?;
+            Base::Image(_) | Base::Archive(_) => {
+                let (base, says) = self.build_import(claim, build).await?;
                 (base, Some(says))
             }
         };
+        let given = self.given_to(build.team_id, &build.secrets).await?;
         let metadata = [("build", build.id.uuid().to_string()), ("worker", claim.worker.to_string())];
         let new = NewSandbox {
             template: Some(base.name.to_string()),
@@ -167,10 +170,14 @@ impl Control {
             }
         };
         let state = State::new(build.dialect, defaults);
-        let mut course = Course { control: self, ctx, claim, build, sandbox, state, step: 0 };
-        for step in &recipe.steps {
+        let mut course = Course { control: self, ctx, claim, build, sandbox, state, given, step: 0 };
+        let boots_after = boots_after(&recipe, &build.secrets, build.kind);
+        for (number, step) in (1..).zip(&recipe.steps) {
             let action = course.state.take(step);
             course.step(&step.shown(), &action).await?;
+            if boots_after == Some(number) {
+                course.sandbox = self.boot_anew(ctx, &course.sandbox).await?;
+            }
         }
         if let Some(healthcheck) = &build.healthcheck {
             course.healthcheck(healthcheck).await?;
@@ -188,7 +195,7 @@ impl<'a> Course<'a> {
         if !store.build_progress(self.claim, self.step, self.sandbox.id).await? {
             return Err(Broken::Lost);
         }
-        Ok(StepLog::begin(store, self.claim, self.step, cmd).await?)
+        Ok(StepLog::begin(store, self.claim, self.step, cmd, self.given.mask()).await?)
     }
 
     /// A shell line as the steps before have left it.
@@ -217,17 +224,14 @@ impl<'a> Course<'a> {
             }
             Action::Start { command } => return self.start(cmd, &self.shell(command, None)).await,
             Action::Run { command, timeout, user } => {
-                (self.shell(command, user.as_deref()), timeout.unwrap_or(limit))
+                let mut shell = self.shell(command, user.as_deref());
+                self.given.add_to(&mut shell.env);
+                (shell, timeout.unwrap_or(limit))
             }
             Action::MakeFolder { path, owner } => (make_folder(path, owner), OWN_LIMIT),
             Action::Copy { files, sources, dest, owner, mode } => {
                 let name = files.as_ref().ok_or(FilesError::Unnamed)?;
-                let opened = self.control.build_files_open(self.build.team_id, name).await;
-                archive = Some(opened.map_err(|error| match error {
-                    BuildError::Files(error) => Broken::from(error),
-                    BuildError::Store(error) => error.into(),
-                    error => Broken::Again(error.to_string()),
-                })?);
+                archive = Some(self.control.build_files_open(self.build.team_id, name).await?);
                 (copy::command(sources, dest, owner, *mode), limit)
             }
         };
@@ -348,7 +352,7 @@ impl<'a> Course<'a> {
             team_id: build.team_id,
             name: &name,
             naming: Naming::Replace,
-            kind: TemplateKind::Snapshot,
+            kind: build.kind,
             vcpus: sandbox.vcpus,
             memory_mb: sandbox.memory_mb,
             arch: base.arch,
@@ -362,7 +366,8 @@ impl<'a> Course<'a> {
         .await?;
         tx.commit().await?;
 
-        let published = publish(control, claim, &sandbox, (host, address), (id, &build.tags)).await;
+        let made = (id, build.kind, &build.tags[..]);
+        let published = publish(control, claim, &sandbox, (host, address), made).await;
         if published.is_err() {
             control.snapshot_abandoned(id).await?;
         }
@@ -378,13 +383,15 @@ async fn publish(
     claim: Claim,
     sandbox: &Sandbox,
     (host, address): (Id<Host>, &str),
-    (id, tags): (Id<Template>, &[TemplateTag]),
+    (id, kind, tags): (Id<Template>, TemplateKind, &[TemplateTag]),
 ) -> Result<(), Broken> {
     let limit = control.config().snapshot_deadline;
     let client = control.host_clients().get(host, address);
-    let (complete, _) = client
-        .snapshot_sandbox(sandbox.id, id, limit)
-        .await
+    let complete = match kind {
+        TemplateKind::Snapshot => client.snapshot_sandbox(sandbox.id, id, limit).await.map(|(made, _)| made),
+        TemplateKind::Base => client.flatten_rootfs(sandbox.id, id, limit).await,
+    };
+    let complete = complete
         .map_err(|error| control.host_failed(CallSite::of(sandbox, "keeping the template", limit), error))?;
     let sizes = CompleteTemplate {
         vcpus: complete.vcpus,

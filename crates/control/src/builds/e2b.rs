@@ -3,7 +3,7 @@
 //!
 //! What differs from a recipe is the dialect ([`Dialect::E2b`]): who runs the steps, where, and in which shell.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use sandbar_store::builds::AnnouncedRow;
@@ -195,7 +195,7 @@ impl Control {
                 })
             }
             // As large as was asked for.
-            (Base::Template(_) | Base::Image(_), _) => None,
+            (Base::Template(_) | Base::Image(_) | Base::Archive(_), _) => None,
         };
         let ready = build.ready.as_deref().filter(|line| !line.trim().is_empty());
         let order = Order {
@@ -209,6 +209,8 @@ impl Control {
             template,
             recipe: &Recipe { from: None, steps },
             registry: build.registry.as_ref(),
+            secrets: &BTreeMap::new(),
+            kind: TemplateKind::Snapshot,
             healthcheck: ready.or_else(|| build.start.as_ref().map(|_| READY_UNSAID)),
             healthcheck_sec: READY_SEC,
             vcpus: announced.vcpus,

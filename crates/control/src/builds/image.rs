@@ -1,18 +1,24 @@
-//! Builds that start from a registry's image: a host makes a template of it, for one attempt, and how that goes is step 0's log.
+//! Builds that start from an image, of a registry or in an archive that a client brought: a host makes a template of it, for one attempt, and how
+//! that goes is step 0's log.
 //!
 //! The template bears the claim's name, as the attempt's sandbox does, and goes with it: by the worker, or by the sweep where that died.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::{StreamExt as _, stream};
 use sandbar_store::StoreError;
 use sandbar_store::builds::{BuildRow, Claim, ImageLeft, NewImageRow};
 use sandbar_store::hosts::{Demand, Files};
 use sandbar_store::templates::{CompleteTemplate, TemplateRow};
 use sandbar_types::Id;
 use sandbar_types::id::{Host, Team};
-use sandbar_types::recipe::Defaults;
+use sandbar_types::recipe::{Base, Defaults, FilesName};
 
+use super::FilesError;
 use super::course::{Broken, MARGIN};
+use super::mask::Mask;
 use super::output::{StepLog, Stream};
 use crate::bootstrap::BASE;
 use crate::host_client::{
@@ -59,12 +65,11 @@ impl Control {
         &self,
         claim: Claim,
         build: &BuildRow,
-        reference: &str,
     ) -> Result<(TemplateRow, ImageSays), Broken> {
-        let cmd = format!("FROM {reference}");
-        let mut log = StepLog::begin(self.store(), claim, STEP, &cmd).await?;
+        let cmd = format!("FROM {}", build.base);
+        let mut log = StepLog::begin(self.store(), claim, STEP, &cmd, Mask::default()).await?;
         let limit = self.config().builds.step_limit;
-        let imported = tokio::time::timeout(limit + MARGIN, self.import(claim, build, reference, &mut log));
+        let imported = tokio::time::timeout(limit + MARGIN, self.import(claim, build, &mut log));
         let imported = imported
             .await
             .unwrap_or_else(|_| Err(Broken::Failed(format!("{cmd} took longer than {} s", limit.as_secs()))));
@@ -79,7 +84,6 @@ impl Control {
         &self,
         claim: Claim,
         build: &BuildRow,
-        reference: &str,
         log: &mut StepLog<'_>,
     ) -> Result<(TemplateRow, ImageSays), Broken> {
         let name = BASE.parse().map_err(|_| Broken::Again("the platform has no base".to_owned()))?;
@@ -98,12 +102,20 @@ impl Control {
         }
         tx.commit().await?;
 
-        let credentials = self.registry_open(claim).await?;
+        let unread = Unread::default();
+        let source = self.image_source(claim, build, &unread).await?;
         let client = self.host_clients().get(host, &address);
-        let source = ImageSource::Registry { reference: reference.to_owned(), credentials };
         let order = ImportImage { template: id, source, vcpus, memory_mb, disk_mb };
-        let stream = client.import_image(order).await.map_err(|error| broken(reference, &error))?;
-        let Imported { template, config } = watch(stream, reference, log).await?;
+        let imported = match client.import_image(order).await {
+            Ok(stream) => watch(stream, log).await?,
+            Err(error) => Err(error),
+        };
+        let Imported { template, config } = match (imported, unread.take()) {
+            (Ok(imported), _) => imported,
+            // Its host says no more than that the upload broke off.
+            (Err(_), Some(unread)) => return Err(unread.into()),
+            (Err(error), None) => return Err(broken(&build.base, &error)),
+        };
         let sizes = CompleteTemplate {
             vcpus: template.vcpus,
             memory_mb: template.memory_mb,
@@ -113,6 +125,32 @@ impl Control {
         };
         let row = self.store().build_image_made(id, &sizes).await?.ok_or(Broken::Lost)?;
         Ok((row, config.into()))
+    }
+
+    /// Where the host has the image from.
+    async fn image_source(
+        &self,
+        claim: Claim,
+        build: &BuildRow,
+        unread: &Unread,
+    ) -> Result<ImageSource, Broken> {
+        match &build.base {
+            Base::Image(reference) => {
+                let credentials = self.registry_open(claim).await?;
+                Ok(ImageSource::Registry { reference: reference.clone(), credentials })
+            }
+            Base::Archive(hash) => {
+                let reader = self.build_files_open(build.team_id, &FilesName::Content(*hash)).await?;
+                let parts = stream::try_unfold((reader, unread.clone()), |(mut reader, unread)| async move {
+                    match reader.next().await {
+                        Ok(part) => Ok(part.map(|part| (part, (reader, unread)))),
+                        Err(error) => Err(unread.put(error)),
+                    }
+                });
+                Ok(ImageSource::Archive(parts.boxed()))
+            }
+            Base::Template(_) => Err(Broken::Failed(format!("{} is no image", build.base))),
+        }
     }
 
     /// The host on which the build's sandbox would be placed if all of them had its template.
@@ -180,11 +218,33 @@ impl Control {
     }
 }
 
+/// Why an archive could not be read to its end. Its reader is the stream to the host.
+#[derive(Clone, Default)]
+struct Unread(Arc<Mutex<Option<FilesError>>>);
+
+impl Unread {
+    fn put(&self, error: FilesError) -> io::Error {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        io::Error::other("the archive cannot be read")
+    }
+
+    fn take(&self) -> Option<FilesError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// Waits for the import's end, and tells the log how it goes: each thing that is begun, and each tenth of it.
-async fn watch(mut stream: ImportStream, reference: &str, log: &mut StepLog<'_>) -> Result<Imported, Broken> {
+async fn watch(
+    mut stream: ImportStream,
+    log: &mut StepLog<'_>,
+) -> Result<Result<Imported, HostError>, StoreError> {
     let mut told = (String::new(), 0);
     loop {
-        match stream.next().await.map_err(|error| broken(reference, &error))? {
+        let event = match stream.next().await {
+            Ok(event) => event,
+            Err(error) => return Ok(Err(error)),
+        };
+        match event {
             Some(ImportEvent::Progress { message, bytes_done, bytes_total }) => {
                 let tenth = bytes_done.saturating_mul(10).checked_div(bytes_total).unwrap_or_default();
                 if told != (message.clone(), tenth) {
@@ -198,15 +258,15 @@ async fn watch(mut stream: ImportStream, reference: &str, log: &mut StepLog<'_>)
                     told = (message, tenth);
                 }
             }
-            Some(ImportEvent::Done(imported)) => return Ok(*imported),
-            None => return Err(Broken::Again("an internal error occurred".to_owned())),
+            Some(ImportEvent::Done(imported)) => return Ok(Ok(*imported)),
+            None => return Ok(Err(HostError::Protocol("the stream ended before the import"))),
         }
     }
 }
 
 /// What the build's owner is told of an import that failed, and whether another attempt may succeed.
-fn broken(reference: &str, error: &HostError) -> Broken {
-    tracing::info!(image = reference, error = error as &dyn std::error::Error, "an image was not imported");
+fn broken(reference: &Base, error: &HostError) -> Broken {
+    tracing::info!(image = %reference, error = error as &dyn std::error::Error, "an image was not imported");
     let told = || format!("FROM {reference}: {}", error.agent_message());
     match error.reason() {
         Some(

@@ -12,7 +12,8 @@
 //! - `e2b`: builds as E2B's clients ask for them, announced before their steps come. `entries`: a build's log as one list.
 //! - `files`: archives that clients bring for `COPY`.
 //! - `registry`: credentials for an image's registry.
-//! - `image`: what comes before the steps where the base is a registry's image.
+//! - `image`: what comes before the steps where the base is an image, of a registry or in an archive.
+//! - `given`: the team's secrets that its steps are given; `mask`: what their output has in their place.
 //! - `worker`: claims, keeps the lease, cleans up. `course`: one attempt from sandbox to template; `copy`: its steps that bring files. `output`: logs, bounded.
 //! - `sweep`: what dead workers left: builds that were begun too often, sandboxes that nobody needs.
 //!
@@ -24,7 +25,9 @@ mod e2b;
 mod entries;
 mod files;
 mod follow;
+mod given;
 mod image;
+mod mask;
 mod output;
 mod queue;
 mod registry;
@@ -41,7 +44,9 @@ use sandbar_store::builds::{BuildLogRow, BuildRow};
 use sandbar_types::id::{self, Team};
 use sandbar_types::name::InvalidName;
 use sandbar_types::recipe::{Base, Dialect, E2bFault, InvalidFilesName, Origin, Outside, RecipeError};
-use sandbar_types::{BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateName, TemplateTag, limits};
+use sandbar_types::{
+    BuildStatus, ErrorCode, Id, QuotaExceeded, TemplateKind, TemplateName, TemplateTag, limits,
+};
 
 pub use e2b::{Announced, E2bBase, E2bBuild, E2bStep, NewAnnouncement};
 pub use entries::{Entry, EntryQuery, EntryStart};
@@ -94,7 +99,7 @@ impl Default for BuildConfig {
             health_interval: Duration::from_secs(1),
             redis_url: None,
             files_folder: None,
-            files_bytes: 4 << 30,
+            files_bytes: 16 << 30,
         }
     }
 }
@@ -116,6 +121,8 @@ pub struct Build {
     /// Its steps alone, without what the platform does before and after them.
     pub recipe_steps: u32,
     pub healthcheck: Option<String>,
+    /// Of what kind its template is.
+    pub kind: TemplateKind,
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk_mb: Option<u32>,
@@ -161,6 +168,9 @@ impl From<BuildRow> for Build {
             created_at,
             started_at,
             finished_at,
+            kind,
+            secrets: _,
+            trace: _,
         } = row;
         Self {
             id,
@@ -172,6 +182,7 @@ impl From<BuildRow> for Build {
             note,
             recipe_steps: recipe_steps(&recipe),
             healthcheck,
+            kind,
             vcpus,
             memory_mb,
             disk_mb,
@@ -264,13 +275,53 @@ pub enum BuildError {
     #[error("files: {0}")]
     FilesName(#[from] InvalidFilesName),
     /// The request names two bases.
-    #[error("base_template is {asked}, and the recipe says FROM {from}: leave one out")]
+    #[error("{field} is {asked}, and the recipe says FROM {from}: leave one out")]
     TwoBases {
+        /// What of the request.
+        field: &'static str,
         /// The request's.
-        asked: TemplateName,
+        asked: String,
         /// The recipe's.
         from: Origin,
     },
+    /// The request names an archive and a template.
+    #[error("base_template and from_archive are two bases: leave one out")]
+    ArchiveAndTemplate,
+    /// The recipe names a file of its author's.
+    #[error(
+        "{path} is a file of yours: upload it, and say its SHA-256 with from_archive, as `sandbar template build` does"
+    )]
+    NoArchive {
+        /// The file.
+        path: String,
+    },
+    /// A process that goes on, in what does not.
+    #[error(
+        "recipe: step {step}: what START began would be gone without the template's memory: leave it out, or build with memory"
+    )]
+    StartWithoutMemory {
+        /// Which, from 1.
+        step: usize,
+    },
+    /// A process that goes on, before the sandbox boots anew.
+    #[error(
+        "recipe: step {step}: with secrets START comes after the last RUN: the sandbox boots anew there, so that no memory has them"
+    )]
+    StartBeforeSecrets {
+        /// Which, from 1.
+        step: usize,
+    },
+    /// A variable that is said twice.
+    #[error("recipe: step {step}: {variable} is a secret's variable, too")]
+    SecretSaidTwice {
+        /// Which, from 1.
+        step: usize,
+        /// Which.
+        variable: String,
+    },
+    /// Secrets that cannot be given.
+    #[error(transparent)]
+    Secrets(SandboxError),
     /// There is no such base.
     #[error("there is no template {name}")]
     NoBase {
@@ -364,6 +415,11 @@ impl BuildError {
             | Self::Source { .. }
             | Self::FilesName(_)
             | Self::TwoBases { .. }
+            | Self::ArchiveAndTemplate
+            | Self::NoArchive { .. }
+            | Self::StartWithoutMemory { .. }
+            | Self::StartBeforeSecrets { .. }
+            | Self::SecretSaidTwice { .. }
             | Self::NoBase { .. }
             | Self::Size { .. }
             | Self::Disk { .. }
@@ -374,6 +430,7 @@ impl BuildError {
             | Self::Registry
             | Self::NoRegistry { .. }
             | Self::Healthcheck => ErrorCode::InvalidRequest,
+            Self::Secrets(error) => error.code(),
             Self::Tag(error) => error.code(),
             Self::BaseTemplate(error) => error.code(),
             Self::Begun { .. } => ErrorCode::InvalidState,

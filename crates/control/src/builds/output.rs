@@ -1,10 +1,13 @@
-//! The log of one step: what it writes goes to the database as it comes, in pieces, as text, and up to a bound.
+//! The log of one step: what it writes goes to the database as it comes, in pieces, as text, without the secrets that the step was given, and up to
+//! a bound.
 
 use std::time::Duration;
 
 use sandbar_store::builds::{Claim, LogChunk};
 use sandbar_store::{Store, StoreError};
 use tokio::time::Instant;
+
+use super::mask::{Mask, Masked};
 
 /// Bytes kept of what one step writes, both streams together.
 const STEP_BYTES: usize = 1 << 20;
@@ -25,6 +28,9 @@ pub(super) struct StepLog<'a> {
     claim: Claim,
     step: u32,
     begun: Instant,
+    mask: Mask,
+    /// Of standard output and standard error.
+    masked: [Masked; 2],
     text: Text,
     /// When what has come is to be written down; none = nothing has.
     due: Option<Instant>,
@@ -37,14 +43,21 @@ impl<'a> StepLog<'a> {
         claim: Claim,
         step: u32,
         cmd: &str,
+        mask: Mask,
     ) -> Result<Self, StoreError> {
         store.build_log_begin(claim, step, cmd).await?;
-        Ok(Self { store, claim, step, begun: Instant::now(), text: Text::default(), due: None })
+        let (begun, masked, text) = (Instant::now(), Default::default(), Text::default());
+        Ok(Self { store, claim, step, begun, mask, masked, text, due: None })
     }
 
     /// Takes what the step wrote.
     pub(super) async fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), StoreError> {
-        self.text.take(stream, bytes);
+        let [out, err] = &mut self.masked;
+        let masked = match stream {
+            Stream::Stdout => out,
+            Stream::Stderr => err,
+        };
+        self.text.take(stream, &self.mask.take(masked, bytes));
         let due = *self.due.get_or_insert_with(|| Instant::now() + PIECE_AFTER);
         if self.text.len() >= PIECE_BYTES || due <= Instant::now() { self.write().await } else { Ok(()) }
     }
@@ -69,6 +82,10 @@ impl<'a> StepLog<'a> {
 
     /// Writes down the rest, and how the step ended.
     pub(super) async fn end(mut self, exit_code: Option<i32>) -> Result<(), StoreError> {
+        let [out, err] = &mut self.masked;
+        for (stream, masked) in [(Stream::Stdout, out), (Stream::Stderr, err)] {
+            self.text.take(stream, &self.mask.finish(masked));
+        }
         self.text.finish();
         self.write().await?;
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);

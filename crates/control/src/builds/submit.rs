@@ -1,11 +1,15 @@
 //! Asking for builds, looking at them, cancelling them; and the platform's templates.
 
+use std::collections::BTreeMap;
+
 use sandbar_store::Position;
 use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, NewBuildRow};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Team};
-use sandbar_types::recipe::{Action, Base, Defaults, Dialect, Origin, Pattern, Recipe, State};
+use sandbar_types::recipe::{
+    Action, Base, Defaults, Dialect, FilesName, Origin, Pattern, Recipe, State, Step,
+};
 use sandbar_types::{BuildStatus, Id, PerResource, TemplateKind, TemplateName, TemplateTag, limits};
 
 use super::course::tx_tell;
@@ -43,8 +47,14 @@ pub struct NewBuild {
     pub recipe: Vec<String>,
     /// The name of the archive that the recipe's `COPY` steps take their files from, where they do not say themselves.
     pub files: Option<String>,
+    /// The archive of the image that it starts from, by its SHA-256. The recipe may name the author's file by its path, or nothing.
+    pub from_archive: Option<String>,
     /// Credentials for the registry of the image that it starts from.
     pub registry: Option<RegistryCredentials>,
+    /// Secrets of the team's that `RUN` steps are given: by the name of a variable, the name of a secret.
+    pub secrets: BTreeMap<String, String>,
+    /// What is kept; by default the sandbox's memory, too.
+    pub kind: Option<TemplateKind>,
     /// A shell line that succeeds once the sandbox is as it is to be kept.
     pub healthcheck: Option<String>,
     /// For how long it is tried.
@@ -72,6 +82,8 @@ pub(super) struct Order<'a> {
     pub(super) recipe: &'a Recipe,
     /// For its image's registry.
     pub(super) registry: Option<&'a RegistryCredentials>,
+    pub(super) secrets: &'a BTreeMap<String, String>,
+    pub(super) kind: TemplateKind,
     pub(super) healthcheck: Option<&'a str>,
     pub(super) healthcheck_sec: u32,
     pub(super) vcpus: Option<u32>,
@@ -93,7 +105,8 @@ impl Control {
         self.name_is_free(team, &name).await?;
         let recipe: Recipe = new.recipe.join("\n").parse()?;
         let recipe = recipe.with_files(new.files.as_deref().map(str::parse).transpose()?);
-        let (base, template) = self.base_of(team, &recipe, new.base_template.as_deref()).await?;
+        let named = (new.base_template.as_deref(), new.from_archive.as_deref());
+        let (base, template) = self.base_of(team, &recipe, named).await?;
         if let Some(template) = &template {
             check_size(template, new)?;
         }
@@ -109,6 +122,8 @@ impl Control {
             template,
             recipe: &recipe,
             registry: new.registry.as_ref(),
+            secrets: &new.secrets,
+            kind: new.kind.unwrap_or(TemplateKind::Snapshot),
             healthcheck: new.healthcheck.as_deref(),
             healthcheck_sec: new.healthcheck_sec.unwrap_or(DEFAULT_HEALTHCHECK_SEC),
             vcpus: new.vcpus,
@@ -151,20 +166,25 @@ impl Control {
             }
         };
         let registry = match (order.registry, order.base) {
-            (Some(_), Base::Template(_)) => {
+            (Some(_), Base::Template(_) | Base::Archive(_)) => {
                 return Err(BuildError::NoRegistry { name: order.base.clone() });
             }
             (Some(credentials), Base::Image(_)) => Some(self.registry_seal(order.id, credentials)?),
             (None, _) => None,
         };
-        let (files, all_are_named) = order.recipe.files();
+        let (mut files, all_are_named) = order.recipe.files();
         if !all_are_named {
             return Err(FilesError::Unnamed.into());
+        }
+        if let Base::Archive(hash) = order.base {
+            files.insert(FilesName::Content(*hash));
         }
         if !files.is_empty() && self.build_files_place().is_none() {
             return Err(FilesError::NoPlace.into());
         }
         check_steps(order.recipe, State::new(order.dialect, defaults))?;
+        check_kind(order.recipe, order.kind)?;
+        self.check_secrets(team, order.recipe, order.secrets).await?;
         if !HEALTHCHECK_SEC.contains(&order.healthcheck_sec)
             || order.healthcheck.is_some_and(|line| {
                 line.trim().is_empty() || line.len() > HEALTHCHECK_BYTES || line.contains('\0')
@@ -209,6 +229,9 @@ impl Control {
                 total_steps: u32::try_from(total).unwrap_or(u32::MAX),
                 created_by: ctx.person().ok().map(|person| person.id),
                 operation: &Operation::begun(ctx, operation::Action::Build).to_value(),
+                kind: order.kind,
+                secrets: order.secrets,
+                trace: sandbar_trace::current().map(|asked_by| asked_by.to_string()).as_deref(),
             })
             .await?;
         tx.commit().await?;
@@ -310,14 +333,21 @@ impl Control {
         &self,
         team: Id<Team>,
         recipe: &Recipe,
-        asked: Option<&str>,
+        (asked, archive): (Option<&str>, Option<&str>),
     ) -> Result<(Base, Option<TemplateRow>), BuildError> {
         let asked: Option<TemplateName> = asked.map(str::parse).transpose()?;
+        if let Some(archive) = archive {
+            return Ok((archive_of(recipe, asked.as_ref(), archive)?, None));
+        }
         let (name, image) = match (&recipe.from, asked) {
             (Some(Origin::Template(from) | Origin::Named(from)), Some(asked)) if *from == asked => {
                 (asked, None)
             }
-            (Some(from), Some(asked)) => return Err(BuildError::TwoBases { asked, from: from.clone() }),
+            (Some(from), Some(asked)) => {
+                let asked = asked.into();
+                return Err(BuildError::TwoBases { field: "base_template", asked, from: from.clone() });
+            }
+            (Some(Origin::Archive(path)), None) => return Err(BuildError::NoArchive { path: path.clone() }),
             (Some(Origin::Image(reference)), None) => return Ok((Base::Image(reference.clone()), None)),
             (Some(Origin::Template(name)), None) => (name.clone(), None),
             (Some(Origin::Named(name)), None) => (name.clone(), Base::image_named(name)),
@@ -342,6 +372,27 @@ impl Control {
             self.team_seen(ctx, team).await?.at_least(Role::Admin)?;
         }
         Ok(team)
+    }
+}
+
+/// The image in an archive that a request names.
+fn archive_of(recipe: &Recipe, asked: Option<&TemplateName>, archive: &str) -> Result<Base, BuildError> {
+    match (FilesName::content(archive)?, &recipe.from) {
+        (_, Some(from @ (Origin::Template(_) | Origin::Named(_) | Origin::Image(_)))) => {
+            let (field, asked) = ("from_archive", archive.to_owned());
+            Err(BuildError::TwoBases { field, asked, from: from.clone() })
+        }
+        (FilesName::Content(hash), _) if asked.is_none() => Ok(Base::Archive(hash)),
+        _ => Err(BuildError::ArchiveAndTemplate),
+    }
+}
+
+/// Refuses what could not live in a template of the kind.
+fn check_kind(recipe: &Recipe, kind: TemplateKind) -> Result<(), BuildError> {
+    let start = recipe.steps.iter().position(|step| matches!(step, Step::Start { .. }));
+    match (kind, start) {
+        (TemplateKind::Base, Some(index)) => Err(BuildError::StartWithoutMemory { step: index + 1 }),
+        (TemplateKind::Base | TemplateKind::Snapshot, _) => Ok(()),
     }
 }
 

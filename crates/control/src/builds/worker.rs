@@ -9,6 +9,7 @@ use sandbar_store::audit::Outcome as Told;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease};
 use sandbar_store::listen::Topic;
 use sandbar_trace::Span;
+use sandbar_types::TraceParent;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,9 @@ impl Control {
             };
             match claimed {
                 Ok(build) => {
-                    let span = Span::of_work("build");
+                    let asked_by =
+                        build.trace.as_deref().and_then(|trace| TraceParent::read(trace.as_bytes()));
+                    let span = Span::of_work_for(asked_by, "build");
                     span.set("sandbar.build.id", build.id);
                     span.run(self.work(Claim { build: build.id, worker }, &build, &stop)).await;
                 }

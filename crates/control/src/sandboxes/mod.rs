@@ -59,6 +59,7 @@ pub use started::{StartOrder, StartedFilter};
 pub use terminal::{ProcessRef, TerminalSize};
 pub use tree::{Entry, EntryKind};
 pub use validate::InvalidSandbox;
+pub(crate) use validate::secret_names as check_secret_names;
 
 /// A sandbox that the caller may act on, as it was when it was looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -151,6 +151,11 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     Ok(Checked { template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, timeout_from, network })
 }
 
+/// Checks which variables are to be secrets.
+pub(crate) fn secret_names(secrets: &BTreeMap<String, String>) -> Result<(), InvalidSandbox> {
+    map("secrets", secrets)
+}
+
 /// Checks a network policy.
 pub(super) fn network(rules: &NetworkRules) -> Result<NetworkPolicy, InvalidSandbox> {
     let NetworkRules { allow_out, deny_out, allow_internet } = rules;

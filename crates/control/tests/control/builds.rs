@@ -18,9 +18,11 @@ macro_rules! with_both_queues {
     };
 }
 
+mod archives;
 mod deaths;
 mod entries;
 mod files;
+mod given;
 mod images;
 
 use std::collections::BTreeMap;
@@ -340,6 +342,49 @@ async fn a_template_that_is_a_disk_alone_is_booted_in_the_size_that_is_asked_for
         assert_eq!(second.kind, TemplateKind::Snapshot);
     }
     building.no_sandbox_is_left().await;
+}
+
+#[tokio::test]
+async fn a_template_without_memory_is_a_disk_and_has_all_else_that_the_recipe_left() {
+    let building = Building::new(Queue::Postgres).await;
+    let world = &building.world;
+    let _workers = building.workers().await;
+    let new = NewBuild {
+        name: "work".to_owned(),
+        recipe: ["FROM debian:12", "ENV A=1", "WORKDIR /opt"].map(str::to_owned).into(),
+        healthcheck: Some("echo well".to_owned()),
+        kind: Some(TemplateKind::Base),
+        ..NewBuild::default()
+    };
+    let build = world.control.build_create(&world.ctx, BuildScope::Team, &new).await.unwrap();
+    assert_eq!(build.kind, TemplateKind::Base);
+    world.host.inject(Rpc::FlattenRootfs, Fault::LoseReply, Times::Once);
+    let (ended, logs) = building.end_of(build.id).await;
+    assert_eq!((ended.status, ended.error, ended.attempts), (BuildStatus::Success, None, 2));
+    assert_eq!(logs.last().unwrap().cmd, "KEEP work");
+    assert_eq!((world.host.calls(Rpc::FlattenRootfs), world.host.calls(Rpc::SnapshotSandbox)), (2, 0));
+    building.no_sandbox_is_left().await;
+    let page = world.control.template_list(&world.ctx, None, &Default::default()).await.unwrap();
+    let work = page.items.iter().find(|made| made.name.as_str() == "work").unwrap();
+    assert_eq!(work.kind, TemplateKind::Base);
+
+    // Its sandboxes boot, as large as they are asked for.
+    let sized = NewSandbox {
+        template: Some("work".to_owned()),
+        vcpus: Some(3),
+        memory_mb: Some(768),
+        ..NewSandbox::default()
+    };
+    let made = world.control.sandbox_create(&world.ctx, &sized, None).await.unwrap();
+    assert_eq!((made.vcpus, made.memory_mb), (3, 768));
+    let creation = world.host.creation_of(&made.id.to_string()).unwrap();
+    assert_eq!((creation.env["A"].as_str(), creation.default_workdir.as_str()), ("1", "/opt"));
+
+    // What is to go on has nothing to do so in.
+    let start = NewBuild { recipe: vec!["echo".to_owned(), "START sleep".to_owned()], ..new };
+    let refused = world.control.build_create(&world.ctx, BuildScope::Team, &start).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidRequest);
+    assert!(refused.to_string().starts_with("recipe: step 2: what START began"), "{refused}");
 }
 
 #[tokio::test]

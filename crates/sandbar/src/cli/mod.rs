@@ -1,5 +1,6 @@
 //! The commands for users of a platform: they speak to its REST API and nothing else.
 
+mod archive;
 mod attach;
 mod context;
 mod cp;

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use reqwest::Body;
 use sandbar_types::TemplateName;
+use sandbar_types::recipe::{Origin, Recipe};
 use secrecy::SecretString;
-use tokio_util::io::ReaderStream;
 
 use super::endpoint::SignedIn;
+use super::pairs::pair;
 use super::snapshot::{DeleteArgs, ListArgs, delete, list};
-use super::{EndpointArgs, context};
+use super::{EndpointArgs, archive, context};
 use crate::client::{Build, BuildEvent, Builds, Client, ClientError, NewBuild, Registry, StepLog};
 use crate::shutdown::Signals;
 
@@ -37,7 +37,7 @@ pub(crate) struct TemplateArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    Build(BuildArgs),
+    Build(Box<BuildArgs>),
     #[command(visible_alias = "ls")]
     List(ListArgs),
     #[command(visible_alias = "rm")]
@@ -46,12 +46,14 @@ enum Action {
 
 /// Build a template of a recipe, with live output
 ///
-/// A recipe's lines are RUN (or a shell line alone), START, COPY, ENV, WORKDIR and USER, after an optional FROM (a template, or a registry's image); a Dockerfile of these is one.
+/// A recipe's lines are RUN (or a shell line alone), START, COPY, ENV, WORKDIR and USER, after an optional FROM (a template, a registry's image, or one in an archive: ./image.tar); a Dockerfile of these is one.
 /// Ends with 0 once the template can be used, with 1 where there is none. Ctrl-C cancels the build.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sandbar template build Dockerfile --name tools\n  \
     printf 'RUN pip install numpy\\n' | sandbar template build - --name numpy\n  \
-    sandbar template build recipe --name web --healthcheck 'curl -fs localhost:8000'")]
+    sandbar template build recipe --name web --healthcheck 'curl -fs localhost:8000'\n  \
+    docker save app -o app.tar && sandbar template build recipe --from-archive app.tar --no-memory\n  \
+    sandbar template build recipe --name app --secret GITHUB_TOKEN=github-token")]
 struct BuildArgs {
     /// The recipe; `-` reads standard input
     #[arg(value_name = "FILE")]
@@ -68,6 +70,18 @@ struct BuildArgs {
     /// Template to start from, where the recipe has no FROM [default: base]
     #[arg(long, value_name = "NAME")]
     from: Option<TemplateName>,
+
+    /// Archive with the image to start from, as `docker save` writes it or OCI's layout as tar; a recipe says `FROM ./image.tar`, from its own folder
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    from_archive: Option<PathBuf>,
+
+    /// Variable of RUN steps whose value is the secret of this name; may be repeated. It is not in the template
+    #[arg(long = "secret", value_name = "VARIABLE=NAME", value_parser = pair)]
+    secrets: Vec<(String, String)>,
+
+    /// Keep the disk alone: sandboxes of the template boot, in any size
+    #[arg(long)]
+    no_memory: bool,
 
     #[command(flatten)]
     registry: RegistryArgs,
@@ -140,8 +154,8 @@ impl RegistryArgs {
 impl TemplateArgs {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.action {
-            Action::Build(args) if args.platform => build_for_all(&self.endpoint, args).await,
-            Action::Build(args) => build(&self.endpoint.client()?, Builds::Team, args).await,
+            Action::Build(args) if args.platform => build_for_all(&self.endpoint, *args).await,
+            Action::Build(args) => build(&self.endpoint.client()?, Builds::Team, *args).await,
             Action::List(args) => list(&self.endpoint.client()?, &args).await,
             Action::Delete(args) => Ok(delete(&self.endpoint.client()?, &args).await),
         }
@@ -166,6 +180,9 @@ async fn build(client: &Client, whose: Builds, args: BuildArgs) -> anyhow::Resul
         context,
         name,
         from,
+        from_archive,
+        secrets,
+        no_memory,
         registry,
         healthcheck,
         healthcheck_timeout,
@@ -177,12 +194,29 @@ async fn build(client: &Client, whose: Builds, args: BuildArgs) -> anyhow::Resul
     } = args;
     let registry = registry.read(&file)?;
     let text = read(&file)?;
-    let files =
-        bring_files(client, whose, &text, context.as_deref().unwrap_or_else(|| folder_of(&file))).await?;
+    // What is wrong with it, the platform tells.
+    let recipe: Option<Recipe> = text.parse().ok();
+    let from_archive = match (from_archive, recipe.as_ref().and_then(|recipe| recipe.from.as_ref())) {
+        (Some(path), _) => Some(path),
+        (None, Some(Origin::Archive(path))) => Some(folder_of(&file).join(path)),
+        (None, _) => None,
+    };
+    let from_archive = match from_archive {
+        Some(path) => Some(archive::bring(client, whose, &path).await?),
+        None => None,
+    };
+    let folder = context.as_deref().unwrap_or_else(|| folder_of(&file));
+    let files = match &recipe {
+        Some(recipe) => bring_files(client, whose, recipe, folder).await?,
+        None => None,
+    };
     let new = NewBuild {
         name: name.map_or_else(|| named_after(&file), |name| Ok(name.to_string()))?,
         recipe: text.lines().map(str::to_owned).collect(),
         files,
+        from_archive,
+        secrets: secrets.into_iter().collect(),
+        memory: no_memory.then_some(false),
         registry,
         base_template: from.map(Into::into),
         healthcheck,
@@ -215,23 +249,16 @@ async fn build(client: &Client, whose: Builds, args: BuildArgs) -> anyhow::Resul
 async fn bring_files(
     client: &Client,
     whose: Builds,
-    recipe: &str,
+    recipe: &Recipe,
     folder: &Path,
 ) -> anyhow::Result<Option<String>> {
-    // What is wrong with it, the platform tells.
-    let Ok(recipe) = recipe.parse() else { return Ok(None) };
-    let sources = context::named(&recipe)?;
+    let sources = context::named(recipe)?;
     if sources.is_empty() {
         return Ok(None);
     }
     let folder = folder.to_owned();
     let packed = tokio::task::spawn_blocking(move || context::pack(&folder, &sources)).await??;
-    if !client.has_build_files(whose, &packed.sha256).await? {
-        eprintln!("-- sending {} KiB of files", packed.bytes.div_ceil(1024));
-        let contents = ReaderStream::new(tokio::fs::File::from_std(packed.file));
-        client.put_build_files(whose, &packed.sha256, Body::wrap_stream(contents), packed.bytes).await?;
-    }
-    Ok(Some(packed.sha256))
+    archive::send(client, whose, packed).await.map(Some)
 }
 
 /// Where a recipe is.

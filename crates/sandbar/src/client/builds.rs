@@ -1,5 +1,7 @@
 //! Builds of templates, and their progress.
 
+use std::collections::BTreeMap;
+
 use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Body, Method};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -34,6 +36,12 @@ pub(crate) struct NewBuild {
     pub(crate) recipe: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) files: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from_archive: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) secrets: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) registry: Option<Registry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +102,12 @@ pub(crate) struct StepLog {
     pub(crate) duration_ms: Option<u64>,
 }
 
+/// What is there of an archive.
+#[derive(Debug, Deserialize)]
+struct Received {
+    received: u64,
+}
+
 /// What comes of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BuildEvent {
@@ -120,15 +134,22 @@ impl Client {
         }
     }
 
-    /// Brings one.
+    /// How much of one the platform has: where an upload goes on.
+    pub(crate) async fn build_files_received(&self, whose: Builds, sha256: &str) -> Result<u64, ClientError> {
+        let request = self.request(Method::GET, &whose.path(&format!("/files/{sha256}/received")));
+        let received: Received = self.call(request).await?.json().await.map_err(self.broken())?;
+        Ok(received.received)
+    }
+
+    /// Brings one, from a byte of it on.
     pub(crate) async fn put_build_files(
         &self,
         whose: Builds,
         sha256: &str,
         contents: Body,
-        length: u64,
+        (from, length): (u64, u64),
     ) -> Result<(), ClientError> {
-        let request = self.request(Method::PUT, &whose.path(&format!("/files/{sha256}")));
+        let request = self.request(Method::PUT, &whose.path(&format!("/files/{sha256}?from={from}")));
         self.open(request.header(CONTENT_LENGTH, length).body(contents)).await?;
         Ok(())
     }

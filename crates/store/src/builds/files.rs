@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   arriving ──► ready ──► leaving ──► (no row)
-//!       └──────────────────► given up
+//!    │    ▲                 ▲
+//!    ▼    │                 │
+//!   interrupted ─────────► given up
 //! ```
 //!
 //! Where their parts are is not known here. A row is there before the first part and goes after the last.
@@ -36,13 +38,67 @@ impl Store {
         touch(&self.pool, team, name).await
     }
 
-    /// Says that an upload goes on. False where it was given up.
-    pub async fn build_files_renew(&self, id: Uuid) -> Result<bool, StoreError> {
-        let done =
-            sqlx::query!("UPDATE build_files SET used_at = now() WHERE id = $1 AND state = 'arriving'", id)
-                .execute(&self.pool)
-                .await?;
+    /// Says that an upload goes on, and how much of it is kept. False where it was given up.
+    pub async fn build_files_renew(&self, id: Uuid, received: u64) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
+            "UPDATE build_files SET used_at = now(), received = $2 WHERE id = $1 AND state = 'arriving'",
+            id,
+            bigint(received),
+        )
+        .execute(&self.pool)
+        .await?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Says that an upload broke off, and that another may go on with it. False where nothing of it is kept.
+    pub async fn build_files_interrupt(&self, id: Uuid) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
+            "UPDATE build_files SET state = 'interrupted', used_at = now()
+             WHERE id = $1 AND state = 'arriving' AND received > 0",
+            id,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// How much is kept of an upload of this archive that broke off.
+    pub async fn build_files_received(&self, team: Id<Team>, name: &FilesName) -> Result<u64, StoreError> {
+        let received = sqlx::query_scalar!(
+            r#"SELECT COALESCE(max(received), 0) AS "received!" FROM build_files
+               WHERE team_id = $1 AND name = $2 AND state = 'interrupted'"#,
+            team.uuid(),
+            name.to_string(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        unsigned("build_files.received", received)
+    }
+
+    /// Goes on with an upload that broke off, of an archive of this size: after what is kept of it, or (`from` = 0) from its beginning. Of many
+    /// at once one does.
+    pub async fn build_files_go_on(
+        &self,
+        team: Id<Team>,
+        name: &FilesName,
+        size: u64,
+        from: u64,
+    ) -> Result<Option<Uuid>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "UPDATE build_files SET state = 'arriving', received = $4::bigint, used_at = now()
+             WHERE id = (SELECT id FROM build_files
+                         WHERE team_id = $1 AND name = $2 AND state = 'interrupted' AND size = $3
+                           AND ($4::bigint = 0 OR received = $4)
+                         ORDER BY received DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+             RETURNING id",
+            team.uuid(),
+            name.to_string(),
+            bigint(size),
+            bigint(from),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id)
     }
 
     /// Gives up what nobody uses, and tells what is owed to be deleted: uploads that were not heard of for an hour, archives that were replaced

@@ -19,11 +19,14 @@ mod files;
 mod images;
 mod logs;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Build, Sandbox, Team, Template, User};
 use sandbar_types::recipe::{Base, Dialect};
-use sandbar_types::{BuildStatus, Id, TemplateName, TemplateTag};
-use serde_json::Value;
+use sandbar_types::{BuildStatus, Id, TemplateKind, TemplateName, TemplateTag};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::convert::{integer, unsigned, unsigned_opt, word};
@@ -66,6 +69,10 @@ pub struct BuildRow {
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    pub kind: TemplateKind,
+    /// Names of secrets, by those of variables.
+    pub secrets: BTreeMap<String, String>,
+    pub trace: Option<String>,
 }
 
 /// A build to be.
@@ -93,6 +100,10 @@ pub struct NewBuildRow<'a> {
     pub total_steps: u32,
     pub created_by: Option<Id<User>>,
     pub operation: &'a Value,
+    pub kind: TemplateKind,
+    /// Names of secrets, by those of variables.
+    pub secrets: &'a BTreeMap<String, String>,
+    pub trace: Option<&'a str>,
 }
 
 pub(crate) struct Raw {
@@ -122,6 +133,9 @@ pub(crate) struct Raw {
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
+    kind: String,
+    secrets: Value,
+    trace: Option<String>,
 }
 
 impl TryFrom<Raw> for BuildRow {
@@ -155,6 +169,9 @@ impl TryFrom<Raw> for BuildRow {
             created_at: raw.created_at,
             started_at: raw.started_at,
             finished_at: raw.finished_at,
+            kind: word("template_builds.kind", &raw.kind)?,
+            secrets: secrets(&raw.secrets)?,
+            trace: raw.trace,
         })
     }
 }
@@ -164,6 +181,12 @@ fn tags(column: &'static str, texts: &[String]) -> Result<Vec<TemplateTag>, Stor
     texts.iter().map(|text| word(column, text)).collect()
 }
 
+/// Reads which secrets are meant.
+fn secrets(value: &Value) -> Result<BTreeMap<String, String>, StoreError> {
+    BTreeMap::deserialize(value)
+        .map_err(|_| StoreError::Unknown { column: "template_builds.secrets", value: value.to_string() })
+}
+
 /// Rows of builds: what comes after the columns, and its parameters.
 macro_rules! builds {
     ($before:literal, $after:literal $(, $argument:expr)* $(,)?) => {
@@ -171,7 +194,7 @@ macro_rules! builds {
             crate::builds::Raw,
             $before + "id, team_id, name, base_template, base_tag, dialect, tags, note, recipe, healthcheck, healthcheck_sec, vcpus, memory_mb, disk_mb, status,
              current_step, total_steps, error, template_id, sandbox_id, attempts, cancel_asked, operation, created_at,
-             started_at, finished_at " + $after
+             started_at, finished_at, kind, secrets, trace " + $after
             $(, $argument)*
         )
     };
@@ -275,8 +298,9 @@ impl Tx {
         builds!(
             "INSERT INTO template_builds (id, team_id, name, base_template, recipe, healthcheck, healthcheck_sec, vcpus,
                                           memory_mb, total_steps, created_by, operation, disk_mb, files,
-                                          registry, base_tag, dialect, tags, note)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) RETURNING ",
+                                          registry, base_tag, dialect, tags, note, kind, secrets, trace)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+             RETURNING ",
             "",
             new.id.uuid(),
             new.team_id.uuid(),
@@ -297,6 +321,9 @@ impl Tx {
             new.dialect.as_str(),
             &tags,
             new.note,
+            new.kind.as_str(),
+            json!(new.secrets),
+            new.trace,
         )
         .fetch_one(self.connection())
         .await?

@@ -1,11 +1,12 @@
 //! Builds: one claim at a time, by the database's clock; nothing is written by a claim that is lost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sandbar_store::Store;
 use sandbar_store::builds::{BuildRow, Claim, Ended, Lease, LogChunk, NewBuildRow};
 use sandbar_types::recipe::{Base, Dialect};
-use sandbar_types::{BuildStatus, Id, TemplateTag};
+use sandbar_types::{BuildStatus, Id, TemplateKind, TemplateTag};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -37,6 +38,9 @@ async fn submit(store: &Store, team: Id<sandbar_types::id::Team>) -> BuildRow {
             total_steps: 2,
             created_by: None,
             operation: &json!({}),
+            kind: TemplateKind::Snapshot,
+            secrets: &BTreeMap::new(),
+            trace: None,
         })
         .await
         .unwrap();

@@ -18,7 +18,7 @@ impl Agent {
     pub(super) async fn run(&self, request: rpc::ExecRequest) -> Result<rpc::ExecResponse, ConnectError> {
         self.inventory().active(&request.id)?;
         let command = request.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
-        let (pieces, exit_code) = match Program::find(command)? {
+        let (pieces, exit_code) = match self.processes.find(command)? {
             Program::Print { pieces, exit_code } => (pieces, exit_code),
             // There is no input, so it ends at once.
             Program::Cat { says } => (vec![Piece::Stdout(says)], 0),

@@ -1,6 +1,7 @@
 //! The programs of a simulated guest: small, and each shows one thing that a caller must carry rightly.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use connectrpc::ConnectError;
 use sandbar_proto::host as rpc;
@@ -105,14 +106,25 @@ fn context(command: &rpc::Command) -> String {
     lines
 }
 
-/// How many commands run, and what they were sent.
+/// What commands there were, how many run, and what they were sent.
 #[derive(Default)]
 pub(super) struct Processes {
+    all: Mutex<Vec<rpc::Command>>,
     count: watch::Sender<usize>,
     input: watch::Sender<Vec<u8>>,
 }
 
 impl Processes {
+    /// The program that a command names; from now on that was asked for.
+    pub(super) fn find(&self, command: &rpc::Command) -> Result<Program, ConnectError> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(command.clone());
+        Program::find(command)
+    }
+
+    pub(super) fn all(&self) -> Vec<rpc::Command> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A command that runs until the guard is dropped.
     pub(super) fn start(&self) -> Running {
         self.count.send_modify(|count| *count += 1);

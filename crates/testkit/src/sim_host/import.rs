@@ -24,7 +24,10 @@ pub(super) async fn answer(
     let Some(Request::Start(start)) = first else { return Err(refusal(Reason::REASON_BAD_INPUT)) };
     let mut replies = vec![Ok(progress("fetching the image", 1, 2))];
     let made = match image(&start, requests).await {
-        Ok(()) => {
+        Ok(bytes) => {
+            if start.reference.is_empty() {
+                replies = vec![Ok(progress(&format!("an archive of {bytes} bytes"), 0, 0))];
+            }
             let size = (start.vcpus, start.memory_mb, start.disk_mb);
             Ok(agent.inventory().make_template(start.template_id, size))
         }
@@ -39,13 +42,14 @@ pub(super) async fn answer(
     Ok(Box::pin(stream::iter(replies)))
 }
 
-async fn image(start: &Start, mut requests: InboundStream<rpc::ImportImageRequest>) -> Result<(), Reason> {
+/// Takes the image: how large its archive is.
+async fn image(start: &Start, mut requests: InboundStream<rpc::ImportImageRequest>) -> Result<usize, Reason> {
     if start.reference.is_empty() {
         let mut bytes = 0;
         while let Some(Ok(request)) = requests.next().await {
             match request.to_owned_message().request {
                 Some(Request::Chunk(chunk)) => bytes += chunk.len(),
-                Some(Request::End(true)) if bytes > 0 => return Ok(()),
+                Some(Request::End(true)) if bytes > 0 => return Ok(bytes),
                 Some(Request::End(true)) => return Err(Reason::REASON_IMAGE_BROKEN),
                 _ => break,
             }
@@ -65,9 +69,9 @@ async fn image(start: &Start, mut requests: InboundStream<rpc::ImportImageReques
     // With the right password a private image is there.
     let password = start.credentials.as_option().map(|credentials| credentials.password.as_str());
     match refused {
-        Some((_, Reason::REASON_IMAGE_NOT_AUTHORISED)) if password == Some("open sesame") => Ok(()),
+        Some((_, Reason::REASON_IMAGE_NOT_AUTHORISED)) if password == Some("open sesame") => Ok(0),
         Some((_, reason)) => Err(*reason),
-        None => Ok(()),
+        None => Ok(0),
     }
 }
 

@@ -14,7 +14,6 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::exec::{stream, terminal};
 use super::faults::{Reply, refusal};
-use super::guest::Program;
 use super::inventory::Inventory;
 use super::{Agent, Reason, Rpc, import, processes, tunnel};
 
@@ -152,8 +151,8 @@ impl rpc::HostService for Service {
             tokio::spawn(terminal(0, requests, out, self.agent.processes.start()));
             return Ok(Response::stream(ReceiverStream::new(replies)));
         }
-        let program =
-            Program::find(start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?)?;
+        let command = start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+        let program = self.agent.processes.find(command)?;
         let (out, replies) = mpsc::channel(STREAM_BUFFER);
         tokio::spawn(stream(*start, program, requests, out, self.agent.processes.start(), reply));
         Ok(Response::stream(ReceiverStream::new(replies)))

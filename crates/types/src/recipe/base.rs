@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::FilesName;
 use crate::TemplateName;
 
 /// The longest name of an image.
 pub(super) const IMAGE_BYTES: usize = 512;
+/// Before the digits of an archive. No image can be called so: of two colons the first would be a port's, and a slash behind it.
+const ARCHIVE: &str = "archive:sha256:";
 
 /// What `FROM` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub enum Origin {
     Named(TemplateName),
     /// What can only be an image of a registry.
     Image(String),
+    /// An image in an archive of the author's, by its path, which begins with `/`, `./` or `../`.
+    Archive(String),
 }
 
 impl fmt::Display for Origin {
@@ -24,19 +29,28 @@ impl fmt::Display for Origin {
         match self {
             Self::Template(name) => write!(f, "template:{name}"),
             Self::Named(name) => name.fmt(f),
-            Self::Image(reference) => f.write_str(reference),
+            Self::Image(text) | Self::Archive(text) => f.write_str(text),
         }
     }
 }
 
-/// What a build starts from. As a text it is a template's name, which has neither slash nor colon nor at sign, or an image's, which has
-/// one of them.
+impl Origin {
+    /// Whether a text says where a file of the author's is: no template and no image can be called so.
+    pub(super) fn is_path(text: &str) -> bool {
+        ["/", "./", "../"].iter().any(|beginning| text.starts_with(beginning))
+    }
+}
+
+/// What a build starts from. As a text it is a template's name, which has neither slash nor colon nor at sign, an image's, which has
+/// one of them, or `archive:sha256:` and 64 digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// A template.
     Template(TemplateName),
     /// An image of a registry.
     Image(String),
+    /// An image in an archive that was brought under its own SHA-256.
+    Archive([u8; 32]),
 }
 
 /// A text that names neither a template nor an image.
@@ -54,6 +68,7 @@ impl Base {
         match text.parse().ok()? {
             Self::Template(name) => Self::image_named(&name),
             image @ Self::Image(_) => Some(image),
+            Self::Archive(_) => None,
         }
     }
 
@@ -70,6 +85,7 @@ impl fmt::Display for Base {
         match self {
             Self::Template(name) => name.fmt(f),
             Self::Image(reference) => f.write_str(reference),
+            Self::Archive(hash) => write!(f, "{ARCHIVE}{}", FilesName::Content(*hash)),
         }
     }
 }
@@ -78,6 +94,12 @@ impl FromStr for Base {
     type Err = UnknownBase;
 
     fn from_str(text: &str) -> Result<Self, UnknownBase> {
+        if let Some(digits) = text.strip_prefix(ARCHIVE) {
+            return match FilesName::content(digits) {
+                Ok(FilesName::Content(hash)) => Ok(Self::Archive(hash)),
+                Ok(FilesName::Client(_)) | Err(_) => Err(UnknownBase),
+            };
+        }
         match text.parse() {
             Ok(name) => Ok(Self::Template(name)),
             Err(_) if text.contains(['/', ':', '@']) => Ok(Self::Image(text.to_owned())),

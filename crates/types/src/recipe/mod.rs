@@ -1,7 +1,7 @@
 //! Recipes: what a template is built of. Lines of text in, steps out; nothing here runs anything.
 //!
 //! ```text
-//!   FROM base                     what the build starts from: a template, or a registry's image
+//!   FROM base                     what the build starts from: a template, a registry's image, or one in an archive (./image.tar)
 //!   # a comment
 //!   RUN --timeout=5m make all     a shell line, as is any line that begins with no word of ours
 //!   RUN --user=root id            as somebody else than the other steps

@@ -238,6 +238,9 @@ fn from(rest: &str) -> Result<Origin, RecipeFault> {
     if let Some(name) = rest.strip_prefix("template:") {
         return name.parse().map(Origin::Template).map_err(|_| wrong());
     }
+    if Origin::is_path(rest) && rest.len() <= limits::PATH_BYTES {
+        return Ok(Origin::Archive(rest.to_owned()));
+    }
     // A template's name has neither slash nor colon; whether there is one of the name is not known here.
     match rest.parse() {
         Ok(name) => Ok(Origin::Named(name)),

@@ -122,6 +122,9 @@ fn where_it_starts_from_is_a_template_or_an_image() {
     for image in ["debian:12", "ghcr.io/a/b@sha256:00", "library/redis"] {
         assert_eq!(from(image), Origin::Image(image.to_owned()));
     }
+    for path in ["./image.tar", "../images/a.tar", "/srv/image"] {
+        assert_eq!(from(path), Origin::Archive(path.to_owned()));
+    }
 }
 
 #[test]
@@ -230,6 +233,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Origin::Template(name.parse().unwrap())),
         "[a-zA-Z0-9][a-z0-9._-]{0,20}".prop_map(|name| Origin::Named(name.parse().unwrap())),
         "[a-z]{1,8}/[a-z]{1,8}:[a-z0-9]{1,5}".prop_map(Origin::Image),
+        r"(\./|\.\./|/)[a-z./]{1,20}".prop_map(Origin::Archive),
     ];
     (option::of(base), vec(step(), 1..10)).prop_map(|(from, steps)| Recipe { from, steps })
 }
@@ -239,9 +243,14 @@ fn a_base_is_a_template_or_an_image_and_its_text_says_which() {
     let name = "python".parse().unwrap();
     let image = Base::image_named(&name).unwrap();
     assert_eq!(image, Base::Image("python:latest".to_owned()));
-    for base in [image, Base::Template(name), Base::Image("localhost:5000/a/b@sha256:00".to_owned())] {
+    let reference = Base::Image("localhost:5000/a/b@sha256:00".to_owned());
+    for base in [image, Base::Template(name), reference, Base::Archive([0xa7; 32])] {
         assert_eq!(base.to_string().parse(), Ok(base));
     }
+    // What names an archive names no image of a registry.
+    let archive = Base::Archive([0xa7; 32]).to_string();
+    assert_eq!((Base::image(&archive), &archive[..18]), (None, "archive:sha256:a7a"));
+    assert_eq!("archive:sha256:a7".parse::<Base>(), Err(UnknownBase));
     assert_eq!(Base::image_named(&"Mine".parse().unwrap()), None);
     assert_eq!("_".parse::<Base>(), Err(UnknownBase));
     assert!(matches!(refused("FROM _x\nRUN a"), (1, RecipeFault::BaseName { .. })));

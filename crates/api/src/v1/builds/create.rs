@@ -1,10 +1,13 @@
 //! Asking for a build.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::builds::{BuildScope, NewBuild};
 use sandbar_control::host_client::RegistryCredentials;
+use sandbar_types::TemplateKind;
 use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -35,11 +38,21 @@ pub(crate) struct CreateBuild {
     base_template: Option<String>,
     /// Its lines: `RUN [--timeout=5m] [--user=NAME] LINE` or the line alone, `START LINE`, `ENV NAME=VALUE`, `WORKDIR FOLDER`, `USER NAME`,
     /// `COPY [--chown=USER[:GROUP]] [--chmod=MODE] SOURCE... DEST`, comments, lines that go on after a backslash. `FROM`, if there is one, comes first: a template's name, or an image's as
-    /// `docker pull` takes it. What there is decides about a name that could be either's; `template:NAME` is a template in any case.
+    /// `docker pull` takes it. What there is decides about a name that could be either's; `template:NAME` is a template in any case. What begins with `/`, `./` or
+    /// `../` is a file of yours, an archive with an image: `from_archive` says which.
     #[schema(example = json!(["RUN pip install numpy", "ENV MODE=fast"]))]
     recipe: Vec<String>,
     /// The archive that `COPY` takes its files from: the SHA-256 under which it was put to `/v1/builds/files/{sha256}`.
     files: Option<String>,
+    /// The archive (`docker save`, or OCI's layout as tar) of the image that it starts from: the SHA-256 under which it was put to `/v1/builds/files/{sha256}`.
+    from_archive: Option<String>,
+    /// Secrets of the team's that `RUN` steps have as environment, and nothing else of the build: by the name of a variable, the name of a secret. They are not in the
+    /// template, and what of their values steps write is `***` in the log.
+    #[schema(example = json!({"GITHUB_TOKEN": "github-token"}))]
+    secrets: Option<BTreeMap<String, String>>,
+    /// Whether the template has memory, as it has by default: processes that run in it then run in every sandbox made of it, from its first moment on. Without, it is a disk alone, whose
+    /// sandboxes boot, in any size.
+    memory: Option<bool>,
     /// For the image that it starts from, where its registry is a private one. They are kept encrypted, and only until the build ends.
     registry: Option<Registry>,
     /// A shell line that succeeds once the sandbox is as it is to be kept; it is tried until it does.
@@ -65,6 +78,9 @@ impl From<CreateBuild> for NewBuild {
             base_template,
             recipe,
             files,
+            from_archive,
+            secrets,
+            memory,
             registry,
             healthcheck,
             healthcheck_sec,
@@ -79,6 +95,9 @@ impl From<CreateBuild> for NewBuild {
             base_template,
             recipe,
             files,
+            from_archive,
+            secrets: secrets.unwrap_or_default(),
+            kind: memory.map(|memory| if memory { TemplateKind::Snapshot } else { TemplateKind::Base }),
             registry,
             healthcheck,
             healthcheck_sec,
@@ -92,7 +111,7 @@ impl From<CreateBuild> for NewBuild {
 /// Builds a template of the team: its keys may, and its admins. The build waits for a worker when this returns.
 ///
 /// A worker makes a sandbox of the base, runs the recipe's steps in it one after the other, and keeps it, with its memory and the
-/// processes that it started, as the template. Steps run as root in `/` unless the base or the recipe says otherwise. Environment,
+/// processes that it started or (`memory`: false) its disk alone, as the template. Steps run as root in `/` unless the base or the recipe says otherwise. Environment,
 /// working folder and user that the recipe leaves are those of commands in the template's sandboxes.
 #[utoipa::path(
     post,

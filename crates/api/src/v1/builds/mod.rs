@@ -1,7 +1,7 @@
 //! `/v1/builds`: templates made of recipes, for the team; `/v1/admin/builds`: the same handlers for the platform's own.
 //!
 //! - `create.rs`, `look.rs`, `cancel.rs`: asking for one, looking at them, ending one.
-//! - `files.rs`: archives of files that recipes copy from.
+//! - `files.rs`: archives that recipes copy from, or start from.
 //! - `stream.rs`: progress as it comes.
 
 mod cancel;
@@ -11,7 +11,7 @@ mod look;
 mod stream;
 
 use sandbar_control::builds::{self, BuildLog};
-use sandbar_types::{BuildStatus, Id, TemplateName, id};
+use sandbar_types::{BuildStatus, Id, TemplateKind, TemplateName, id};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,6 +28,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(cancel::cancel_build))
         .routes(routes!(stream::follow_build))
         .routes(routes!(files::get_build_files, files::put_build_files))
+        .routes(routes!(files::get_build_files_received))
 }
 
 /// The platform's, relative to where they are mounted.
@@ -38,6 +39,7 @@ pub(crate) fn admin_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(cancel::admin_cancel_build))
         .routes(routes!(stream::admin_follow_build))
         .routes(routes!(files::admin_get_build_files, files::admin_put_build_files))
+        .routes(routes!(files::admin_get_build_files_received))
 }
 
 /// A build of a template.
@@ -50,10 +52,12 @@ pub(crate) struct Build {
     /// The template's name.
     #[schema(value_type = String, example = "python-tools")]
     name: TemplateName,
-    /// What it starts from: a template's name, or a registry's image, whose name has a slash or a colon.
+    /// What it starts from: a template's name, a registry's image, whose name has a slash or a colon, or `archive:sha256:` and the SHA-256 of an archive.
     #[schema(example = "base")]
     base_template: String,
     healthcheck: Option<String>,
+    /// Whether its template has memory.
+    memory: bool,
     vcpus: u32,
     memory_mb: u32,
     /// Where it starts from an image and asked for one.
@@ -83,6 +87,7 @@ impl From<builds::Build> for Build {
             name: build.name,
             base_template: build.base.to_string(),
             healthcheck: build.healthcheck,
+            memory: build.kind == TemplateKind::Snapshot,
             vcpus: build.vcpus,
             memory_mb: build.memory_mb,
             disk_mb: build.disk_mb,

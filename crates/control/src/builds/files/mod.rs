@@ -1,7 +1,10 @@
-//! Build files: archives (tar, also compressed by gzip) that clients bring for the `COPY` steps of their builds.
+//! Build files: archives (tar, also compressed by gzip) that clients bring for the `COPY` steps of their builds, or with an image that a build
+//! starts from.
 //!
 //! ```text
-//!   client ──stream──► parts, in object storage or a folder ──► row `ready` ──► a step reads the parts in order
+//!   client ──stream──► parts, in object storage or a folder ──► row `ready` ──► a step, or a host, reads the parts in order
+//!              │             ▲
+//!              └─ breaks off ┴─ another goes on after the whole parts that are kept
 //! ```
 //!
 //! What there is, the rows say ([`sandbar_store::builds::BuildFilesRow`]): one is there before its first part, and counts when it is whole. Nothing here
@@ -35,8 +38,10 @@ pub(crate) use ticket::TicketKey;
 use super::{BuildError, BuildScope};
 use crate::{Control, OpContext};
 
-/// The largest archive.
-pub const MAX_ARCHIVE_BYTES: u64 = 512 << 20;
+/// The largest archive: images are large.
+pub const MAX_ARCHIVE_BYTES: u64 = 8 << 30;
+/// The largest of which nobody says beforehand how large it is: room for as much is reserved.
+const MAX_UNSAID_BYTES: u64 = 512 << 20;
 /// What is kept as one: as much of an upload as is in memory.
 const PART_BYTES: usize = 4 << 20;
 /// An upload that brings nothing for this long has died.
@@ -78,7 +83,11 @@ pub enum FilesError {
     #[error("the recipe has COPY: say with `files` which archive its files are in")]
     Unnamed,
     /// It is too large.
-    #[error("an archive may have at most {} MiB", MAX_ARCHIVE_BYTES >> 20)]
+    #[error(
+        "an archive may have at most {} MiB, and {} where the upload does not say its length",
+        MAX_ARCHIVE_BYTES >> 20,
+        MAX_UNSAID_BYTES >> 20
+    )]
     TooLarge,
     /// The team has as much as it may have.
     #[error("the archives of the team take {used} of {limit} bytes: what is not used for a day makes room")]
@@ -96,9 +105,25 @@ pub enum FilesError {
         /// What it is.
         is: FilesName,
     },
-    /// It ended too soon or too late.
+    /// It ended too soon.
     #[error("the upload broke off")]
     Cut(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
+    /// It goes on behind the length that it said.
+    #[error("the archive is longer than the upload said")]
+    Longer,
+    /// It goes on elsewhere than where the one before broke off.
+    #[error("the upload goes on at byte {received}, not {from}")]
+    Elsewhere {
+        /// How much is kept.
+        received: u64,
+        /// Where it was to go on.
+        from: u64,
+    },
+    /// It cannot go on from anywhere.
+    #[error(
+        "only an upload that says its length, of an archive that is named by its SHA-256, goes on after the beginning"
+    )]
+    NotToBeContinued,
     /// The ticket is none of ours, or came too late.
     #[error("this upload was not asked for, or an hour ago: ask for another URL")]
     Ticket,
@@ -112,9 +137,14 @@ impl FilesError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::NoPlace | Self::Missing { .. } | Self::Unnamed | Self::Mismatch { .. } | Self::Cut(_) => {
-                ErrorCode::InvalidRequest
-            }
+            Self::NoPlace
+            | Self::Missing { .. }
+            | Self::Unnamed
+            | Self::Mismatch { .. }
+            | Self::Cut(_)
+            | Self::Longer
+            | Self::NotToBeContinued => ErrorCode::InvalidRequest,
+            Self::Elsewhere { .. } => ErrorCode::InvalidState,
             Self::TooLarge => ErrorCode::TooLarge,
             Self::Full { .. } => ErrorCode::RateLimited,
             Self::Ticket => ErrorCode::Forbidden,
@@ -135,6 +165,20 @@ impl Control {
         Ok(self.store().build_files_use(team, name).await?.map(|row| files(name, &row)))
     }
 
+    /// How much is kept of an upload of this archive that broke off: where another may go on. All of it where the archive is there.
+    pub async fn build_files_received(
+        &self,
+        ctx: &OpContext,
+        scope: BuildScope,
+        name: &FilesName,
+    ) -> Result<u64, BuildError> {
+        let team = self.builder(ctx, scope).await?;
+        match self.store().build_files_use(team, name).await? {
+            Some(row) => Ok(row.size),
+            None => Ok(self.store().build_files_received(team, name).await?),
+        }
+    }
+
     /// What lets whoever has it upload this one archive for this team, within an hour. It can stand in a URL as it is.
     pub async fn build_files_ticket(
         &self,
@@ -147,13 +191,15 @@ impl Control {
         Ok(self.ticket_key().seal(team, name, self.store().now().await?))
     }
 
-    /// Takes an archive. `length` is how long it says it is. One that was there under its own SHA-256 stays; one that bears a client's name is replaced.
+    /// Takes an archive. `from` is where in it this begins, and `length` how long what comes says it is. One that was there under its own SHA-256 stays;
+    /// one that bears a client's name is replaced. Of one that breaks off the whole parts are kept for an hour, where it is known by its
+    /// SHA-256 and said its length.
     pub async fn build_files_put<S, E>(
         &self,
         ctx: &OpContext,
         scope: BuildScope,
         name: &FilesName,
-        length: Option<u64>,
+        extent: (u64, Option<u64>),
         contents: S,
     ) -> Result<FilesPut, BuildError>
     where
@@ -161,7 +207,7 @@ impl Control {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let team = self.builder(ctx, scope).await?;
-        self.take_files(team, *name, length, contents).await
+        self.take_files(team, *name, extent, contents).await
     }
 
     /// The same, for whoever has a ticket: no other credential is asked for.
@@ -177,14 +223,14 @@ impl Control {
     {
         let (team, name) =
             self.ticket_key().open(ticket, self.store().now().await?).ok_or(FilesError::Ticket)?;
-        self.take_files(team, name, length, contents).await
+        self.take_files(team, name, (0, length), contents).await
     }
 
     async fn take_files<S, E>(
         &self,
         team: Id<Team>,
         name: FilesName,
-        length: Option<u64>,
+        (from, length): (u64, Option<u64>),
         contents: S,
     ) -> Result<FilesPut, BuildError>
     where
@@ -197,27 +243,58 @@ impl Control {
         {
             return Ok(FilesPut::Present(files(&name, &row)));
         }
-        let most = length.unwrap_or(MAX_ARCHIVE_BYTES);
-        if most > MAX_ARCHIVE_BYTES {
+        let size = length.map(|length| from.saturating_add(length));
+        if size.is_some_and(|size| size > MAX_ARCHIVE_BYTES) {
             return Err(FilesError::TooLarge.into());
         }
-        let id = Uuid::now_v7();
-        self.reserve_files(id, team, &name, most).await?;
+        let id = self.begin_files(team, &name, from, size).await?;
         // To its end, though the client goes: what it left is taken back there.
         let control = self.clone();
         self.finish(async move {
             let upload = Upload { control: &control, place: &place, id };
-            let received = upload.receive(&name, length, contents).await;
+            let received = upload.receive(&name, (from, size), contents).await;
             let stored = match received {
                 Ok(bytes) => control.complete_files(id, team, &name, bytes).await,
                 Err(error) => Err(error),
             };
-            if stored.is_err() {
-                control.drop_files(&place, id).await;
+            if let Err(error) = &stored {
+                let goes_on =
+                    is_continued(&name, size) && matches!(error, BuildError::Files(FilesError::Cut(_)));
+                if !goes_on || !control.store().build_files_interrupt(id).await? {
+                    control.drop_files(&place, id).await;
+                }
             }
             stored.map(|bytes| FilesPut::Stored(BuildFiles { name, bytes }))
         })
         .await
+    }
+
+    /// Goes on with an upload that broke off, or reserves room for a new one.
+    async fn begin_files(
+        &self,
+        team: Id<Team>,
+        name: &FilesName,
+        from: u64,
+        size: Option<u64>,
+    ) -> Result<Uuid, BuildError> {
+        let continued = size.filter(|_| is_continued(name, size));
+        let kept = match continued {
+            Some(size) => self.store().build_files_go_on(team, name, size, from).await?,
+            None => None,
+        };
+        match (kept, continued, from) {
+            (Some(id), ..) => Ok(id),
+            (None, _, 0) => {
+                let id = Uuid::now_v7();
+                self.reserve_files(id, team, name, size.unwrap_or(MAX_UNSAID_BYTES)).await?;
+                Ok(id)
+            }
+            (None, Some(_), from) => {
+                let received = self.store().build_files_received(team, name).await?;
+                Err(FilesError::Elsewhere { received, from }.into())
+            }
+            (None, None, _) => Err(FilesError::NotToBeContinued.into()),
+        }
     }
 
     async fn reserve_files(
@@ -280,6 +357,11 @@ impl Control {
     }
 }
 
+/// Whether what is kept of an upload that broke off says where to go on, and cannot become another archive.
+fn is_continued(name: &FilesName, size: Option<u64>) -> bool {
+    matches!(name, FilesName::Content(_)) && size.is_some()
+}
+
 fn files(name: &FilesName, row: &BuildFilesRow) -> BuildFiles {
     BuildFiles { name: *name, bytes: row.size }
 }
@@ -292,29 +374,27 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Keeps all of it, part by part: its size.
+    /// Keeps all of it from there on, part by part: its size.
     async fn receive<S, E>(
         &self,
         name: &FilesName,
-        length: Option<u64>,
+        (from, size): (u64, Option<u64>),
         mut contents: S,
     ) -> Result<u64, BuildError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (mut part, mut index, mut bytes) = (BytesMut::new(), 0_u32, 0_u64);
-        let mut hash = Sha256::new();
+        let (mut hash, mut index) = self.kept_before(from).await?;
+        let (mut part, mut bytes) = (BytesMut::new(), from);
         loop {
             let next = tokio::time::timeout(SILENCE, contents.next());
             let next = next.await.map_err(|elapsed| FilesError::Cut(Some(elapsed.into())))?;
             let Some(chunk) = next else { break };
             let mut chunk = chunk.map_err(|error| FilesError::Cut(Some(error.into())))?;
             bytes = bytes.saturating_add(chunk.len() as u64);
-            if bytes > length.unwrap_or(MAX_ARCHIVE_BYTES) {
-                return Err(
-                    if length.is_some() { FilesError::Cut(None) } else { FilesError::TooLarge }.into()
-                );
+            if bytes > size.unwrap_or(MAX_UNSAID_BYTES) {
+                return Err(if size.is_some() { FilesError::Longer } else { FilesError::TooLarge }.into());
             }
             hash.update(&chunk);
             while !chunk.is_empty() {
@@ -325,7 +405,7 @@ impl Upload<'_> {
                 }
             }
         }
-        if length.is_some_and(|length| length != bytes) {
+        if size.is_some_and(|size| size != bytes) {
             return Err(FilesError::Cut(None).into());
         }
         let is = FilesName::Content(hash.finalize().into());
@@ -339,9 +419,27 @@ impl Upload<'_> {
         Ok(bytes)
     }
 
+    /// What is kept up to there: its hash so far, and how many parts that are.
+    async fn kept_before(&self, from: u64) -> Result<(Sha256, u32), BuildError> {
+        let (mut hash, mut index, mut bytes) = (Sha256::new(), 0, 0);
+        while bytes < from {
+            let part = self.place.read(self.id, index).await.map_err(FilesError::from)?;
+            if part.len() != PART_BYTES {
+                return Err(FilesError::from(PlaceError::Damaged).into());
+            }
+            hash.update(&part);
+            bytes += part.len() as u64;
+            index += 1;
+        }
+        Ok((hash, index))
+    }
+
     async fn write(&self, index: u32, part: Bytes) -> Result<(), BuildError> {
+        // What is behind the last whole part is brought again by whoever goes on.
+        let whole = u64::from(index) + u64::from(part.len() == PART_BYTES);
+        let received = whole * PART_BYTES as u64;
         self.place.write(self.id, index, part).await.map_err(FilesError::from)?;
-        match self.control.store().build_files_renew(self.id).await? {
+        match self.control.store().build_files_renew(self.id, received).await? {
             true => Ok(()),
             // It was heard of too late.
             false => Err(FilesError::Cut(None).into()),

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 
 /// A world that keeps archives in a folder, and that folder.
-async fn building(files_bytes: u64) -> (Building, tempfile::TempDir) {
+pub(super) async fn building(files_bytes: u64) -> (Building, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let builds = BuildConfig {
         files_folder: Some(folder.path().to_owned()),
@@ -25,7 +25,7 @@ async fn building(files_bytes: u64) -> (Building, tempfile::TempDir) {
     (Building { world, redis: None }, folder)
 }
 
-fn named(contents: &[u8]) -> FilesName {
+pub(super) fn named(contents: &[u8]) -> FilesName {
     FilesName::Content(Sha256::digest(contents).into())
 }
 
@@ -38,28 +38,28 @@ fn pieces(
 }
 
 impl Building {
-    async fn put(
+    pub(super) async fn put(
         &self,
         name: FilesName,
         length: Option<u64>,
         contents: &[u8],
     ) -> Result<FilesPut, BuildError> {
         let (control, ctx) = (&self.world.control, &self.world.ctx);
-        control.build_files_put(ctx, BuildScope::Team, &name, length, pieces(contents)).await
+        control.build_files_put(ctx, BuildScope::Team, &name, (0, length), pieces(contents)).await
     }
 
-    async fn has(&self, name: FilesName) -> Option<BuildFiles> {
+    pub(super) async fn has(&self, name: FilesName) -> Option<BuildFiles> {
         let (control, ctx) = (&self.world.control, &self.world.ctx);
         control.build_files_has(ctx, BuildScope::Team, &name).await.unwrap()
     }
 
-    async fn rows(&self) -> i64 {
+    pub(super) async fn rows(&self) -> i64 {
         let count = sqlx::query_scalar("SELECT count(*) FROM build_files");
         count.fetch_one(self.world.database.pool()).await.unwrap()
     }
 }
 
-fn kept(folder: &Path) -> usize {
+pub(super) fn kept(folder: &Path) -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
@@ -121,7 +121,8 @@ async fn what_is_not_whole_or_too_much_leaves_nothing() {
     assert_eq!(refused(name, None, &contents).await, ErrorCode::RateLimited);
     let (control, ctx) = (&building.world.control, &building.world.ctx);
     let broken = stream::iter([Ok(Bytes::from_static(&[7; 300])), Err("the client went away")]);
-    let cut = control.build_files_put(ctx, BuildScope::Team, &name, Some(600), broken).await.unwrap_err();
+    let cut =
+        control.build_files_put(ctx, BuildScope::Team, &name, (0, Some(600)), broken).await.unwrap_err();
     assert_eq!(cut.code(), ErrorCode::InvalidRequest);
     assert_eq!((building.rows().await, kept(folder.path())), (0, 0));
 
@@ -142,7 +143,7 @@ async fn what_is_not_whole_or_too_much_leaves_nothing() {
     // Without a place for them there are none.
     let placeless = building.world.replica_with(config()).await;
     let refused =
-        placeless.build_files_put(ctx, BuildScope::Team, &name, None, pieces(b"")).await.unwrap_err();
+        placeless.build_files_put(ctx, BuildScope::Team, &name, (0, None), pieces(b"")).await.unwrap_err();
     assert!(refused.to_string().contains("--snapshot-store"), "{refused}");
 }
 
