@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use connectrpc::ConnectError;
@@ -26,7 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         an_image_of_a_registry_or_an_archive_becomes_a_template,
         of_an_import_that_is_cut_off_nothing_is_left,
-        a_recipe_goes_on_from_an_image_and_another_from_its_disk,
+        a_recipe_goes_on_from_an_image_another_from_its_archive_and_one_from_its_disk_with_a_secret,
     ]
 }
 
@@ -195,10 +197,19 @@ async fn of_an_import_that_is_cut_off_nothing_is_left(platform: &Platform) -> Re
     agent.end().await
 }
 
-/// From a recipe's `FROM` to a sandbox, on the platform's own host: of an image in a registry, and of a template that is a disk alone.
-async fn a_recipe_goes_on_from_an_image_and_another_from_its_disk(platform: &Platform) -> Result<()> {
+/// What nobody but a step of a build is to have.
+const SECRET: &str = "hunter2-and-more";
+/// What a template's memory has, to see that it is looked at.
+const REMEMBERED: &str = "remembered-by-what-runs";
+
+/// From a recipe's `FROM` to a sandbox, on the platform's own host: of an image in a registry and in an archive, and of a template that is a disk
+/// alone; what a step was told in secret is nowhere in that template.
+async fn a_recipe_goes_on_from_an_image_another_from_its_archive_and_one_from_its_disk_with_a_secret(
+    platform: &Platform,
+) -> Result<()> {
     let registry = TestRegistry::start(None).await?;
-    registry.push("team/app", "1", &image()?).await?;
+    let image = image()?;
+    registry.push("team/app", "1", &image).await?;
     platform.restart_with(&[("SANDBAR_INSECURE_REGISTRY", registry.address().to_owned())]).await?;
     let client = platform.client()?;
     let templates = || -> Result<BTreeSet<OsString>> {
@@ -241,15 +252,39 @@ async fn a_recipe_goes_on_from_an_image_and_another_from_its_disk(platform: &Pla
     assert_eq!(says(&sandbox, seen).await?, is_seen);
     assert_eq!(says(&sandbox, page).await?, "a page", "what was started runs");
 
-    // The same without its memory: what is built on it boots, in another size, and nothing runs that did.
-    platform.cli(&["snapshot", "create", &sandbox.id, "e2e-disk", "--no-memory"]).run().await?.expect(0)?;
     sandbox.destroy().await?;
-    let more = ["--memory", "320"];
-    build("e2e-booted", "FROM template:e2e-disk\nRUN echo $GREETING >> here\n", &more).await?.expect(0)?;
+
+    // The same image in an archive, and no memory of what is made of it.
+    fs::write(context.path().join("image.tar"), image.layout(&[]))?;
+    let from = "FROM ./image.tar\nRUN echo $GREETING, I am $(id -un) in $(pwd) > here\nENV GREETING=\"$GREETING again\"\n";
+    let more = ["--memory", "256", "--disk", "512", "--no-memory"];
+    let built = build("e2e-disk", from, &more).await?.expect(0)?;
+    ensure!(built.stderr.contains("FROM archive:sha256:"), "{}", built.stderr);
+
+    // What is built on a disk boots, in another size; once more, after the last step that was told a secret.
+    client.post("/v1/secrets", &json!({"name": "e2e-build", "value": SECRET})).await?.json(201)?;
+    let before_booted = templates()?;
+    let from = format!(
+        "FROM template:e2e-disk\n\
+         RUN echo \"$GREETING, ${{#TOKEN}}\" >> here; echo \"the token is $TOKEN\"\n\
+         START KEPT={REMEMBERED} busybox httpd -f -p 8123 -h .\n"
+    );
+    let serves = "test \"$TOKEN\" = '' && busybox wget -q -O - http://127.0.0.1:8123/here";
+    let more = ["--memory", "320", "--secret", "TOKEN=e2e-build", "--healthcheck", serves];
+    let built = build("e2e-booted", &from, &more).await?.expect(0)?;
+    let log = format!("{}{}", built.text(), built.stderr);
+    ensure!(log.contains("the token is ***\n") && !log.contains(SECRET), "{log}");
+    client.delete("/v1/secrets/e2e-build").await?.expect(204)?;
+    let folder = platform.footprint().store_dir().join("templates");
+    let made: Vec<_> = templates()?.difference(&before_booted).map(|name| folder.join(name)).collect();
+    ensure!(holds(&made, REMEMBERED)?, "the memory of {made:?} was not looked at");
+    ensure!(!holds(&made, SECRET)?, "the template has the secret");
+
     let sandbox = Sandbox::create(&client, &json!({"template": "e2e-booted"})).await?;
     assert_eq!((&sandbox.made["memory_mb"], &sandbox.made["disk_mb"]), (&json!(320), &json!(DISK_MB)));
-    let is_seen = is_seen.replace("in /srv\n", "in /srv\nhello again\n").replace("serves", "rests");
-    assert_eq!(says(&sandbox, seen).await?, is_seen);
+    let is_seen = is_seen.replace("in /srv\n", &format!("in /srv\nhello again, {}\n", SECRET.len()));
+    assert_eq!(says(&sandbox, seen).await?, is_seen.replace("pages\n", ""));
+    assert_eq!(says(&sandbox, "echo ${TOKEN-none}").await?, "none\n");
     sandbox.destroy().await?;
 
     let missing = format!("FROM {}/team/other\nRUN true\n", registry.address());
@@ -261,6 +296,13 @@ async fn a_recipe_goes_on_from_an_image_and_another_from_its_disk(platform: &Pla
     // Those of the images, too.
     wait::until_true("no template is left", PATIENCE, async || Ok(templates()? == before)).await?;
     platform.restart_with(&[]).await
+}
+
+/// Whether any file in these folders has the text in it.
+fn holds(folders: &[PathBuf], text: &str) -> Result<bool> {
+    ensure!(!folders.is_empty(), "nothing to look at");
+    let found = Command::new("grep").args(["-rqaF", text]).args(folders).status()?;
+    found.code().filter(|code| *code < 2).map(|code| code == 0).context("grep failed")
 }
 
 /// An import that is booting its image.

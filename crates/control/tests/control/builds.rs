@@ -24,6 +24,7 @@ mod entries;
 mod files;
 mod given;
 mod images;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -141,10 +141,27 @@ async fn figures_are_replaced_range_by_range() {
         disk_bytes: 7,
     };
     let old = [point(1, 12.3), point(0, 199.9), point(1, 12.3)];
+    // Statements, not rows.
+    world.execute("CREATE SEQUENCE inserts").await;
+    world
+        .execute(
+            "CREATE FUNCTION count_inserts() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('inserts'); RETURN NULL; END; $$",
+        )
+        .await;
+    world
+        .execute(
+            "CREATE TRIGGER counted AFTER INSERT ON sandbox_metric_points
+             FOR EACH STATEMENT EXECUTE FUNCTION count_inserts()",
+        )
+        .await;
     let mut tx = world.store.begin().await.unwrap();
     for range in MetricsRange::ALL {
         tx.metrics_replace(id, range, &old).await.unwrap();
     }
+    let inserts = sqlx::query_scalar("SELECT last_value FROM inserts");
+    let inserts: i64 = inserts.fetch_one(world.database.pool()).await.unwrap();
+    assert_eq!(inserts, 3, "however many points, a range is one statement");
     tx.metrics_replace(id, MetricsRange::Day, &[point(9, 1.0)]).await.unwrap();
     tx.metrics_forget(id, &[MetricsRange::TwoHours]).await.unwrap();
     tx.commit().await.unwrap();
