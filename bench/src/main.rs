@@ -6,12 +6,14 @@
 //! - [`scenarios`], [`life`]: what is measured of the platform; [`guest`]: of the guest's agent, against the bare [`link`].
 //! - [`proxy`]: what the edge adds to a request to a server in a sandbox.
 //! - [`stats`]: what a team's figures cost with a year behind them; [`fleet`]: what a large fleet costs; each on a [`database`] of its own.
+//! - [`hung`]: what a host that never answers costs the users of the others; with simulated hosts.
 //! - [`report`]: the table and `bench.json`.
 
 mod bare;
 mod database;
 mod fleet;
 mod guest;
+mod hung;
 mod life;
 mod link;
 mod platform;
@@ -20,13 +22,14 @@ mod report;
 mod scenarios;
 mod stats;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use bare::Bare;
 use platform::{Endpoint, Platform};
+use report::Row;
 use scenarios::Rounds;
 
 /// Measure the platform against the bare virtual machine monitor
@@ -51,6 +54,10 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
 
+    /// Only what needs no platform and no machines: databases and simulated hosts
+    #[arg(long)]
+    fleet: bool,
+
     /// Where the figures go
     #[arg(long, default_value = "target/bench.json", value_name = "FILE")]
     out: PathBuf,
@@ -58,8 +65,13 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Arguments { data_dir, url, api_key, quick, out } = Arguments::parse();
+    let Arguments { data_dir, url, api_key, quick, fleet, out } = Arguments::parse();
     let rounds = if quick { Rounds::QUICK } else { Rounds::FULL };
+    if fleet {
+        let mut rows = Vec::new();
+        scenarios::fleet(rounds, &mut rows).await?;
+        return tell(&rows, &out);
+    }
     let endpoint = url.zip(api_key).map(|(url, api_key)| Endpoint { url, api_key });
     let platform = Platform::find_or_start(&data_dir, endpoint).await?;
     let bare = Bare::new(platform.store_dir()).await.context("the bare machines cannot be prepared")?;
@@ -71,9 +83,16 @@ async fn main() -> Result<()> {
     };
     bare.remove().await?;
     platform.leave().await?;
-    print!("{}", report::table(&rows));
-    measured?;
-    report::write(&rows, &out)?;
+    if let Err(error) = measured {
+        print!("{}", report::table(&rows));
+        return Err(error);
+    }
+    tell(&rows, &out)
+}
+
+fn tell(rows: &[Row], out: &Path) -> Result<()> {
+    print!("{}", report::table(rows));
+    report::write(rows, out)?;
     println!("\nwritten to {}", out.display());
     Ok(())
 }

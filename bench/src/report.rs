@@ -40,7 +40,7 @@ impl Samples {
     }
 
     /// The value below which `share` (0 to 1) of the samples lie: the nearest that was measured, no interpolation.
-    fn percentile(&self, share: f64) -> f64 {
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         #[expect(

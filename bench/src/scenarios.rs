@@ -8,7 +8,7 @@ use futures::future::{join_all, try_join_all};
 use crate::bare::{Bare, SLOTS};
 use crate::platform::{Platform, pss_mb};
 use crate::report::{Row, Samples};
-use crate::{fleet, guest, life, proxy, stats};
+use crate::{fleet, guest, hung, life, proxy, stats};
 
 /// How often each is measured.
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +44,18 @@ pub(crate) async fn all(platform: &Platform, bare: &Bare, rounds: Rounds, rows: 
     rows.extend(guest::agent(bare, rounds.agent).await?);
     rows.extend(proxy::edge(platform, rounds.agent).await?);
     rows.extend(life::rows(platform, bare, rounds.life).await?);
-    rows.push(stats::year(rounds.warm).await?);
-    rows.extend(fleet::rows(rounds.warm).await?);
+    fleet(rounds, rows).await?;
     if platform.keep_warm().await? {
         rows.extend(claimed(platform, bare, rounds.fresh).await?);
     }
+    Ok(())
+}
+
+/// What needs no machines.
+pub(crate) async fn fleet(rounds: Rounds, rows: &mut Vec<Row>) -> Result<()> {
+    rows.push(stats::year(rounds.warm).await?);
+    rows.extend(fleet::rows(rounds.warm).await?);
+    rows.extend(hung::rows(rounds.warm).await?);
     Ok(())
 }
 

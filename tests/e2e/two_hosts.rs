@@ -30,6 +30,8 @@ const CALLS: usize = 5;
 /// Creates at a time, in the middle of which an agent is killed.
 const CREATES: usize = 2;
 const KILLS: usize = 10;
+/// Between a create that was refused and the next.
+const AGAIN: Duration = Duration::from_millis(200);
 /// The value of a secret of the team's.
 const SECRET: &str = "hunter2-elsewhere";
 
@@ -65,9 +67,12 @@ async fn two_hosts(platform: &Platform, variables: &[(&'static str, String)]) ->
     assert_eq!(host_of(&there.sandbox)?, second.id);
 
     a_host_that_hangs_slows_nobody_elsewhere(&second, &here, &there).await.context("hanging")?;
+    // All go to the one that is killed.
+    fleet.drain(&first).await?;
     ten_kills_in_a_storm_of_creates_lose_and_leak_nothing(platform, &mut second)
         .await
         .context("killed in creates")?;
+    fleet.end_drain(&first).await?;
     a_host_that_is_cut_off_comes_back(&mut second, &here, &there).await.context("cut off")?;
     a_pause_goes_on_elsewhere(&mut second, &first, &there).await.context("paused")?;
     there.sandbox.destroy().await?;
@@ -138,7 +143,7 @@ async fn a_host_that_hangs_slows_nobody_elsewhere(
     .await
 }
 
-/// Creates go on while one host's agent is killed ten times, each time with a machine in the making. Each create succeeds or is refused with
+/// Creates go on while the agent of their host is killed ten times, each time with a machine in the making. Each create succeeds or is refused with
 /// the reason; what was answered with 201 is never lost; in the end each host has the machines of its rows, and no others.
 async fn ten_kills_in_a_storm_of_creates_lose_and_leak_nothing(
     platform: &Platform,
@@ -207,6 +212,8 @@ async fn creates_until(client: Client, over: watch::Receiver<bool>) -> Result<Ve
                 "{} {told}",
                 reply.status
             );
+            // As a client does that was told to come again.
+            tokio::time::sleep(AGAIN).await;
         }
         let mut kept = Vec::new();
         let older = lives.len().saturating_sub(1);

@@ -158,3 +158,26 @@ async fn a_wrong_folder_or_key_is_told_and_nothing_is_made_there() {
     assert_eq!(std::fs::read_dir(world.data_dir.path()).unwrap().count(), 0);
     assert!(!world.is_admin("ann@example.org").await);
 }
+
+#[test]
+fn a_host_agent_takes_a_flag_before_its_environment_and_that_before_the_file_of_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(".env"),
+        "SANDBAR_CONTROL_URL=http://127.0.0.1:1\nSANDBAR_HOST_LISTEN=of-the-file\n",
+    )
+    .unwrap();
+    // Each says which it took, since none is an address.
+    let complaint = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+        agent.env_clear().envs(environment.iter().copied()).current_dir(folder.path());
+        let output = agent.arg("host-agent").args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let environment = [("SANDBAR_HOST_LISTEN", "of-the-environment")];
+    let told = complaint(&[], &[]);
+    assert!(told.contains("of-the-file") && !told.contains("--control-url"), "{told}");
+    assert!(complaint(&[], &environment).contains("of-the-environment"));
+    assert!(complaint(&["--listen", "of-the-flag"], &environment).contains("of-the-flag"));
+}
