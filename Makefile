@@ -16,7 +16,7 @@ SANDBAR := target/release/sandbar
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 24
 
 .PHONY: up
 up: build ## install what is missing, build, start everything in the background, print where to go
@@ -25,6 +25,11 @@ up: build ## install what is missing, build, start everything in the background,
 .PHONY: down
 down: ## stop the platform; sandboxes that run go on
 	$(SUDO) $(SANDBAR) down --data-dir $(DATA_DIR)
+
+.PHONY: code-interpreter
+code-interpreter: ## build the template of E2B's code interpreter SDKs, code-interpreter-v1, for every team of the platform that runs (minutes under emulation)
+	templates/code-interpreter/fetch.sh
+	$(SUDO) templates/code-interpreter/build.sh $(CURDIR)/$(SANDBAR) --data-dir $(DATA_DIR)
 
 .PHONY: build
 build: deps-up guest dashboard ## build the release binary
@@ -41,6 +46,14 @@ dashboard: ## build the dashboard's pages
 .PHONY: test
 test: ## install what is missing, run every check and every test
 	@scripts/test.sh
+
+.PHONY: test-code-interpreter
+test-code-interpreter: guest dashboard ## build the template code-interpreter-v1 in a real guest, and have E2B's SDKs judge its sandboxes (minutes under emulation)
+	tests/code-interpreter/install.sh
+	templates/code-interpreter/fetch.sh
+	cargo test --workspace --all-targets --locked --no-run
+	$(SUDO) env PATH="$$PATH" SANDBAR_CODE_INTERPRETER=1 target/debug/with-postgres \
+	  cargo test --workspace --locked --test e2e -- code_interpreter
 
 .PHONY: soak
 soak: build ## a thousand pauses of one sandbox, proved step by step (an hour under emulation; CYCLES=200 for fewer); 2 GiB through the edge each way

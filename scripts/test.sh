@@ -41,6 +41,9 @@ export PATH="$HOME/.cargo/bin:$PATH"
 # E2B's SDKs, from their registries the first time.
 phase "sdks" tests/sdk/install.sh
 
+# Those for the code interpreter, and what its server runs on.
+phase "code interpreter" tests/code-interpreter/install.sh
+
 # An outside fuzzer for the API, the same way.
 phase "fuzzer" tests/api-fuzz/install.sh
 

@@ -7,7 +7,8 @@
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
 //! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`traces`], [`two_hosts`] break it, or want it for themselves;
-//! 5. [`farewell`] takes it down and counts what is left.
+//! 5. [`code_interpreter`], only where it is asked for;
+//! 6. [`farewell`] takes it down and counts what is left.
 //!
 //! Any test may be run alone (`cargo test -p sandbar-tests --test e2e -- NAME`): the platform is started when it is needed.
 //! Needs root, `cargo build -p sandbar` and the packages of `make test`. `SANDBAR_E2E_KEEP=1` keeps the folder, and with it the
@@ -17,6 +18,7 @@ mod bad_input;
 mod boot;
 mod builds;
 mod cli;
+mod code_interpreter;
 mod control_faults;
 mod crowd;
 mod dashboard;
@@ -122,6 +124,7 @@ fn main() -> ExitCode {
                 oci::tests(),
                 traces::tests(),
                 two_hosts::tests(),
+                code_interpreter::tests(),
             ]
             .concat(),
         ),

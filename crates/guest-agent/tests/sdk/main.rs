@@ -1,5 +1,6 @@
 //! The official, unmodified E2B SDKs judge the agent: the tests of `tests/sdk/`, run beside a real agent. Needs root and what
-//! `tests/sdk/install.sh` installs.
+//! `tests/sdk/install.sh` installs. The code interpreter's server, which asks the agent who may run code, is judged in the same way: the
+//! tests of `tests/code-interpreter/`, and its `install.sh`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -15,6 +16,11 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdk").canonicalize().unwrap()
 }
 
+/// The code interpreter's.
+fn code_interpreter() -> PathBuf {
+    tests().join("../code-interpreter").canonicalize().unwrap()
+}
+
 /// Where `install.sh` puts Python, and `scripts/node.sh` Node.
 fn installed(program: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join(program)
@@ -22,10 +28,11 @@ fn installed(program: &str) -> PathBuf {
 
 /// Whether what is installed is what the tests were written for: a test against another version of an SDK tells nothing.
 fn assert_installed(wanted: &Path, installed: &Path) {
-    let wanted = fs::read(wanted).unwrap();
+    let versions = fs::read(wanted).unwrap();
     assert!(
-        fs::read(installed).is_ok_and(|installed| installed == wanted),
-        "E2B's SDKs are not installed in the versions that the tests want: run tests/sdk/install.sh"
+        fs::read(installed).is_ok_and(|installed| installed == versions),
+        "{} is not installed as the tests want it: run tests/sdk/install.sh and tests/code-interpreter/install.sh",
+        wanted.display()
     );
 }
 
@@ -69,4 +76,34 @@ fn javascript() {
     let mut command = vec![node.into(), "--test".into(), "--test-timeout=300000".into()];
     command.extend(files.into_iter().map(OsString::from));
     beside_agent(&command);
+}
+
+/// Runs a command beside an agent and a code interpreter's server.
+fn beside_server(command: &[OsString]) {
+    let (template, venv) = (
+        code_interpreter().join("../../templates/code-interpreter").canonicalize().unwrap(),
+        installed("code-interpreter-venv"),
+    );
+    assert_installed(&template.join("requirements.txt"), &venv.join("installed"));
+    let mut whole = vec![code_interpreter().join("beside-server.sh").into(), venv.join("bin/python").into()];
+    whole.extend_from_slice(command);
+    beside_agent(&whole);
+}
+
+#[test]
+fn code_interpreter_by_python() {
+    let (tests, venv) = (code_interpreter().join("sdk_python"), installed("sdk_python-venv"));
+    assert_installed(&tests.join("requirements.txt"), &venv.join("installed"));
+    let python = venv.join("bin/python");
+    beside_server(&[python.into(), "-B".into(), "-m".into(), "pytest".into(), "-q".into(), tests.into()]);
+}
+
+#[test]
+fn code_interpreter_by_javascript() {
+    let (tests, node) = (code_interpreter().join("sdk_js"), installed("node/bin/node"));
+    assert_installed(&tests.join("package-lock.json"), &tests.join("node_modules/installed"));
+    let test = tests.join("code.test.js");
+    // A refused cell leaves a timer of the SDK's behind, for which Node would wait.
+    let force_exit = "--test-force-exit".into();
+    beside_server(&[node.into(), "--test".into(), force_exit, "--test-timeout=300000".into(), test.into()]);
 }
