@@ -24,7 +24,7 @@ use crate::people::tokens::UserTokens;
 use crate::pki::{CertificateAuthority, PkiError};
 use crate::reconcile::Wanted;
 use crate::sandboxes::SandboxError;
-use crate::secrets::{DepositKey, GuestKey, MasterKey, SecretError, VaultKey};
+use crate::secrets::{CertificateKey, DepositKey, GuestKey, MasterKey, SecretError, VaultKey};
 use crate::transfer::{Bucket, BucketError, Fetches};
 
 /// Heartbeats that a slow listener may lag behind.
@@ -50,6 +50,7 @@ struct Inner {
     ticket_key: TicketKey,
     deposit_key: DepositKey,
     vault_key: VaultKey,
+    certificate_key: CertificateKey,
     passwords: Passwords,
     last_use: LastUse,
     host_clients: HostClients,
@@ -105,6 +106,7 @@ impl Control {
         let state_key = StateKey::load(master_key, &store).await?;
         let deposit_key = DepositKey::load(master_key, &store).await?;
         let vault_key = VaultKey::load(master_key, &store).await?;
+        let certificate_key = CertificateKey::load(master_key, &store).await?;
         let ticket_key = TicketKey::load(master_key, &store).await?;
         let host_clients = HostClients::new(authority.client_config()?, config.probe_deadline);
         let news = Arc::new(News::default());
@@ -123,6 +125,7 @@ impl Control {
             ticket_key,
             deposit_key,
             vault_key,
+            certificate_key,
             passwords: Passwords::default(),
             last_use: LastUse::default(),
             host_clients,
@@ -241,6 +244,10 @@ impl Control {
 
     pub(crate) fn vault_key(&self) -> &VaultKey {
         &self.inner.vault_key
+    }
+
+    pub(crate) fn certificate_key(&self) -> &CertificateKey {
+        &self.inner.certificate_key
     }
 
     pub(crate) fn ticket_key(&self) -> &TicketKey {

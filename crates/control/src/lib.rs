@@ -15,6 +15,7 @@ pub mod audit_trail;
 pub mod auth;
 pub mod bootstrap;
 pub mod builds;
+pub mod certificates;
 pub mod config;
 pub mod context;
 mod control;

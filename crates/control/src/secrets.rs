@@ -244,6 +244,35 @@ impl VaultKey {
     }
 }
 
+/// Seals what a public authority's certificates need, by a key that the master key seals.
+#[derive(Clone)]
+pub(crate) struct CertificateKey(MasterKey);
+
+impl CertificateKey {
+    const NAME: &str = "certificate-key";
+
+    pub(crate) async fn load(master: &MasterKey, store: &Store) -> Result<Self, SecretError> {
+        let bytes = master.secret(store, Self::NAME, || random::<32>().to_vec()).await?;
+        Ok(Self(MasterKey(bytes.try_into().map_err(|_| SecretError::Damaged { name: Self::NAME })?)))
+    }
+
+    /// What is kept under a name. It opens under that alone.
+    pub(crate) async fn find(&self, store: &Store, name: &str) -> Result<Option<Vec<u8>>, SecretError> {
+        let Some(sealed) = store.secret_find(name).await? else { return Ok(None) };
+        self.0.open_of(Self::NAME, name, &sealed).map(Some)
+    }
+
+    /// Keeps something in place of what is there. Of several who do so at once, the last one's stays.
+    pub(crate) async fn put(&self, store: &Store, name: &str, secret: &[u8]) -> Result<(), SecretError> {
+        let sealed = self.0.seal(name, secret);
+        let mut before = store.secret_keep(name, &sealed).await?;
+        while before != sealed && !store.secret_replace(name, &before, &sealed).await? {
+            before = store.secret_keep(name, &sealed).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Random bytes from the kernel.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

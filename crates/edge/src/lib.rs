@@ -6,9 +6,10 @@
 //! E2B's clients know. It decides nothing about sandboxes and knows no SQL; of the guest agent's port it knows which paths
 //! nobody outside may ask for (`agent_routes`).
 //!
-//! [`tls`] and [`local_authority`] are for the listener: certificates from files, which may change, and an authority of the
-//! installation's own.
+//! [`tls`], [`local_authority`] and [`acme`] are for the listener: certificates from files, which may change, of an authority of the
+//! installation's own, and of a public one.
 
+pub mod acme;
 mod address;
 mod admission;
 mod agent_routes;

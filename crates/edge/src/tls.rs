@@ -1,5 +1,6 @@
 //! Certificates from files that whoever renews them replaces: looked at with every handshake, read when they are others. No restart and
-//! no signal; files that cannot be used change nothing, and the log tells of them.
+//! no signal; files that cannot be used change nothing, and the log tells of them. In place of the files' one another can be served, put
+//! there while the listener serves ([`Replaceable`]).
 
 use std::fs;
 use std::io;
@@ -68,12 +69,69 @@ pub struct CertificateFiles {
 pub fn server_config(files: CertificateFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let reloading = Reloading::open(files, Arc::clone(&provider))?;
+    config(provider, Arc::new(reloading))
+}
+
+/// The same, but that another certificate can be put in the files' place.
+pub fn replaceable_config(
+    files: CertificateFiles,
+) -> Result<(Arc<ServerConfig>, Arc<Replaceable>), TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let files = Reloading::open(files, Arc::clone(&provider))?;
+    let replaceable = Arc::new(Replaceable { files, replaced: RwLock::default() });
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::<Replaceable>::clone(&replaceable);
+    Ok((config(provider, resolver)?, replaceable))
+}
+
+fn config(
+    provider: Arc<CryptoProvider>,
+    resolver: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(reloading));
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Serves by a certificate from memory for as long as that lasts, and by the files' one before and after.
+#[derive(Debug)]
+pub struct Replaceable {
+    files: Reloading,
+    replaced: RwLock<Option<(Arc<CertifiedKey>, SystemTime)>>,
+}
+
+impl Replaceable {
+    /// From the next handshake on a chain is served, until it ends. `key` is in PEM. False: it was served already.
+    pub fn replace(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &str,
+        ends: SystemTime,
+    ) -> Result<bool, TlsError> {
+        let in_memory = || PathBuf::from("the kept certificate");
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|source| TlsError::Pem { path: in_memory(), source })?;
+        let new = CertifiedKey::from_der(chain, key, &self.files.provider)
+            .map_err(|source| TlsError::Pair { path: in_memory(), source })?;
+        let mut replaced = self.replaced.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = replaced.as_ref().is_none_or(|(served, _)| served.cert != new.cert);
+        if is_other {
+            *replaced = Some((Arc::new(new), ends));
+        }
+        Ok(is_other)
+    }
+}
+
+impl ResolvesServerCert for Replaceable {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let replaced = self.replaced.read().unwrap_or_else(PoisonError::into_inner);
+        match &*replaced {
+            Some((key, ends)) if *ends > SystemTime::now() => Some(Arc::clone(key)),
+            _ => Some(self.files.current()),
+        }
+    }
 }
 
 /// Tells one content of the files from another.

@@ -17,11 +17,14 @@ pub enum Topic {
     Sandboxes,
     /// A template's files are on a host, or nobody fetches them there any more.
     Fetches,
+    /// A certificate of a public authority has come.
+    Certificates,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Builds, Self::BuildQueue, Self::Sandboxes, Self::Fetches];
+    pub const ALL: [Self; 5] =
+        [Self::Builds, Self::BuildQueue, Self::Sandboxes, Self::Fetches, Self::Certificates];
 
     const fn channel(self) -> &'static str {
         match self {
@@ -29,6 +32,7 @@ impl Topic {
             Self::BuildQueue => "sandbar_build_queue",
             Self::Sandboxes => "sandbar_sandboxes",
             Self::Fetches => "sandbar_fetches",
+            Self::Certificates => "sandbar_certificates",
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Lock {
     Network(Id<Sandbox>),
     /// Sampling what teams have running, and merging and forgetting the samples.
     Samples,
+    /// Ordering certificates of a public authority.
+    Certificates,
 }
 
 impl Lock {
@@ -33,11 +35,13 @@ impl Lock {
         const KIND_NETWORK: i32 = 0x5b04;
         const KIND_BUILDS: i32 = 0x5b05;
         const KIND_SAMPLES: i32 = 0x5b06;
+        const KIND_CERTIFICATES: i32 = 0x5b07;
         match self {
             Self::Builds => (KIND_BUILDS, 0),
             Self::Monitor => (KIND_MONITOR, 0),
             Self::Retention => (KIND_RETENTION, 0),
             Self::Samples => (KIND_SAMPLES, 0),
+            Self::Certificates => (KIND_CERTIFICATES, 0),
             Self::Reconcile(host) => (KIND_RECONCILE, folded(host.uuid())),
             Self::Network(sandbox) => (KIND_NETWORK, folded(sandbox.uuid())),
         }

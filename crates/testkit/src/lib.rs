@@ -1,9 +1,11 @@
-//! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, a registry of images, and a collector of
+//! What tests stand on: a database of their own, a host agent that is simulated, an identity provider, a registry of images, a certificate
+//! authority with a name server, and a collector of
 //! traces.
 //!
 //! Databases are real: a PostgreSQL server, started by the program `with-postgres` of this crate, or a test's own that it kills. Nothing in here is linked
 //! into what users run.
 
+pub mod acme;
 pub mod collector;
 mod database;
 pub mod issuer;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unwrapped here is what the test asserts")]
 
 mod access;
+mod acme;
 mod life;
 mod limits;
 mod passing;

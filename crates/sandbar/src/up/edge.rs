@@ -1,14 +1,18 @@
-//! Names of sandboxes, and HTTPS: with certificates of the operator's, or of an authority that is made here.
+//! Names of sandboxes, and HTTPS: with certificates of the operator's, of an authority that is made here, or of a public one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use sandbar_api::Listener;
+use sandbar_control::Control;
+use sandbar_edge::acme::{Keeper, Settings};
 use sandbar_edge::local_authority;
-use sandbar_edge::tls::{self, CertificateFiles};
+use sandbar_edge::tls::{self, CertificateFiles, Replaceable};
 
+use super::acme::AcmeArgs;
 use crate::data_dir::DataDir;
 
 /// The port that URLs need not name.
@@ -32,12 +36,22 @@ pub(super) struct EdgeArgs {
     /// Its private key, in PEM
     #[arg(long, env = "SANDBAR_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+
+    #[command(flatten)]
+    acme: AcmeArgs,
 }
 
 /// HTTPS, ready to be served.
 pub(super) struct Https {
     pub(super) listener: Listener,
     pub(super) known_as: Known,
+    pub(super) public: Option<Public>,
+}
+
+/// A public authority's certificate, which takes the place of the local one's.
+pub(super) struct Public {
+    settings: Settings,
+    served: Arc<Replaceable>,
 }
 
 /// What people are told of it.
@@ -48,6 +62,8 @@ pub(super) struct Known {
     pub(super) domain: Option<String>,
     /// The certificate that clients must trust.
     pub(super) authority: Option<PathBuf>,
+    /// The public authority whose certificate is awaited, and takes the place of that one.
+    pub(super) awaited_from: Option<String>,
 }
 
 impl EdgeArgs {
@@ -73,24 +89,43 @@ impl EdgeArgs {
 
     /// Listens for HTTPS, if that is asked for.
     pub(super) async fn https(&self, data: &DataDir) -> anyhow::Result<Option<Https>> {
-        let (files, authority) = match (&self.tls_cert, &self.tls_key, &self.domain) {
+        let (config, authority, public) = match (&self.tls_cert, &self.tls_key, &self.domain) {
             (Some(chain), Some(key), _) => {
-                (CertificateFiles { chain: chain.clone(), key: key.clone() }, None)
+                let files = CertificateFiles { chain: chain.clone(), key: key.clone() };
+                (tls::server_config(files), None, None)
             }
             (_, _, Some(given)) => {
                 let (name, _) = self.name_and_port(given)?;
+                let settings = self.acme.settings(name)?;
                 let made = local_authority::ensure(&data.tls(), name);
                 let made = made.context("cannot make a certificate for --domain")?;
-                (made.server, Some(made.authority))
+                let config = tls::replaceable_config(made.server);
+                let (config, served) = config.context("HTTPS cannot be served")?;
+                let public = settings.map(|settings| Public { settings, served });
+                (Ok(config), Some(made.authority), public)
             }
             _ => return Ok(None),
         };
-        let config = tls::server_config(files).context("HTTPS cannot be served")?;
+        let config = config.context("HTTPS cannot be served")?;
         let tcp = super::bind("--https-listen", self.https_listen).await?;
         let domain = self.domain()?;
         let host = domain.clone().unwrap_or_else(|| super::reachable(self.https_listen).to_string());
-        let known_as = Known { url: format!("https://{host}"), domain, authority };
-        Ok(Some(Https { listener: Listener::with_tls(tcp, config), known_as }))
+        let known_as = Known { url: format!("https://{host}"), domain, authority, awaited_from: None };
+        Ok(Some(Https { listener: Listener::with_tls(tcp, config), known_as, public }))
+    }
+}
+
+impl Https {
+    /// Takes up the public authority's certificate that is kept, if there is one. What keeps it from then on.
+    pub(super) async fn take_up(&mut self, control: &Control) -> anyhow::Result<Option<Keeper>> {
+        let Some(Public { settings, served }) = self.public.take() else { return Ok(None) };
+        let directory = settings.directory.clone();
+        let keeper = Keeper::new(control.clone(), settings, served)?;
+        match keeper.take_up().await? {
+            true => self.known_as.authority = None,
+            false => self.known_as.awaited_from = Some(directory),
+        }
+        Ok(Some(keeper))
     }
 }
 
@@ -98,13 +133,14 @@ impl EdgeArgs {
 mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        edge: EdgeArgs,
+    }
+
     fn args(domain: &str) -> EdgeArgs {
-        EdgeArgs {
-            domain: Some(domain.to_owned()),
-            https_listen: "127.0.0.1:8443".parse().unwrap(),
-            tls_cert: None,
-            tls_key: None,
-        }
+        <Command as clap::Parser>::parse_from(["up", "--domain", domain]).edge
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! No path exists only for `up`: the host registers by a one-time token as every host does, and whatever a step makes, the next
 //! start finds. So a start may be cut at any point, and begun again.
 
+mod acme;
 mod agent;
 mod detach;
 mod edge;
@@ -317,10 +318,15 @@ impl Start<'_> {
         let router = sandbar_api::router(control.clone(), &api, throttle);
         let router = sandbar_edge::router(control.clone(), edge, router);
         running.serve(listener, router.clone(), limits);
-        let https = https.map(|https| {
-            running.serve(https.listener, router, limits);
-            https.known_as
-        });
+        let mut certificate = None;
+        let https = match https {
+            Some(mut https) => {
+                certificate = https.take_up(&control).await?;
+                running.serve(https.listener, router, limits);
+                Some(https.known_as)
+            }
+            None => None,
+        };
         if let Some(address) = args.metrics_listen {
             let shown = control.clone();
             let figures = Figures::new(sandbar_api::figures::install()?, move || {
@@ -329,6 +335,10 @@ impl Start<'_> {
             });
             let listener = bind("--metrics-listen", address).await?;
             running.serve(listener, sandbar_api::figures::internal_router(figures), Limits::default());
+        }
+        // After the figures, which it has some of.
+        if let Some(keeper) = certificate {
+            running.keep_certificate(keeper);
         }
 
         if !args.no_host {

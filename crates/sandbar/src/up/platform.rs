@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use axum::Router;
 use sandbar_api::{Limits, Listener};
 use sandbar_control::Control;
+use sandbar_edge::acme::Keeper;
 use sandbar_postgres::Server;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub(super) struct RunningControl {
     servers: Vec<JoinHandle<()>>,
     stop_background: CancellationToken,
     background: JoinHandle<()>,
+    certificate: Option<JoinHandle<()>>,
 }
 
 impl RunningControl {
@@ -46,6 +48,7 @@ impl RunningControl {
             servers: Vec::new(),
             stop_background,
             background,
+            certificate: None,
         }
     }
 
@@ -53,6 +56,12 @@ impl RunningControl {
         let stop = self.stop_serving.clone();
         let serving = sandbar_api::serve(listener.into(), router, limits, stop, REQUEST_GRACE);
         self.servers.push(tokio::spawn(serving));
+    }
+
+    /// Keeps the listener's certificate, until the end.
+    pub(super) fn keep_certificate(&mut self, keeper: Keeper) {
+        let stop = self.stop_background.clone();
+        self.certificate = Some(tokio::spawn(async move { keeper.run(stop).await }));
     }
 
     /// No new requests; those under way end; then the work that they began; then the background work.
@@ -64,6 +73,9 @@ impl RunningControl {
         self.control.drain().await;
         self.stop_background.cancel();
         joined("the background work", self.background.await);
+        if let Some(certificate) = self.certificate {
+            joined("the renewal of the certificate", certificate.await);
+        }
     }
 }
 

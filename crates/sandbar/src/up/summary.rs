@@ -27,13 +27,18 @@ fn text(
         text.push_str(&format!("  Dashboard   {url}\n"));
     }
     text.push_str(&format!("  API         {url}/v1\n  Reference   {url}/docs\n"));
-    if let Some(Known { url, domain, authority }) = https {
+    if let Some(Known { url, domain, authority, awaited_from }) = https {
         text.push_str(&format!("  HTTPS       {url}\n"));
         if let Some(domain) = domain {
             text.push_str(&format!("  Ports       https://PORT-ID.{domain}\n"));
         }
         if let Some(authority) = authority {
             text.push_str(&format!("  Authority   {} (clients must trust it)\n", authority.display()));
+        }
+        if let Some(directory) = awaited_from {
+            text.push_str(&format!(
+                "  Certificate being got from {directory}; until it is there, that authority's is served\n"
+            ));
         }
     }
     let folder = match data.path() == Path::new(data_dir::DEFAULT) {
@@ -53,8 +58,9 @@ fn text(
             text.push_str(&format!(
                 "\nE2B's SDKs, as they are:\n  export E2B_API_URL={url} E2B_SANDBOX_URL={url} E2B_API_KEY={api_key}\n"
             ));
-            if let Some(Known { domain: Some(domain), authority, .. }) = https {
-                let trust = authority.as_ref().map_or_else(String::new, |authority| {
+            if let Some(Known { domain: Some(domain), authority, awaited_from, .. }) = https {
+                let authority = authority.as_ref().filter(|_| awaited_from.is_none());
+                let trust = authority.map_or_else(String::new, |authority| {
                     let authority = quoted(&authority.display().to_string());
                     format!(" SSL_CERT_FILE={authority} NODE_EXTRA_CA_CERTS={authority}")
                 });
@@ -116,11 +122,16 @@ mod tests {
             url: "https://sbx.test:8443".into(),
             domain: Some("sbx.test:8443".into()),
             authority: Some("/var/lib/sandbar/tls/ca.pem".into()),
+            awaited_from: None,
         };
         let data = DataDir::at(Path::new(data_dir::DEFAULT));
         let named = text(&data, &file.url, Some(&known), Some(&file), "sandbar");
         let by_names = "E2B_DOMAIN=sbx.test:8443 E2B_API_KEY=e2b_0 SSL_CERT_FILE=/var/lib/sandbar/tls/ca.pem";
         assert!(named.contains(by_names), "{named}");
+        let awaiting = Known { awaited_from: Some("https://ca.test/dir".into()), ..known };
+        let awaiting = text(&data, &file.url, Some(&awaiting), Some(&file), "sandbar");
+        assert!(awaiting.contains("being got from https://ca.test/dir; until"), "{awaiting}");
+        assert!(!awaiting.contains("SSL_CERT_FILE"), "{awaiting}");
         let unusual =
             text(&DataDir::at(Path::new("/tmp/it's here")), &file.url, None, Some(&file), "sandbar");
         assert!(unusual.contains(r"sandbar down --data-dir '/tmp/it'\''s here'"), "{unusual}");
