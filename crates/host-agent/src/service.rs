@@ -3,11 +3,14 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use futures::StreamExt as _;
 use sandbar_proto::host::{
     CommitTemplateRequest, CommitTemplateResponse, CreateSandboxRequest, CreateSandboxResponse,
-    CreateTemplateRequest, CreateTemplateResponse, DeleteTemplateRequest, DeleteTemplateResponse,
+    CreateTemplateRequest, CreateTemplateResponse, CreateVolumeRequest, CreateVolumeResponse,
+    DeleteTemplateRequest, DeleteTemplateResponse, DeleteVolumeRequest, DeleteVolumeResponse,
     DestroySandboxRequest, DestroySandboxResponse, ExecRequest, ExecResponse, ExecStreamRequest,
     ExecStreamResponse, FlattenRootfsRequest, FlattenRootfsResponse, FlushSandboxMetricsRequest,
     FlushSandboxMetricsResponse, FollowSandboxLogsRequest, FollowSandboxLogsResponse, ForkSandboxRequest,
@@ -16,16 +19,16 @@ use sandbar_proto::host::{
     GetSandboxMetricsResponse, HostService, ImportImageRequest, ImportImageResponse, KillProcessRequest,
     KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest, ListProcessesResponse,
     ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
-    MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest,
-    PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
-    ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse,
-    ReceiveTemplateRequest, ReceiveTemplateResponse, RefuseResumesRequest, RefuseResumesResponse,
-    RemovePathRequest, RemovePathResponse, ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest,
-    SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse, SnapshotSandboxRequest,
-    SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest, VerifySandboxResponse,
-    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse,
-    WriteTemplatePartRequest, WriteTemplatePartResponse, exec_stream_request, import_image_request,
-    write_file_request,
+    ListVolumesRequest, ListVolumesResponse, MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest,
+    OpenTemplateResponse, PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse,
+    PingSandboxRequest, PingSandboxResponse, ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest,
+    ReadTemplatePartResponse, ReceiveTemplateRequest, ReceiveTemplateResponse, RefuseResumesRequest,
+    RefuseResumesResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest,
+    SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse,
+    VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse,
+    WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest, WriteTemplatePartResponse,
+    exec_stream_request, import_image_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_trace::FutureExt as _;
@@ -616,6 +619,30 @@ impl HostService for Service {
         let log = self.registry.get(parse(&id)?)?.log;
         let follower = log.follow(logs_wire::filter(filter.into_option()), after);
         Ok(Response::stream(logs_wire::stream(follower, self.shutdown.clone())))
+    }
+
+    async fn create_volume(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, CreateVolumeRequest>,
+    ) -> ServiceResult<CreateVolumeResponse> {
+        Err(ConnectError::unimplemented("this host has no volumes"))
+    }
+
+    async fn delete_volume(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, DeleteVolumeRequest>,
+    ) -> ServiceResult<DeleteVolumeResponse> {
+        Err(ConnectError::unimplemented("this host has no volumes"))
+    }
+
+    async fn list_volumes(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListVolumesRequest>,
+    ) -> ServiceResult<ListVolumesResponse> {
+        Err(ConnectError::unimplemented("this host has no volumes"))
     }
 }
 
