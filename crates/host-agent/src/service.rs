@@ -3,9 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use connectrpc::{
-    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
-};
+use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt as _;
 use sandbar_proto::host::{
     CommitTemplateRequest, CommitTemplateResponse, CreateSandboxRequest, CreateSandboxResponse,
@@ -47,7 +45,9 @@ use crate::sandbox::{
 };
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel};
+use crate::{
+    arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel, volumes,
+};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -116,6 +116,7 @@ impl HostService for Service {
             deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,
+            volumes: volumes::mounts(request.volumes)?,
             row_generation: request.row_generation,
         };
         let handle = self.registry.create(request).await?;
@@ -624,17 +625,23 @@ impl HostService for Service {
     async fn create_volume(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, CreateVolumeRequest>,
+        request: ServiceRequest<'_, CreateVolumeRequest>,
     ) -> ServiceResult<CreateVolumeResponse> {
-        Err(ConnectError::unimplemented("this host has no volumes"))
+        let (resources, id, size) = (Arc::clone(&self.resources), parse(request.id)?, request.size_bytes);
+        let work = async move { volumes::create(&resources, id, size).await };
+        let volume = to_the_end("make the volume", work).await?;
+        Response::ok(CreateVolumeResponse { volume: volume.into(), ..Default::default() })
     }
 
     async fn delete_volume(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, DeleteVolumeRequest>,
+        request: ServiceRequest<'_, DeleteVolumeRequest>,
     ) -> ServiceResult<DeleteVolumeResponse> {
-        Err(ConnectError::unimplemented("this host has no volumes"))
+        let (resources, id) = (Arc::clone(&self.resources), parse(request.id)?);
+        let work = async move { volumes::delete(&resources, id).await };
+        let existed = to_the_end("remove the volume", work).await?;
+        Response::ok(DeleteVolumeResponse { existed, ..Default::default() })
     }
 
     async fn list_volumes(
@@ -642,7 +649,8 @@ impl HostService for Service {
         _context: RequestContext,
         _request: ServiceRequest<'_, ListVolumesRequest>,
     ) -> ServiceResult<ListVolumesResponse> {
-        Err(ConnectError::unimplemented("this host has no volumes"))
+        let volumes = volumes::list(&self.resources).await?;
+        Response::ok(ListVolumesResponse { volumes, ..Default::default() })
     }
 }
 
