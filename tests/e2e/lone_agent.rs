@@ -19,7 +19,7 @@ use sandbar_types::id::Sandbox;
 use serde_json::{Value, json};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-const TOKEN: &str = "only this test knows it";
+pub(crate) const TOKEN: &str = "only this test knows it";
 
 /// The platform's host agent, with the platform stopped and credentials of a fleet of its own.
 pub(crate) struct LoneAgent {
@@ -46,6 +46,11 @@ impl LoneAgent {
         // Makes the template, if this is the first test.
         platform.start().await?;
         platform.stop().await?;
+        Self::start_again(platform, arguments).await
+    }
+
+    /// After it was killed, to what it left: a platform in between would end sandboxes that it does not know.
+    pub(crate) async fn start_again(platform: &Platform, arguments: &[&str]) -> Result<Self> {
         let host_dir = platform.footprint().host_dir();
         let (credentials, tls) = fleet_of_one(&host_dir.join("credentials.json"))?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

@@ -6,7 +6,7 @@
 //! 2. [`exec`], [`stream`], [`terminal`], [`files`], [`e2b`], [`bad_input`], [`cli`], [`guest`], [`isolation`], [`edge`], [`sandbox_faults`] use it, each test with sandboxes
 //!    of its own;
 //! 3. [`dashboard`] has a browser use it;
-//! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`oci`], [`traces`], [`two_hosts`] break it, or want it for themselves;
+//! 4. [`life`], [`boot`], [`logs`], [`full_disk`], [`crowd`], [`host_faults`], [`control_faults`], [`builds`], [`storm`], [`warm`], [`rpc`], [`volumes`], [`oci`], [`traces`], [`two_hosts`] break it, or want it for themselves;
 //! 5. [`code_interpreter`], only where it is asked for;
 //! 6. [`farewell`] takes it down and counts what is left.
 //!
@@ -49,6 +49,7 @@ mod terminal;
 mod traces;
 mod two_controls;
 mod two_hosts;
+mod volumes;
 mod warm;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
                 storm::tests(),
                 warm::tests(),
                 rpc::tests(),
+                volumes::tests(),
                 oci::tests(),
                 traces::tests(),
                 two_hosts::tests(),

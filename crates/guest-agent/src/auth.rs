@@ -6,6 +6,7 @@
 //! | `/init`       | the gateway only (403) | the token (401)                                      | as ever      |
 //! | `/snapshot/*` | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
 //! | `/logs`       | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
+//! | `/volumes/*`  | closed (401)           | the token (401), and the gateway only (403)          | as ever      |
 //! | `/files`      | closed (401)           | the token, or a signature that the handler verifies  | closed (503) |
 //! | the rest      | closed (401)           | the token (401)                                      | closed (503) |
 
@@ -50,7 +51,7 @@ fn guard(method: &Method, path: &str) -> Guard {
         "/health" if *method == Method::GET => Guard::Open,
         "/init" if *method == Method::POST => Guard::Init,
         "/snapshot/prepare" | "/snapshot/resume" if *method == Method::POST => Guard::Host,
-        "/logs" => Guard::Host,
+        "/logs" | "/volumes/connect" | "/volumes/mount" => Guard::Host,
         "/files" if [Method::GET, Method::HEAD, Method::POST].contains(method) => Guard::TokenOrSignature,
         _ => Guard::Token,
     }

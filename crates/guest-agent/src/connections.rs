@@ -138,6 +138,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The stream, for what is no HTTP any more and is not to be cut: somebody else ends it.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// The stream, unless the connection was cut. Asked in every direction: a server of HTTP does not wait for the next byte while a
     /// whole request is waiting already, but it always goes on with its answers. To fail here ends the connection, and drops those.
     fn stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {

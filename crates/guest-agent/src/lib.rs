@@ -9,6 +9,7 @@
 //! - `files` moves whole files over plain HTTP, `filesystem` is the service `filesystem.Filesystem`: folders, entries and
 //!   watches.
 //! - `unpack` is a program of its own beside the agent: files out of an archive, for builds.
+//! - `volume` has the kernel mount disks of the host.
 //! - `log` tells the host what happened: processes, what they wrote, and what went wrong.
 //! - `state` survives a restart of the agent; processes do not know the agent and go on.
 //! - `ready` tells the host that the guest is up, or that its agent had to be started again.
@@ -43,3 +44,4 @@ mod traced;
 mod tunnel;
 pub mod unpack;
 pub mod users;
+mod volume;

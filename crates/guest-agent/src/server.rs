@@ -21,7 +21,8 @@ use crate::process::{ProcessService, ProcessTable};
 use crate::state::State;
 use crate::system::{System, ThisMachine, Untouched};
 use crate::tunnel::Tunnels;
-use crate::{auth, cors, files, init, log, metrics, refusal, snapshot, traced, tunnel};
+use crate::volume::Volumes;
+use crate::{auth, cors, files, init, log, metrics, refusal, snapshot, traced, tunnel, volume};
 
 /// What one message may have on the wire. E2B's clients send what is typed into a process in one piece, and JSON makes four
 /// bytes of three.
@@ -45,6 +46,8 @@ pub struct Agent {
     pub(crate) connections: Arc<Connections>,
     /// The tunnels that may still be opened.
     pub(crate) tunnels: Tunnels,
+    /// The disks of the host that it has.
+    pub(crate) volumes: Volumes,
     /// Makes everything that changes who this sandbox is take turns.
     pub(crate) identity_turn: tokio::sync::Mutex<()>,
     /// Makes flushes of the filesystems take turns.
@@ -68,6 +71,7 @@ impl Agent {
             cpu: CpuMeter::default(),
             connections: Arc::new(Connections::new()),
             tunnels: Tunnels::default(),
+            volumes: Volumes::default(),
             identity_turn: tokio::sync::Mutex::default(),
             flush_turn: Arc::default(),
         }
@@ -98,6 +102,8 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/snapshot/prepare", post(snapshot::handle_prepare))
         .route("/snapshot/resume", post(snapshot::handle_resume))
         .route("/connect", get(tunnel::handle))
+        .route("/volumes/connect", get(volume::handle_connect))
+        .route("/volumes/mount", post(volume::handle_mount))
         .route("/envs", get(envs))
         .route("/metrics", get(metrics::handle))
         .route("/logs", get(log::handle))

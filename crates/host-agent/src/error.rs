@@ -6,7 +6,7 @@ use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use sandbar_oci::ImageError;
 use sandbar_proto::host::{self, error_detail::Reason};
 use sandbar_storage::{ImportError, StoreError};
-use sandbar_types::id::{Id, Sandbox, Template};
+use sandbar_types::id::{Id, Sandbox, Template, Volume};
 
 use crate::sandbox::State;
 
@@ -88,6 +88,20 @@ pub enum Error {
     /// The guest agent failed while it took its identity.
     #[error("the guest refused its identity: {0}")]
     GuestInit(String),
+    /// The host has no such volume.
+    #[error("this host has no volume {0}")]
+    VolumeNotFound(Id<Volume>),
+    /// A sandbox has the volume, running or paused.
+    #[error("sandbox {holder} has volume {volume}")]
+    VolumeInUse {
+        /// The volume.
+        volume: Id<Volume>,
+        /// Who has it.
+        holder: Id<Sandbox>,
+    },
+    /// No copy of a sandbox could have its volumes.
+    #[error("sandbox {0} has volumes, and cannot be copied")]
+    HasVolumes(Id<Sandbox>),
     /// Nothing in the guest listens on the port.
     #[error("nothing listens on port {0}")]
     PortClosed(u16),
@@ -162,6 +176,9 @@ impl Error {
             Self::ProcessNotFound(_) => (ErrorCode::NotFound, Reason::REASON_PROCESS_NOT_FOUND),
             Self::FileNotFound(_) => (ErrorCode::NotFound, Reason::REASON_FILE_NOT_FOUND),
             Self::FileChanged(_) => (ErrorCode::FailedPrecondition, Reason::REASON_FILE_CHANGED),
+            Self::VolumeNotFound(_) => (ErrorCode::NotFound, Reason::REASON_VOLUME_NOT_FOUND),
+            Self::VolumeInUse { .. } => (ErrorCode::FailedPrecondition, Reason::REASON_VOLUME_IN_USE),
+            Self::HasVolumes(_) => (ErrorCode::FailedPrecondition, Reason::REASON_HAS_VOLUMES),
             Self::GuestDiskFull(_) => (ErrorCode::ResourceExhausted, Reason::REASON_GUEST_DISK_FULL),
             Self::GuestUnreachable(_) => (ErrorCode::Unavailable, Reason::REASON_GUEST_UNREACHABLE),
             Self::PortClosed(_) => (ErrorCode::Unavailable, Reason::REASON_PORT_CLOSED),
@@ -198,6 +215,7 @@ impl From<StoreError> for Error {
             )),
             StoreError::UnknownTemplate { id } => Self::TemplateNotFound(id),
             StoreError::TemplateExists { id } => Self::TemplateExists(id),
+            StoreError::UnknownVolume { id } => Self::VolumeNotFound(id),
             StoreError::DamagedTemplate { .. }
             | StoreError::DamagedPause { .. }
             | StoreError::UnknownPause { .. } => Self::SnapshotDamaged(error.to_string()),

@@ -197,7 +197,12 @@ impl GuestClient {
     }
 
     /// A request to the guest agent that is answered by success alone.
-    async fn command(&self, path: &str, body: &serde_json::Value, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn command(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        limit: Duration,
+    ) -> Result<(), Error> {
         let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed();
         let request = http::Request::builder()
             .method(Method::POST)

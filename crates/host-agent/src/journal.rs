@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::guest::Defaults;
+use crate::volumes::Mount;
 
 /// The version of the record's form. A reader refuses others, by name.
 const FORMAT: u32 = 2;
@@ -51,6 +52,9 @@ pub(crate) struct Record {
     pub(crate) deadline: Deadline,
     /// Where it may connect to.
     pub(crate) network: NetworkPolicy,
+    /// The volumes that are its alone for as long as there is this record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<Mount>,
     pub(crate) created_at_unix_ms: i64,
 }
 
@@ -264,6 +268,7 @@ pub(crate) struct Birth {
     pub(crate) surroundings: Surroundings,
     pub(crate) deadline: Deadline,
     pub(crate) network: NetworkPolicy,
+    pub(crate) volumes: Vec<Mount>,
     pub(crate) row_generation: u64,
     pub(crate) created_at_unix_ms: i64,
     pub(crate) process: ProcessIdentity,
@@ -282,6 +287,7 @@ impl Record {
             surroundings,
             deadline,
             network,
+            volumes,
             row_generation,
             created_at_unix_ms,
             process,
@@ -300,6 +306,7 @@ impl Record {
             surroundings,
             deadline,
             network,
+            volumes,
             created_at_unix_ms,
         }
     }
@@ -534,6 +541,7 @@ mod tests {
                 since_unix_ms: 1,
             },
             network: NetworkPolicy { allow_internet: false, ..NetworkPolicy::default() },
+            volumes: vec![Mount { volume: Id::new(), path: "/data".into() }],
             row_generation: 0,
             created_at_unix_ms: 1,
             process: ProcessIdentity { pid: 41, start_time: 4141 },

@@ -1,7 +1,7 @@
 //! The host agent: owns this host's virtual machines, disks and networks, and keeps its own journal of them.
 //!
 //! What lives here: sandboxes ([`sandbox`], one task each), their [`journal`], templates, imports of images, the RPC service for the control plane,
-//! spare machines ([`warm`]), what is logged of sandboxes ([`logs`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
+//! spare machines ([`warm`]), volumes ([`volumes`]), what is logged of sandboxes ([`logs`]), enrolment and heartbeats. What does not: how a VMM is driven (`vmm`), what a network slot is (`hostnet`), files (`storage`). It
 //! never touches PostgreSQL, and tells the control plane nothing that is not in its journal.
 //!
 //! A start goes: lock, store, VMM, then the journal against what exists (machines that run are taken over, the rest is reclaimed,
@@ -36,6 +36,7 @@ mod tls;
 mod tree;
 mod tunnel;
 mod virtualization;
+mod volumes;
 mod warm;
 mod wire;
 
@@ -259,6 +260,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         log_reads: tokio::sync::Semaphore::new(LOG_READS),
         arrivals: arrivals::Arrivals::default(),
         imports: import::Imports::new(layers, config.registries.clone()),
+        volumes: Arc::default(),
     });
     let registry = registry::Registry::new(Arc::clone(&resources));
     registry.resume(found).await;

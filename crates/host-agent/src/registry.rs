@@ -132,6 +132,10 @@ impl Registry {
     /// too, so that it is tried again when the control plane asks for its destruction; it keeps no other from being taken up.
     pub(crate) async fn resume(&self, found: Vec<Found>) {
         for Found { record, remains } in found {
+            let volumes = &self.inner.resources.volumes;
+            if let Err(error) = volumes.claim(record.id, &record.volumes) {
+                tracing::error!(sandbox = %record.id, error = chain(&error), "its volumes are another's, too");
+            }
             match remains {
                 Remains::Machine(machine) => self.take_over(record, machine).await,
                 Remains::Files(reason) => self.found_paused(record, reason).await,
@@ -212,6 +216,9 @@ impl Registry {
             Ok(()) => remove_record(resources, record.id).await,
             Err(error) => Err(error),
         };
+        if reclaimed.is_ok() {
+            resources.volumes.release(record.id);
+        }
         if let Err(error) = reclaimed {
             tracing::error!(sandbox = %record.id, error = chain(&error), "not reclaimed");
             self.own_at_rest(record, None, None);

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::import::Imports;
 use crate::journal::Journal;
 use crate::sandbox::activity::now_unix_ms;
+use crate::volumes::Claims;
 use crate::warm::Spares;
 
 /// The host's shared parts. One for the agent's life.
@@ -40,6 +41,8 @@ pub(crate) struct Resources {
     pub(crate) arrivals: Arrivals,
     /// Templates that are made of images of others.
     pub(crate) imports: Imports,
+    /// Who has which volume.
+    pub(crate) volumes: Arc<Claims>,
 }
 
 impl Resources {

@@ -7,7 +7,8 @@ use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, Servic
 use futures::StreamExt as _;
 use sandbar_proto::host::{
     CommitTemplateRequest, CommitTemplateResponse, CreateSandboxRequest, CreateSandboxResponse,
-    CreateTemplateRequest, CreateTemplateResponse, DeleteTemplateRequest, DeleteTemplateResponse,
+    CreateTemplateRequest, CreateTemplateResponse, CreateVolumeRequest, CreateVolumeResponse,
+    DeleteTemplateRequest, DeleteTemplateResponse, DeleteVolumeRequest, DeleteVolumeResponse,
     DestroySandboxRequest, DestroySandboxResponse, ExecRequest, ExecResponse, ExecStreamRequest,
     ExecStreamResponse, FlattenRootfsRequest, FlattenRootfsResponse, FlushSandboxMetricsRequest,
     FlushSandboxMetricsResponse, FollowSandboxLogsRequest, FollowSandboxLogsResponse, ForkSandboxRequest,
@@ -16,16 +17,16 @@ use sandbar_proto::host::{
     GetSandboxMetricsResponse, HostService, ImportImageRequest, ImportImageResponse, KillProcessRequest,
     KillProcessResponse, ListFolderRequest, ListFolderResponse, ListProcessesRequest, ListProcessesResponse,
     ListSandboxesRequest, ListSandboxesResponse, ListTemplatesRequest, ListTemplatesResponse,
-    MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest, OpenTemplateResponse, PauseAllRequest,
-    PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse, PingSandboxRequest, PingSandboxResponse,
-    ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest, ReadTemplatePartResponse,
-    ReceiveTemplateRequest, ReceiveTemplateResponse, RefuseResumesRequest, RefuseResumesResponse,
-    RemovePathRequest, RemovePathResponse, ResumeSandboxRequest, ResumeSandboxResponse, SetDeadlineRequest,
-    SetDeadlineResponse, SetNetworkPolicyRequest, SetNetworkPolicyResponse, SnapshotSandboxRequest,
-    SnapshotSandboxResponse, TunnelRequest, TunnelResponse, VerifySandboxRequest, VerifySandboxResponse,
-    VerifyTemplateRequest, VerifyTemplateResponse, WriteFileRequest, WriteFileResponse,
-    WriteTemplatePartRequest, WriteTemplatePartResponse, exec_stream_request, import_image_request,
-    write_file_request,
+    ListVolumesRequest, ListVolumesResponse, MakeFolderRequest, MakeFolderResponse, OpenTemplateRequest,
+    OpenTemplateResponse, PauseAllRequest, PauseAllResponse, PauseSandboxRequest, PauseSandboxResponse,
+    PingSandboxRequest, PingSandboxResponse, ReadFileRequest, ReadFileResponse, ReadTemplatePartRequest,
+    ReadTemplatePartResponse, ReceiveTemplateRequest, ReceiveTemplateResponse, RefuseResumesRequest,
+    RefuseResumesResponse, RemovePathRequest, RemovePathResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SetDeadlineRequest, SetDeadlineResponse, SetNetworkPolicyRequest,
+    SetNetworkPolicyResponse, SnapshotSandboxRequest, SnapshotSandboxResponse, TunnelRequest, TunnelResponse,
+    VerifySandboxRequest, VerifySandboxResponse, VerifyTemplateRequest, VerifyTemplateResponse,
+    WriteFileRequest, WriteFileResponse, WriteTemplatePartRequest, WriteTemplatePartResponse,
+    exec_stream_request, import_image_request, write_file_request,
 };
 use sandbar_storage::StoreError;
 use sandbar_trace::FutureExt as _;
@@ -44,7 +45,9 @@ use crate::sandbox::{
 };
 use crate::template::{self, TemplateRequest};
 use crate::wire::{self, describe, describe_template, parse};
-use crate::{arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel};
+use crate::{
+    arrivals, exec, files, import, logs_wire, network_wire, processes, snapshot, tree, tunnel, volumes,
+};
 
 /// The host agent's service.
 pub(crate) struct Service {
@@ -113,6 +116,7 @@ impl HostService for Service {
             deadline,
             hostname: request.hostname,
             network: network_wire::policy(request.network.into_option())?,
+            volumes: volumes::mounts(request.volumes)?,
             row_generation: request.row_generation,
         };
         let handle = self.registry.create(request).await?;
@@ -616,6 +620,37 @@ impl HostService for Service {
         let log = self.registry.get(parse(&id)?)?.log;
         let follower = log.follow(logs_wire::filter(filter.into_option()), after);
         Ok(Response::stream(logs_wire::stream(follower, self.shutdown.clone())))
+    }
+
+    async fn create_volume(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, CreateVolumeRequest>,
+    ) -> ServiceResult<CreateVolumeResponse> {
+        let (resources, id, size) = (Arc::clone(&self.resources), parse(request.id)?, request.size_bytes);
+        let work = async move { volumes::create(&resources, id, size).await };
+        let volume = to_the_end("make the volume", work).await?;
+        Response::ok(CreateVolumeResponse { volume: volume.into(), ..Default::default() })
+    }
+
+    async fn delete_volume(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, DeleteVolumeRequest>,
+    ) -> ServiceResult<DeleteVolumeResponse> {
+        let (resources, id) = (Arc::clone(&self.resources), parse(request.id)?);
+        let work = async move { volumes::delete(&resources, id).await };
+        let existed = to_the_end("remove the volume", work).await?;
+        Response::ok(DeleteVolumeResponse { existed, ..Default::default() })
+    }
+
+    async fn list_volumes(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListVolumesRequest>,
+    ) -> ServiceResult<ListVolumesResponse> {
+        let volumes = volumes::list(&self.resources).await?;
+        Response::ok(ListVolumesResponse { volumes, ..Default::default() })
     }
 }
 

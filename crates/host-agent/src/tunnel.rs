@@ -131,7 +131,7 @@ async fn dial(guest: &GuestClient, port: u16) -> Result<Inside, Error> {
     }
 }
 
-async fn connect(guest: &GuestClient, port: u16) -> Result<TcpStream, Error> {
+pub(crate) async fn connect(guest: &GuestClient, port: u16) -> Result<TcpStream, Error> {
     let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((guest.address(), port))).await;
     let late = |_| Error::Timeout(format!("what listens on port {port} takes no connections"));
     match connected.map_err(late)? {

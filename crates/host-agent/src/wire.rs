@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::journal::Deadline;
 use crate::metrics::Point;
 use crate::sandbox::{CreateRequest, Handle, Size, State};
+use crate::volumes::describe_mounts;
 use crate::warm::Counts;
 
 /// An id in its prefixed form.
@@ -110,6 +111,7 @@ pub(crate) fn child(
         deadline,
         hostname: child.hostname,
         network: network.clone(),
+        volumes: Vec::new(),
         row_generation: 0,
     })
 }
@@ -175,6 +177,7 @@ pub(crate) fn describe(handle: &Handle) -> host::Sandbox {
         }
         .into(),
         timeout_sec,
+        volumes: describe_mounts(&handle.volumes),
         paused_at_unix_ms: view.pause.map_or(0, |pause| pause.at_unix_ms),
         snapshot_bytes: view.pause.map_or(0, |pause| pause.bytes),
         pause_reason: view.pause.map(|pause| pause.reason.as_str().to_owned()).unwrap_or_default(),

@@ -15,6 +15,7 @@
 //!   templates/tpl-<uuid>/            disk.ext4 [, state, memory], manifest.json
 //!   sandboxes/sb-<uuid>/             disk.ext4 and memory (a link to the image that it was restored from) of one that runs,
 //!                                    paused/ of one that is paused, and whatever the host agent and the VMM keep there
+//!   volumes/vol-<uuid>/              disk.ext4, manifest.json: filesystems that outlive sandboxes
 //!   tmp/<session>/                   what one open `Store` is building or deleting, and what machines without a sandbox run on;
 //!                                    locked while it lives
 //! ```
@@ -45,6 +46,7 @@ mod store;
 mod template;
 mod tool;
 mod transfer;
+mod volume;
 
 pub use backing::{Backing, StoreKind};
 pub use base_image::{BaseImageError, BaseImageOptions, build_base_image};
@@ -65,6 +67,7 @@ pub use store::{Space, Store, StoreError, StoreOptions};
 pub use template::{FileRecord, Template, TemplateDraft, TemplateFile, TemplateManifest, TemplateSpec};
 pub use tool::ToolError;
 pub use transfer::{Incoming, PART, Piece};
+pub use volume::Volume;
 
 /// Is told what long work is at.
 pub trait Progress: Send + Sync {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbar_types::Id;
-use sandbar_types::id::{Kind, Sandbox, Template};
+use sandbar_types::id::{Kind, Sandbox, Template, Volume};
 use serde::{Deserialize, Serialize};
 
 use crate::backing::{self, Backing, StoreKind};
@@ -95,6 +95,18 @@ pub enum StoreError {
         file: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// This host has no such volume.
+    #[error("no volume {id} on this host")]
+    UnknownVolume {
+        /// The volume.
+        id: Id<Volume>,
+    },
+    /// A volume's filesystem could not be made.
+    #[error("the volume's filesystem cannot be made")]
+    Filesystem {
+        /// Why.
+        source: ToolError,
     },
     /// A disk could not be checked and packed.
     #[error("the disk cannot be checked and packed")]
@@ -248,6 +260,10 @@ impl Store {
         self.dir().join("templates")
     }
 
+    pub(crate) fn volumes_dir(&self) -> PathBuf {
+        self.dir().join("volumes")
+    }
+
     pub(crate) fn sandboxes_dir(&self) -> PathBuf {
         self.dir().join("sandboxes")
     }
@@ -274,7 +290,7 @@ fn default_reserve(total: u64) -> u64 {
 fn lay_out(dir: &Path) -> Result<(), FileError> {
     // Other users of this machine have no business with tenants' disks and memory.
     fs::set_permissions(dir, Permissions::from_mode(0o700)).on("change", dir)?;
-    for name in ["kernel", "images", "layers", "templates", "sandboxes", "tmp"] {
+    for name in ["kernel", "images", "layers", "templates", "sandboxes", "volumes", "tmp"] {
         let folder = dir.join(name);
         fs::create_dir_all(&folder).on("create", &folder)?;
     }

@@ -52,6 +52,8 @@ kinds! {
     Template = "tpl", "template";
     /// A team's secret.
     Secret = "sec", "secret";
+    /// A filesystem that outlives the sandboxes that mount it.
+    Volume = "vol", "volume";
 }
 
 /// The id of a `K`. Mixing two kinds does not compile.

@@ -317,6 +317,10 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             | Reason::REASON_IMAGE_BROKEN
             | Reason::REASON_IMAGE_DOES_NOT_BOOT
             | Reason::REASON_REGISTRY_FAILED
+            // Of volumes: their rows say the same, and are asked first.
+            | Reason::REASON_VOLUME_NOT_FOUND
+            | Reason::REASON_VOLUME_IN_USE
+            | Reason::REASON_HAS_VOLUMES
             | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },

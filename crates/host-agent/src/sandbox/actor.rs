@@ -22,9 +22,13 @@ use crate::journal::{PauseReason, Phase, Record};
 use crate::logs::{HostEvent, Log, Pull};
 use crate::metrics::Figures;
 use crate::resources::{Resources, blocking};
+use crate::volumes::{self, Mount};
 
 /// Orders that may wait for a sandbox that is busy.
 const QUEUE: usize = 16;
+
+/// How long a guest that is about to be ended may take to write to its volumes what it has not.
+const LAST_FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
 
 const REASON_EXITED: &str = "its virtual machine ended by itself";
 const REASON_IDLE: &str = "its idle time-out passed";
@@ -78,8 +82,12 @@ impl Actor {
             running: None,
             pause: None,
         };
-        let facts =
-            Facts { id: request.id, template_id: request.template_id, created_at_unix_ms: now_unix_ms() };
+        let facts = Facts {
+            id: request.id,
+            template_id: request.template_id,
+            created_at_unix_ms: now_unix_ms(),
+            volumes: request.volumes.as_slice().into(),
+        };
         Self::assemble(resources, facts, Holdings::none(request.id), None, view, shutdown)
     }
 
@@ -155,12 +163,13 @@ impl Actor {
         // An adopted sandbox is counted as used now: its time-out is never shorter than promised.
         let activity = Activity::starting_now();
         let figures = Arc::new(Figures::default());
-        let Facts { id, template_id, created_at_unix_ms } = facts;
+        let Facts { id, template_id, created_at_unix_ms, volumes } = facts;
         let log = Log::new(id, resources.store.sandbox_files(id).dir.join("logs"));
         let handle = Handle {
             id,
             template_id,
             created_at_unix_ms,
+            volumes,
             activity: Arc::clone(&activity),
             figures: Arc::clone(&figures),
             log: Arc::clone(&log),
@@ -197,7 +206,7 @@ impl Actor {
     ) -> Ended {
         let resources = Arc::clone(&self.resources);
         let busy = resources.spares.busy();
-        let taken = self.holdings.take(&resources, &request, &origin).with_context(trace).await;
+        let taken = self.take(&resources, &request, &origin).with_context(trace).await;
         // The image's files may be there for this sandbox alone.
         drop(origin);
         match taken {
@@ -232,18 +241,52 @@ impl Actor {
         }
     }
 
+    /// Takes all that the sandbox is made of, its volumes first and last: they are its before its machine begins, and mounted once that runs.
+    async fn take(
+        &mut self,
+        resources: &Resources,
+        request: &CreateRequest,
+        origin: &Origin,
+    ) -> Result<(Record, ProcessIdentity, GuestClient), Error> {
+        volumes::take(resources, self.id, &request.volumes).await?;
+        let taken = self.holdings.take(resources, request, origin).await?;
+        self.holdings.links.open(resources, &request.volumes, &taken.2).await?;
+        Ok(taken)
+    }
+
     /// Takes over a machine that runs: whatever a former agent did to it when it was killed, it goes on and serves.
     pub(crate) async fn take_over(mut self) -> Ended {
         let guest = self.view.borrow().running.as_ref().map(|running| running.guest.clone());
         if let (Some(machine), Some(guest)) = (&self.holdings.machine, guest) {
             standstill::go_on(&**machine, &guest).await;
         }
+        self.take_over_volumes().await;
         self.forget_pause().await;
         self.restore_network().await;
         self.show_door(Door::Open);
         self.settle_machine();
         self.log.note(HostEvent::TakenOver).await;
         self.run().await
+    }
+
+    /// Its requests wait until they are connected again, which nobody waits for here.
+    async fn take_over_volumes(&mut self) {
+        let (Some(record), Some(running)) = (&self.record, self.running()) else { return };
+        let links = &mut self.holdings.links;
+        if let Err(error) = links.take_over(&self.resources, &record.volumes, &running.guest).await {
+            tracing::error!(sandbox = %self.id, error = chain(&error), "its volumes stay away");
+        }
+    }
+
+    /// What was written to volumes is to outlive the sandbox, where its guest answers at once.
+    async fn flush_volumes(&self) {
+        let (Some(record), Some(running)) = (&self.record, self.running()) else { return };
+        if record.volumes.is_empty() {
+            return;
+        }
+        if let Err(error) = running.guest.prepare_snapshot(LAST_FLUSH).await {
+            tracing::warn!(sandbox = %self.id, error = chain(&error), "its volumes are as after a power cut");
+        }
     }
 
     /// Owns the sandbox until it is gone or the agent shuts down.
@@ -257,9 +300,9 @@ impl Actor {
             let due = expiry.is_some_and(|left| left.is_zero());
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return self.leave(),
+                () = self.shutdown.cancelled() => return self.leave().await,
                 order = self.orders.recv() => match order {
-                    None => return self.leave(),
+                    None => return self.leave().await,
                     Some(Given { order: Order::Destroy(reply), trace }) => match self.destroy().with_context(trace).await {
                         Ok(()) => return Ended::Gone(self.waiting(reply)),
                         Err(error) => {
@@ -317,6 +360,9 @@ impl Actor {
     /// The sandbox ended without being asked to. What it held is freed; its record stays until the control plane has taken note.
     async fn stopped(&mut self, reason: &'static str) {
         tracing::warn!(sandbox = %self.id, reason, "sandbox ended");
+        if reason == REASON_IDLE {
+            self.flush_volumes().await;
+        }
         self.show(|view| {
             view.state = State::Stopped;
             view.stop_reason = reason.into();
@@ -352,6 +398,9 @@ impl Actor {
     }
 
     async fn destroy(&mut self) -> Result<(), Error> {
+        if self.state() == State::Running {
+            self.flush_volumes().await;
+        }
         self.show(|view| {
             view.state = State::Stopping;
             view.running = None;
@@ -367,6 +416,7 @@ impl Actor {
         self.holdings.give_back(&self.resources).await?;
         remove_record(&self.resources, self.id).await?;
         self.record = None;
+        self.resources.volumes.release(self.id);
         self.resources.inventory.changed();
         Ok(())
     }
@@ -442,8 +492,10 @@ impl Actor {
     }
 
     /// The agent shuts down: what was not begun is not done, and its callers may ask the next agent.
-    fn leave(&mut self) -> Ended {
+    async fn leave(&mut self) -> Ended {
         self.orders.close();
+        // Nothing that came to this agent may be written once the next one serves.
+        self.holdings.links.close().await;
         while let Ok(given) = self.orders.try_recv() {
             given.order.refuse(Error::Busy("the host agent shuts down".into()));
         }
@@ -469,15 +521,20 @@ impl Actor {
 }
 
 /// What never changes of a sandbox.
-#[derive(Clone, Copy)]
 struct Facts {
     id: Id<Sandbox>,
     template_id: Id<sandbar_types::id::Template>,
     created_at_unix_ms: i64,
+    volumes: Arc<[Mount]>,
 }
 
 impl Facts {
     fn of(record: &Record) -> Self {
-        Self { id: record.id, template_id: record.template_id, created_at_unix_ms: record.created_at_unix_ms }
+        Self {
+            id: record.id,
+            template_id: record.template_id,
+            created_at_unix_ms: record.created_at_unix_ms,
+            volumes: record.volumes.as_slice().into(),
+        }
     }
 }

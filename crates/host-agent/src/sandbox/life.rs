@@ -252,7 +252,15 @@ impl Actor {
         let deadline = change.apply(record.deadline, self.activity.last_unix_ms(), now_unix_ms());
         let asked = row_generation.map_or(0, NonZeroU64::get);
         let resuming = record.advance(phase.clone()).with_deadline(deadline).past_resumes_of(asked);
-        match self.holdings.wake(&self.resources, &resuming, &paused, awakening).await {
+        let woken = self.holdings.wake(&self.resources, &resuming, &paused, awakening).await;
+        let woken = match woken {
+            Ok(woken) => {
+                let connected = self.holdings.links.open(&self.resources, &record.volumes, &woken.2).await;
+                connected.map(|()| woken)
+            }
+            Err(error) => Err(error),
+        };
+        match woken {
             Ok((record, process, guest)) => {
                 // In use from now on, before anybody can see it run.
                 drop(self.activity.begin());
@@ -298,6 +306,9 @@ impl Actor {
     /// Copies the sandbox. A running one stands still for as long as copying its memory takes, a paused one stays as it is.
     async fn capture(&mut self, target: Target) -> Result<Captured, Error> {
         self.admitted(Request::Capture)?;
+        if self.record.as_ref().is_some_and(|record| !record.volumes.is_empty()) {
+            return Err(Error::HasVolumes(self.id));
+        }
         let _in_use = self.activity.begin();
         if self.state() == State::Paused {
             return self.capture_paused(target).await;

@@ -20,6 +20,7 @@ use crate::error::{Error, chain};
 use crate::guest::{Defaults, GuestClient, Identity};
 use crate::journal::{Birth, Phase, Record, Surroundings};
 use crate::resources::{Resources, blocking};
+use crate::volumes::Links;
 
 /// What a new sandbox's machine begins as.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ pub(crate) struct Holdings {
     /// The slot's way out, once it is another than a fresh slot's.
     pub(super) egress: Option<Egress>,
     pub(super) files: Files,
+    /// Connections into the guest that its volumes are mounted over.
+    pub(super) links: Links,
 }
 
 /// Whether a sandbox may have files.
@@ -87,12 +90,20 @@ pub(super) enum Files {
 impl Holdings {
     /// A sandbox that has nothing yet.
     pub(crate) fn none(id: Id<Sandbox>) -> Self {
-        Self { id, machine: None, stray: None, slot: None, egress: None, files: Files::None }
+        Self {
+            id,
+            machine: None,
+            stray: None,
+            slot: None,
+            egress: None,
+            files: Files::None,
+            links: Links::default(),
+        }
     }
 
     /// A sandbox that was found in the journal, with what its record names.
     pub(crate) fn found(id: Id<Sandbox>, machine: Option<Box<dyn Machine>>, slot: Option<Slot>) -> Self {
-        Self { id, machine, stray: None, slot, egress: None, files: Files::Perhaps }
+        Self { id, machine, stray: None, slot, egress: None, files: Files::Perhaps, links: Links::default() }
     }
 
     /// The address at which the host reaches the guest.
@@ -128,6 +139,7 @@ impl Holdings {
         self.release_slot(resources).await
     }
 
+    /// The machine first, then what it was connected to: nobody writes to its volumes then.
     pub(super) async fn end_machine(&mut self) -> Result<(), Error> {
         if let Some(machine) = &self.machine {
             machine.kill().await.map_err(Error::internal("end the machine"))?;
@@ -137,6 +149,7 @@ impl Holdings {
             process::kill(stray).await.map_err(Error::internal("end the machine"))?;
             self.stray = None;
         }
+        self.links.close().await;
         Ok(())
     }
 
@@ -322,6 +335,7 @@ async fn introduce(
         surroundings,
         deadline: request.deadline.since(now),
         network: request.network.clone(),
+        volumes: request.volumes.clone(),
         row_generation: request.row_generation,
         created_at_unix_ms: now,
         process,

@@ -30,6 +30,7 @@
 //! One task owns a sandbox ([`actor`]); it carries out one order after another ([`life`]). Callers put orders on its queue and read
 //! its state from a watch channel; what reaches the guest only (commands, files) goes past the queue and is refused by state
 //! ([`admission`]). Its network policy is applied before its machine starts, and again when another agent takes it over ([`network`]).
+//! Its volumes are its alone from before its machine begins until its record is gone, and connected while that runs (`volumes`).
 //! A guest's agent that was started again is heard, and told who it is if it has forgotten ([`restarts`]).
 
 pub(crate) mod activity;
@@ -62,6 +63,7 @@ use crate::guest::GuestClient;
 use crate::journal::{Deadline, PauseReason, Secrets};
 use crate::logs::Log;
 use crate::metrics::Figures;
+use crate::volumes::Mount;
 use activity::{Activity, Use};
 use admission::{Request, Verdict, admit};
 
@@ -137,6 +139,8 @@ pub(crate) struct CreateRequest {
     pub(crate) hostname: String,
     /// Where it may connect to.
     pub(crate) network: NetworkPolicy,
+    /// The volumes that it is to have.
+    pub(crate) volumes: Vec<Mount>,
     /// The generation of its row: resumes that are not later are outdated.
     pub(crate) row_generation: u64,
 }
@@ -260,6 +264,7 @@ pub(crate) struct Handle {
     pub(crate) id: Id<Sandbox>,
     pub(crate) template_id: Id<Template>,
     pub(crate) created_at_unix_ms: i64,
+    pub(crate) volumes: Arc<[Mount]>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) figures: Arc<Figures>,
     pub(crate) log: Arc<Log>,

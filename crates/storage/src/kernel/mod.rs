@@ -27,7 +27,7 @@ use crate::store::{Store, StoreError};
 use crate::tool::ToolError;
 
 /// The one version of the manifest, and of what is in an initramfs, that this code reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const VMLINUX: &str = "vmlinux";
 const INITRAMFS: &str = "initramfs";
@@ -209,7 +209,10 @@ fn module_members(modules: &[modules::Module]) -> Vec<u8> {
     for module in modules {
         members.file(&format!("modules/{}", module.file), 0o644, &module.content);
     }
-    let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
+    let order: String = modules
+        .iter()
+        .map(|module| format!("{} {}", module.file, module.parameters).trim_end().to_owned() + "\n")
+        .collect();
     members.file("modules/order", 0o644, order.as_bytes());
     members.into_bytes()
 }

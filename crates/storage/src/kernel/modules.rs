@@ -11,9 +11,9 @@ use super::KernelError;
 use super::compression::decompress;
 use crate::files::{FileError, OnFile};
 
-/// What a guest needs to find its disk and its network, and to stack filesystems; each with whatever it needs, in an order that works.
+/// What a guest needs to find its disk and its network, to stack filesystems, and to mount volumes; each with whatever it needs, in an order that works.
 /// A kernel may have any of them built in.
-const WANTED: [&str; 10] = [
+const WANTED: [&str; 11] = [
     "virtio",
     "virtio_ring",
     "virtio_mmio",
@@ -24,13 +24,19 @@ const WANTED: [&str; 10] = [
     "virtio_rng",
     "ext4",
     "overlay",
+    "nbd",
 ];
+
+/// What modules are told: as many devices as a sandbox may have volumes, and none of them with partitions.
+const PARAMETERS: [(&str, &str); 1] = [("nbd", "nbds_max=8 max_part=0")];
 
 /// A module to be inserted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Module {
     /// Its file's name in the initramfs, `NAME.ko`.
     pub(super) file: String,
+    /// What it is told.
+    pub(super) parameters: &'static str,
     /// The file, not compressed.
     pub(super) content: Vec<u8>,
 }
@@ -71,7 +77,9 @@ impl Collector {
         for needed in depends {
             self.add(&needed)?;
         }
-        self.modules.push(Module { file: format!("{name}.ko"), content });
+        let told = PARAMETERS.iter().find(|(module, _)| *module == name);
+        let parameters = told.map_or("", |(_, parameters)| parameters);
+        self.modules.push(Module { file: format!("{name}.ko"), parameters, content });
         Ok(())
     }
 }

@@ -9,3 +9,4 @@ mod guest_system;
 mod paused;
 mod store;
 mod transfer;
+mod volumes;

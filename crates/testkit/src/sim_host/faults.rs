@@ -56,6 +56,9 @@ pub enum Rpc {
     FlushSandboxMetrics,
     GetSandboxLogs,
     FollowSandboxLogs,
+    CreateVolume,
+    DeleteVolume,
+    ListVolumes,
 }
 
 /// How a call goes wrong.
@@ -190,11 +193,14 @@ pub(super) fn refusal(reason: Reason) -> ConnectError {
         | Reason::REASON_COMMAND_NOT_FOUND
         | Reason::REASON_FILE_NOT_FOUND
         | Reason::REASON_IMAGE_NOT_FOUND
-        | Reason::REASON_PROCESS_NOT_FOUND => ConnectError::not_found(message),
+        | Reason::REASON_PROCESS_NOT_FOUND
+        | Reason::REASON_VOLUME_NOT_FOUND => ConnectError::not_found(message),
         Reason::REASON_INVALID_STATE
         | Reason::REASON_INCOMPATIBLE
         | Reason::REASON_FILE_CHANGED
         | Reason::REASON_OUTDATED
+        | Reason::REASON_VOLUME_IN_USE
+        | Reason::REASON_HAS_VOLUMES
         | Reason::REASON_IMAGE_NO_PLATFORM
         | Reason::REASON_IMAGE_DOES_NOT_BOOT
         | Reason::REASON_REGISTRY_FAILED => ConnectError::failed_precondition(message),

@@ -559,6 +559,30 @@ impl rpc::HostService for Service {
         reply.send(known).await?;
         Ok(Response::stream(self.agent.logs.follow(request).map(Ok)))
     }
+
+    async fn create_volume(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
+    ) -> ServiceResult<rpc::CreateVolumeResponse> {
+        Err(ConnectError::unimplemented("volumes are not simulated"))
+    }
+
+    async fn delete_volume(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, rpc::DeleteVolumeRequest>,
+    ) -> ServiceResult<rpc::DeleteVolumeResponse> {
+        Err(ConnectError::unimplemented("volumes are not simulated"))
+    }
+
+    async fn list_volumes(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, rpc::ListVolumesRequest>,
+    ) -> ServiceResult<rpc::ListVolumesResponse> {
+        Err(ConnectError::unimplemented("volumes are not simulated"))
+    }
 }
 
 /// The guest's view of a path: relative ones start at the default user's home.
