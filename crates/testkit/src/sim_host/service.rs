@@ -14,7 +14,6 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::exec::{stream, terminal};
 use super::faults::{Reply, refusal};
-use super::guest::Program;
 use super::inventory::Inventory;
 use super::{Agent, Reason, Rpc, import, processes, tunnel};
 
@@ -152,8 +151,8 @@ impl rpc::HostService for Service {
             tokio::spawn(terminal(0, requests, out, self.agent.processes.start()));
             return Ok(Response::stream(ReceiverStream::new(replies)));
         }
-        let program =
-            Program::find(start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?)?;
+        let command = start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
+        let program = self.agent.inventory().program(&start.id, command)?;
         let (out, replies) = mpsc::channel(STREAM_BUFFER);
         tokio::spawn(stream(*start, program, requests, out, self.agent.processes.start(), reply));
         Ok(Response::stream(ReceiverStream::new(replies)))
@@ -564,17 +563,26 @@ impl rpc::HostService for Service {
     async fn create_volume(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
+        request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
     ) -> ServiceResult<rpc::CreateVolumeResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        let request = request.to_owned_message();
+        self.answer(Rpc::CreateVolume, |inventory| {
+            let volume = inventory.create_volume(request.id, request.size_bytes)?;
+            Ok(rpc::CreateVolumeResponse { volume: volume.into(), ..Default::default() })
+        })
+        .await
     }
 
     async fn delete_volume(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, rpc::DeleteVolumeRequest>,
+        request: ServiceRequest<'_, rpc::DeleteVolumeRequest>,
     ) -> ServiceResult<rpc::DeleteVolumeResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        self.answer(Rpc::DeleteVolume, |inventory| {
+            let existed = inventory.delete_volume(request.id)?;
+            Ok(rpc::DeleteVolumeResponse { existed, ..Default::default() })
+        })
+        .await
     }
 
     async fn list_volumes(
@@ -582,7 +590,10 @@ impl rpc::HostService for Service {
         _ctx: RequestContext,
         _request: ServiceRequest<'_, rpc::ListVolumesRequest>,
     ) -> ServiceResult<rpc::ListVolumesResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        self.answer(Rpc::ListVolumes, |inventory| {
+            Ok(rpc::ListVolumesResponse { volumes: inventory.list_volumes(), ..Default::default() })
+        })
+        .await
     }
 }
 
