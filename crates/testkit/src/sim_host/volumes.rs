@@ -2,6 +2,7 @@
 //! which a sandbox has a volume, files are that folder's, and the scripts that the control plane keeps for volumes run on it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -26,11 +27,11 @@ pub(super) struct Volume {
 impl Inventory {
     /// One of that id is a success.
     pub(super) fn create_volume(&mut self, id: String, size_bytes: u64) -> Result<rpc::Volume, ConnectError> {
-        if !self.volumes.contains_key(&id) {
+        if let Entry::Vacant(place) = self.volumes.entry(id.clone()) {
             let folder = tempfile::tempdir().map_err(failed)?;
             let rights = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(folder.path(), rights).map_err(failed)?;
-            self.volumes.insert(id.clone(), Volume { size_bytes, folder });
+            place.insert(Volume { size_bytes, folder });
         }
         Ok(self.volume(&id))
     }
