@@ -47,7 +47,7 @@ pub enum EntryKind {
 pub(super) fn read(base: &str, printed: &[u8]) -> Option<Vec<VolumeEntry>> {
     let Some(printed) = printed.strip_suffix(b"\0") else { return printed.is_empty().then(Vec::new) };
     let fields: Vec<&[u8]> = printed.split(|byte| *byte == 0).collect();
-    if fields.len() % FIELDS != 0 {
+    if !fields.len().is_multiple_of(FIELDS) {
         return None;
     }
     let entries: Option<Vec<_>> = fields.chunks_exact(FIELDS).map(|fields| entry(base, fields)).collect();

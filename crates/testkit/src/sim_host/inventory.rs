@@ -235,7 +235,7 @@ impl Inventory {
         self.running(&open.id)?;
         if let Some(here) = self.in_volume(&open.id, &path) {
             let state = state(&content);
-            std::fs::write(here, content).map_err(volumes::failed)?;
+            std::fs::write(here, content).map_err(|error| volumes::failed(&error))?;
             return Ok(state);
         }
         let vm = self.running(&open.id)?;
@@ -255,7 +255,7 @@ impl Inventory {
     pub(super) fn read_file(&mut self, id: &str, path: &str) -> Result<(Vec<u8>, String), ConnectError> {
         self.running(id)?;
         if let Some(here) = self.in_volume(id, path) {
-            let content = std::fs::read(here).map_err(volumes::failed)?;
+            let content = std::fs::read(here).map_err(|error| volumes::failed(&error))?;
             let state = state(&content);
             return Ok((content, state));
         }

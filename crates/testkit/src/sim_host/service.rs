@@ -565,7 +565,6 @@ impl rpc::HostService for Service {
         _ctx: RequestContext,
         request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
     ) -> ServiceResult<rpc::CreateVolumeResponse> {
-        let request = request.to_owned_message();
         self.answer(Rpc::CreateVolume, |inventory| {
             let volume = inventory.create_volume(request.id, request.size_bytes)?;
             Ok(rpc::CreateVolumeResponse { volume: volume.into(), ..Default::default() })

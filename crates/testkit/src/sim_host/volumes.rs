@@ -26,14 +26,14 @@ pub(super) struct Volume {
 
 impl Inventory {
     /// One of that id is a success.
-    pub(super) fn create_volume(&mut self, id: String, size_bytes: u64) -> Result<rpc::Volume, ConnectError> {
-        if let Entry::Vacant(place) = self.volumes.entry(id.clone()) {
-            let folder = tempfile::tempdir().map_err(failed)?;
+    pub(super) fn create_volume(&mut self, id: &str, size_bytes: u64) -> Result<rpc::Volume, ConnectError> {
+        if let Entry::Vacant(place) = self.volumes.entry(id.to_owned()) {
+            let folder = tempfile::tempdir().map_err(|error| failed(&error))?;
             let rights = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(folder.path(), rights).map_err(failed)?;
+            std::fs::set_permissions(folder.path(), rights).map_err(|error| failed(&error))?;
             place.insert(Volume { size_bytes, folder });
         }
-        Ok(self.volume(&id))
+        Ok(self.volume(id))
     }
 
     /// An unknown one is a success.
@@ -88,7 +88,7 @@ impl Inventory {
             .args([folder, path])
             .args(args)
             .output()
-            .map_err(failed)?;
+            .map_err(|error| failed(&error))?;
         let pieces = vec![Piece::Stdout(ran.stdout), Piece::Stderr(ran.stderr)];
         Ok(Program::Print { pieces, exit_code: ran.status.code().unwrap_or(-1) })
     }
@@ -109,7 +109,7 @@ impl Inventory {
 }
 
 /// Something of this machine's failed.
-pub(super) fn failed(error: io::Error) -> ConnectError {
+pub(super) fn failed(error: &io::Error) -> ConnectError {
     match error.kind() {
         io::ErrorKind::NotFound => refusal(Reason::REASON_FILE_NOT_FOUND),
         _ => ConnectError::internal(error.to_string()),
