@@ -169,6 +169,7 @@ impl Fleet {
             ingress: &Ingress::default(),
             created_by: "bench",
             parent_id: None,
+            volumes: &[],
         })
         .await?;
         ensure!(tx.host_room(host, demand, LIMITS, Purpose::New).await? == Room::Enough, "the host is full");

@@ -133,7 +133,7 @@ async fn person(parts: &Parts, app: &AppState) -> Result<Option<Actor>, ApiError
 }
 
 /// The token after `Authorization: Bearer`.
-fn bearer(parts: &Parts) -> Option<&str> {
+pub(crate) fn bearer(parts: &Parts) -> Option<&str> {
     let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())

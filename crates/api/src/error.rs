@@ -25,6 +25,7 @@ use sandbar_control::tags::TagError;
 use sandbar_control::team_secrets::TeamSecretError;
 use sandbar_control::teams::TeamError;
 use sandbar_control::templates::TemplateError;
+use sandbar_control::volumes::VolumeError;
 use sandbar_types::id::Sandbox;
 use sandbar_types::{ErrorCode, Id};
 use serde::Serialize;
@@ -169,10 +170,31 @@ macro_rules! from_typed {
 from_typed!(AuthError, SnapshotError, TagError, TemplateError);
 from_typed!(ApiKeyError, AuditError, BuildError, StatsError, TeamError, TeamSecretError);
 
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Sandbox(error) => error.into(),
+            error => {
+                let sandbox_ids = match &error {
+                    VolumeError::InUse { sandbox, .. } | VolumeError::FilesInUse { sandbox, .. } => {
+                        vec![*sandbox]
+                    }
+                    _ => Vec::new(),
+                };
+                Self { sandbox_ids, ..Self::from_typed(error.code(), error) }
+            }
+        }
+    }
+}
+
 impl From<SandboxError> for ApiError {
     fn from(error: SandboxError) -> Self {
         let retry_after = error.retry_after();
-        Self { retry_after, ..Self::from_typed(error.code(), error) }
+        let sandbox_ids = match &error {
+            SandboxError::VolumeInUse { sandbox, .. } => vec![*sandbox],
+            _ => Vec::new(),
+        };
+        Self { retry_after, sandbox_ids, ..Self::from_typed(error.code(), error) }
     }
 }
 
@@ -253,7 +275,7 @@ struct ErrorInfo {
     message: String,
     /// The request's id, as in the header `X-Request-Id` and in the server's log.
     request_id: Uuid,
-    /// With `host_has_sandboxes`: which.
+    /// With `host_has_sandboxes`: which. With the `conflict` of a volume: who has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     sandbox_ids: Option<Vec<Id<Sandbox>>>,

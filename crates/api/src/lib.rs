@@ -134,6 +134,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .nest("/v1/me", v1::me::routes())
         .nest("/v1/api-keys", v1::api_keys::routes())
         .nest("/v1/secrets", v1::secrets::routes())
+        .nest("/v1/volumes", v1::volumes::routes())
         .nest("/v1/users", v1::users::routes())
         .nest("/v1/teams", v1::teams::routes())
         .nest("/v1/usage", v1::usage::routes())

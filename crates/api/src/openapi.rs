@@ -53,6 +53,7 @@ A path that exists is refused with 405 and the code `invalid_request` for other 
         (name = "me", description = "The person who asks"),
         (name = "api-keys", description = "Keys of the team that is acted for"),
         (name = "secrets", description = "Values that sandboxes are given as environment, and nobody reads again"),
+        (name = "volumes", description = "Disks that outlive sandboxes and are mounted by name"),
         (name = "users", description = "Finding people"),
         (name = "teams", description = "Teams and their members"),
         (name = "usage", description = "What the team used"),

@@ -168,6 +168,11 @@ refusal_sets! {
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,
         RateLimited, InternalError, Unavailable,
     ];
+    /// Making and deleting volumes.
+    VolumeRefusals = [
+        InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, InvalidState, Conflict, AlreadyExists, TooLarge, RateLimited,
+        InternalError, Unavailable, AgentError, HostUnavailable, NoHostsAvailable, Timeout,
+    ];
     /// The same, where another provider is asked.
     OAuthRefusals = [
         InvalidRequest, Unauthorized, NoTeam, Forbidden, NotFound, Conflict, AlreadyExists, EmailTaken, TooLarge,

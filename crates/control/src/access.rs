@@ -103,7 +103,48 @@ impl TeamAccess {
     }
 }
 
+/// What of a team's things (secrets, volumes) a caller may change and delete.
+pub(crate) enum Keeper {
+    /// All of them: the team's key, or an admin.
+    OfAll(Option<Id<User>>),
+    /// Those that this member made.
+    OfOwn(Id<User>),
+}
+
+impl Keeper {
+    /// Who a thing is made by, as far as it is a person.
+    pub(crate) const fn user(&self) -> Option<Id<User>> {
+        match self {
+            Self::OfAll(user) => *user,
+            Self::OfOwn(user) => Some(*user),
+        }
+    }
+
+    pub(crate) fn may_change(&self, created_by: Option<Id<User>>) -> Result<(), AccessError> {
+        match self {
+            Self::OfOwn(user) if created_by != Some(*user) => Err(AccessError::Role { needed: Role::Admin }),
+            Self::OfOwn(_) | Self::OfAll(_) => Ok(()),
+        }
+    }
+}
+
 impl Control {
+    /// What the caller may change of the things of their team.
+    pub(crate) async fn keeper(
+        &self,
+        tx: &mut Tx,
+        ctx: &OpContext,
+        team: Id<Team>,
+    ) -> Result<Keeper, AccessError> {
+        let Actor::User { .. } = ctx.actor else { return Ok(Keeper::OfAll(None)) };
+        // The lock holds off their leaving, and the team's deletion.
+        let access = self.team_access(tx, ctx, team, Role::Member).await?;
+        Ok(match access.role {
+            Role::Member => Keeper::OfOwn(access.user),
+            Role::Admin | Role::Owner => Keeper::OfAll(Some(access.user)),
+        })
+    }
+
     /// A team to change, as one who is at least `needed` in it.
     pub(crate) async fn team_access(
         &self,

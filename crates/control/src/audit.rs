@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sandbar_store::audit::{Event, Outcome, Scope};
 use sandbar_store::sandboxes::SandboxRow;
 use sandbar_types::Id;
-use sandbar_types::id::{ApiKey, Host, Secret, Team, User};
+use sandbar_types::id::{ApiKey, Host, Secret, Team, User, Volume};
 use serde_json::{Value, json};
 
 use crate::{Actor, OpContext};
@@ -17,6 +17,7 @@ pub(crate) fn actor(ctx: &OpContext) -> (&'static str, String, &str) {
         Actor::User { id, name, .. } => ("user", id.to_string(), name),
         Actor::Host { id } => ("host", id.to_string(), ""),
         Actor::Traffic { .. } => ("system", String::new(), "traffic"),
+        Actor::VolumeFiles { .. } => ("system", String::new(), "volume files"),
         Actor::System | Actor::Anonymous => ("system", String::new(), ""),
     }
 }
@@ -152,6 +153,20 @@ pub(crate) fn secret<'a>(
     Event {
         metadata: json!({ "name": name, "version": version }),
         ..of(ctx, Some(team), "secret", id.to_string(), action)
+    }
+}
+
+/// Something happened to a volume.
+pub(crate) fn volume<'a>(
+    ctx: &'a OpContext,
+    team: Id<Team>,
+    id: Id<Volume>,
+    (name, size_mb): (&str, u32),
+    action: &'a str,
+) -> Event<'a> {
+    Event {
+        metadata: json!({ "name": name, "size_mb": size_mb }),
+        ..of(ctx, Some(team), "volume", id.to_string(), action)
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Config {
     pub audit_retention: Option<Duration>,
     /// What a team may have for which nothing else was set.
     pub default_quotas: PerResource<u64>,
+    /// The largest volume that may be made, in MiB.
+    pub largest_volume_mb: u32,
     /// Where copies of snapshots and pauses are kept.
     pub snapshot_store: Option<SnapshotStore>,
     /// The name below which sandboxes have names of their own.
@@ -101,8 +103,16 @@ pub struct MonitorConfig {
 }
 
 /// Enough for a team's daily work, and little enough that one that runs away leaves room for others.
-const DEFAULT_QUOTAS: PerResource<u64> =
-    PerResource { sandboxes: 100, vcpus: 200, memory_mb: 204_800, snapshots: 500, builds: 10, secrets: 200 };
+const DEFAULT_QUOTAS: PerResource<u64> = PerResource {
+    sandboxes: 100,
+    vcpus: 200,
+    memory_mb: 204_800,
+    snapshots: 500,
+    builds: 10,
+    secrets: 200,
+    volumes: 100,
+    volume_mb: 1_048_576,
+};
 
 impl Default for Config {
     fn default() -> Self {
@@ -132,6 +142,7 @@ impl Default for Config {
             last_use_interval: Duration::from_secs(30),
             audit_retention: None,
             default_quotas: DEFAULT_QUOTAS,
+            largest_volume_mb: 102_400,
             snapshot_store: None,
             domain: None,
             oauth: None,

@@ -45,6 +45,11 @@ pub enum Actor {
         /// The sandbox's team.
         team: Id<Team>,
     },
+    /// Whoever has the token of a volume's files.
+    VolumeFiles {
+        /// The volume's team.
+        team: Id<Team>,
+    },
     /// A host agent.
     Host {
         /// The host.
@@ -81,9 +86,10 @@ impl OpContext {
     /// The team that the caller acts for.
     pub const fn team(&self) -> Result<Id<Team>, NoTeam> {
         match &self.actor {
-            Actor::ApiKey { team, .. } | Actor::User { team: Some(team), .. } | Actor::Traffic { team } => {
-                Ok(*team)
-            }
+            Actor::ApiKey { team, .. }
+            | Actor::User { team: Some(team), .. }
+            | Actor::Traffic { team }
+            | Actor::VolumeFiles { team } => Ok(*team),
             Actor::Anonymous | Actor::User { team: None, .. } | Actor::Host { .. } | Actor::System => {
                 Err(NoTeam)
             }

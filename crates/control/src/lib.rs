@@ -45,6 +45,7 @@ pub mod templates;
 pub mod traffic;
 mod transfer;
 pub mod usage;
+pub mod volumes;
 
 pub use config::Config;
 pub use context::{Actor, OpContext};

@@ -10,7 +10,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sandbar_store::{Store, StoreError};
 use sandbar_types::Id;
-use sandbar_types::id::{Build, Sandbox, Secret};
+use sandbar_types::id::{Build, Sandbox, Secret, Volume};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -160,7 +160,7 @@ fn create_file(path: &Path, contents: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Derives each sandbox's own tokens, so that none is stored anywhere.
+/// Derives the tokens of each sandbox and each volume, so that none is stored anywhere.
 #[derive(Clone)]
 pub(crate) struct GuestKey([u8; 32]);
 
@@ -174,18 +174,23 @@ impl GuestKey {
 
     /// The token that a sandbox's guest agent takes.
     pub(crate) fn token(&self, sandbox: Id<Sandbox>) -> SecretString {
-        self.derive(b"guest", sandbox)
+        self.derive(b"guest", sandbox.uuid())
     }
 
     /// The token that lets a request through to a sandbox's ports.
     pub(crate) fn traffic_token(&self, sandbox: Id<Sandbox>) -> SecretString {
-        self.derive(b"traffic", sandbox)
+        self.derive(b"traffic", sandbox.uuid())
     }
 
-    fn derive(&self, purpose: &[u8], sandbox: Id<Sandbox>) -> SecretString {
+    /// The token that lets a request to a volume's files.
+    pub(crate) fn volume_token(&self, volume: Id<Volume>) -> SecretString {
+        self.derive(b"volume", volume.uuid())
+    }
+
+    fn derive(&self, purpose: &[u8], of: Uuid) -> SecretString {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(purpose);
-        mac.update(sandbox.uuid().as_bytes());
+        mac.update(of.as_bytes());
         hex::encode(mac.finalize().into_bytes()).into()
     }
 }

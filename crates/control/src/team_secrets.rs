@@ -9,16 +9,16 @@
 use std::collections::BTreeMap;
 
 use sandbar_store::team_secrets::{NewSecretRow, SecretRef};
-use sandbar_store::{Position, StoreError, Tx};
-use sandbar_types::id::{self, Team, User};
+use sandbar_store::{Position, StoreError};
+use sandbar_types::id::{self, Team};
 use sandbar_types::name::InvalidSecretName;
 use sandbar_types::{ErrorCode, Id, PerResource, QuotaExceeded, SecretName, limits};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::access::{AccessError, Role, store_code};
+use crate::access::{AccessError, store_code};
 use crate::context::NoTeam;
 use crate::sandboxes::SandboxError;
-use crate::{Actor, Control, OpContext, Page, PageRequest, audit};
+use crate::{Control, OpContext, Page, PageRequest, audit};
 
 pub use sandbar_store::team_secrets::SecretRow as Secret;
 
@@ -84,33 +84,6 @@ impl TeamSecretError {
 impl From<NoTeam> for TeamSecretError {
     fn from(error: NoTeam) -> Self {
         Self::Access(error.into())
-    }
-}
-
-/// Whose secrets a caller may replace and delete.
-enum Keeper {
-    /// All of the team's: its key, or an admin.
-    OfAll(Option<Id<User>>),
-    /// Those that this member made.
-    OfOwn(Id<User>),
-}
-
-impl Keeper {
-    /// Who a secret is made by, as far as it is a person.
-    const fn user(&self) -> Option<Id<User>> {
-        match self {
-            Self::OfAll(user) => *user,
-            Self::OfOwn(user) => Some(*user),
-        }
-    }
-
-    fn may_change(&self, secret: &Secret) -> Result<(), AccessError> {
-        match self {
-            Self::OfOwn(user) if secret.created_by != Some(*user) => {
-                Err(AccessError::Role { needed: Role::Admin })
-            }
-            Self::OfOwn(_) | Self::OfAll(_) => Ok(()),
-        }
     }
 }
 
@@ -185,7 +158,7 @@ impl Control {
         let mut tx = self.store().begin().await?;
         let keeper = self.keeper(&mut tx, ctx, team).await?;
         let before = tx.team_secret_lock(team, &wanted).await?.ok_or_else(|| not_found(secret))?;
-        keeper.may_change(&before)?;
+        keeper.may_change(before.created_by)?;
         let (id, version) = (before.id, before.version.saturating_add(1));
         let sealed = self.vault_key().seal(id, version, value);
         let updated_at = tx.team_secret_set(id, version, &sealed, metadata).await?;
@@ -202,7 +175,7 @@ impl Control {
         let mut tx = self.store().begin().await?;
         let keeper = self.keeper(&mut tx, ctx, team).await?;
         let row = tx.team_secret_lock(team, &wanted).await?.ok_or_else(|| not_found(secret))?;
-        keeper.may_change(&row)?;
+        keeper.may_change(row.created_by)?;
         tx.team_secret_delete(row.id).await?;
         tx.audit(&audit::secret(ctx, team, row.id, (row.name.as_str(), row.version), "delete")).await?;
         Ok(tx.commit().await?)
@@ -232,16 +205,6 @@ impl Control {
             values.insert(variable.clone(), value.map_err(SandboxError::SecretLost)?);
         }
         Ok(values)
-    }
-
-    async fn keeper(&self, tx: &mut Tx, ctx: &OpContext, team: Id<Team>) -> Result<Keeper, AccessError> {
-        let Actor::User { .. } = ctx.actor else { return Ok(Keeper::OfAll(None)) };
-        // The lock holds off their leaving, and the team's deletion.
-        let access = self.team_access(tx, ctx, team, Role::Member).await?;
-        Ok(match access.role {
-            Role::Member => Keeper::OfOwn(access.user),
-            Role::Admin | Role::Owner => Keeper::OfAll(Some(access.user)),
-        })
     }
 }
 

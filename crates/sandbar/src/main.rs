@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SecretArgs, SnapshotArgs, TemplateArgs};
+use cli::{CpArgs, HostArgs, RunArgs, SandboxArgs, SecretArgs, SnapshotArgs, TemplateArgs, VolumeArgs};
 use doctor::DoctorArgs;
 use down::DownArgs;
 use host_agent::HostAgentArgs;
@@ -57,6 +57,7 @@ enum Command {
     Snapshot(SnapshotArgs),
     Template(TemplateArgs),
     Secret(SecretArgs),
+    Volume(VolumeArgs),
     Cp(CpArgs),
     Host(HostArgs),
     HostAgent(Box<HostAgentArgs>),
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
             Command::Snapshot(args) => args.run().await,
             Command::Template(args) => args.run().await,
             Command::Secret(args) => args.run().await,
+            Command::Volume(args) => args.run().await,
             Command::Cp(args) => args.run().await,
             Command::Host(args) => args.run().await,
         }
@@ -161,6 +163,13 @@ mod tests {
             "run --secret TOKEN=github-token -- true",
             "secret set github-token --from-file token",
             "secret rm a b",
+            "run --volume data:/data --volume more:/srv/more -- true",
+            "sandbox create --volume data:/data",
+            "volume create data --size-mb 20480",
+            "volume ls --json",
+            "volume show data",
+            "volume rm a b",
+            "up --largest-volume-mb 20480",
             "sandbox list --status running,paused --json",
             "sb ls --all",
             &format!("sandbox exec {id} --user root -- id"),
@@ -205,6 +214,11 @@ mod tests {
             "run --env A -- ls",
             "secret set github-token ghp_value",
             "secret set sec_x",
+            "volume create a.b",
+            "volume create data --size-mb 1",
+            "run --volume data -- true",
+            "run --volume data:here -- true",
+            "run --volume data:/etc -- true",
             "sandbox get sb-1",
             "sandbox get host-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e",
             "sandbox list --status sleeping",

@@ -33,6 +33,7 @@ pub mod templates;
 pub mod transfers;
 pub mod usage;
 pub mod users;
+pub mod volumes;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;

@@ -8,6 +8,7 @@
 //! - `sim_host/life.rs`: pause, resume, snapshots, forks, deadlines and figures of those.
 //! - `sim_host/logs.rs`: what happened in them, as a test says.
 //! - `sim_host/transfer.rs`: templates on their way from it and to it.
+//! - `sim_host/volumes.rs`: its volumes, and who has them.
 //! - `sim_host/service.rs`: the RPCs.
 //! - `sim_host/tunnel.rs`: ports of its guests; `sim_host/import.rs`: images that become templates.
 //! - `sim_host/exec.rs`: commands; `sim_host/guest.rs`: the programs that its guests know.
@@ -25,6 +26,7 @@ mod processes;
 mod service;
 mod transfer;
 mod tunnel;
+mod volumes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -285,6 +287,12 @@ impl SimHost {
     #[must_use]
     pub fn templates(&self) -> Vec<rpc::Template> {
         self.agent.inventory().list_templates()
+    }
+
+    /// The volumes that it has.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<rpc::Volume> {
+        self.agent.inventory().list_volumes()
     }
 
     /// Files of a template that nobody waits for: of a request that was carried out late.

@@ -8,6 +8,12 @@ pub const VCPUS: RangeInclusive<u32> = 1..=32;
 pub const MEMORY_MB: RangeInclusive<u32> = 128..=131_072;
 /// Disk of one sandbox, in MiB.
 pub const DISK_MB: RangeInclusive<u32> = 512..=1_048_576;
+/// Size of one volume, in MiB. The platform's configuration may allow less.
+pub const VOLUME_MB: RangeInclusive<u32> = 64..=16_777_216;
+/// Size of a volume where the caller does not say: it takes what is written to it.
+pub const DEFAULT_VOLUME_MB: u32 = 10_240;
+/// Volumes of one sandbox: as many as its kernel has devices for.
+pub const SANDBOX_VOLUMES: usize = 8;
 /// Idle time-out of a sandbox, in seconds: 0 (never) up to 30 days.
 pub const TIMEOUT_SEC: RangeInclusive<u32> = 0..=2_592_000;
 /// Time limit of one `exec`, in seconds.

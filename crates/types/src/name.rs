@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::Id;
-use crate::id::Secret;
+use crate::id::{Secret, Volume};
 
 /// The name of a template or snapshot: a letter or digit, then up to 63 letters, digits, dots, underscores or dashes.
 ///
@@ -158,6 +158,58 @@ impl fmt::Display for SecretName {
     }
 }
 
+/// The name of a team's volume: up to 128 letters, digits, underscores or dashes, as E2B has it. No name looks like an id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeName(String);
+
+/// Text that cannot name a volume.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid name of a volume: use 1 to 128 letters, digits, underscores or dashes")]
+pub struct InvalidVolumeName;
+
+impl VolumeName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for VolumeName {
+    type Error = InvalidVolumeName;
+
+    fn try_from(text: String) -> Result<Self, InvalidVolumeName> {
+        let fits = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let is_id = text.parse::<Id<Volume>>().is_ok();
+        if fits && (1..=128).contains(&text.len()) && !is_id {
+            Ok(Self(text))
+        } else {
+            Err(InvalidVolumeName)
+        }
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = InvalidVolumeName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVolumeName> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<VolumeName> for String {
+    fn from(name: VolumeName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +246,17 @@ mod tests {
             assert!(bad.parse::<SecretName>().is_err(), "{bad:?}");
         }
         assert!("x".repeat(128).parse::<SecretName>().is_ok());
+    }
+
+    #[test]
+    fn a_volumes_name_is_a_word_and_no_id() {
+        for good in ["data", "A", "9", "_a-B", "-", "vol-", "vol-x", &"x".repeat(128)] {
+            assert!(good.parse::<VolumeName>().is_ok(), "{good}");
+        }
+        let id = Id::<Volume>::new().to_string();
+        for bad in ["", "a b", "a/b", "a.b", "..", "é", "a\n", &id, &"x".repeat(129)] {
+            assert!(bad.parse::<VolumeName>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

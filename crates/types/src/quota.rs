@@ -19,13 +19,25 @@ words! {
         Builds = "builds",
         /// Secrets.
         Secrets = "secrets",
+        /// Volumes.
+        Volumes = "volumes",
+        /// What these may hold together, in MiB.
+        VolumeMb = "volume_mb",
     }
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Sandboxes, Self::Vcpus, Self::MemoryMb, Self::Snapshots, Self::Builds, Self::Secrets];
+    pub const ALL: [Self; 8] = [
+        Self::Sandboxes,
+        Self::Vcpus,
+        Self::MemoryMb,
+        Self::Snapshots,
+        Self::Builds,
+        Self::Secrets,
+        Self::Volumes,
+        Self::VolumeMb,
+    ];
 
     /// What people call it.
     #[must_use]
@@ -37,6 +49,8 @@ impl Resource {
             Self::Snapshots => "snapshots",
             Self::Builds => "builds",
             Self::Secrets => "secrets",
+            Self::Volumes => "volumes",
+            Self::VolumeMb => "MiB of volumes",
         }
     }
 }
@@ -54,6 +68,8 @@ pub struct PerResource<T> {
     pub snapshots: T,
     pub builds: T,
     pub secrets: T,
+    pub volumes: T,
+    pub volume_mb: T,
 }
 
 impl<T> PerResource<T> {
@@ -66,6 +82,8 @@ impl<T> PerResource<T> {
             snapshots: make(Resource::Snapshots),
             builds: make(Resource::Builds),
             secrets: make(Resource::Secrets),
+            volumes: make(Resource::Volumes),
+            volume_mb: make(Resource::VolumeMb),
         }
     }
 
@@ -78,6 +96,8 @@ impl<T> PerResource<T> {
             Resource::Snapshots => &self.snapshots,
             Resource::Builds => &self.builds,
             Resource::Secrets => &self.secrets,
+            Resource::Volumes => &self.volumes,
+            Resource::VolumeMb => &self.volume_mb,
         }
     }
 
@@ -90,6 +110,8 @@ impl<T> PerResource<T> {
             Resource::Snapshots => &mut self.snapshots,
             Resource::Builds => &mut self.builds,
             Resource::Secrets => &mut self.secrets,
+            Resource::Volumes => &mut self.volumes,
+            Resource::VolumeMb => &mut self.volume_mb,
         }
     }
 }
@@ -99,6 +121,12 @@ impl PerResource<u64> {
     #[must_use]
     pub fn of_sandbox(vcpus: u32, memory_mb: u32) -> Self {
         Self { sandboxes: 1, vcpus: vcpus.into(), memory_mb: memory_mb.into(), ..Self::default() }
+    }
+
+    /// What a volume of this size takes.
+    #[must_use]
+    pub fn of_volume(size_mb: u32) -> Self {
+        Self { volumes: 1, volume_mb: size_mb.into(), ..Self::default() }
     }
 
     /// What a snapshot takes.

@@ -21,7 +21,8 @@ const STAYS: Record<Schemas['EndingSandbox']['reason'], string> = {
 	missing: 'the host does not answer',
 	not_copied: 'not in object storage yet',
 	no_object_storage: 'no object storage to leave for',
-	team_host: 'stays on its team’s host'
+	team_host: 'stays on its team’s host',
+	has_volumes: 'its volumes are here'
 };
 
 /** The reason in words; the API's own for one of a later version. */

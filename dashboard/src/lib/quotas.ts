@@ -11,5 +11,7 @@ export const RESOURCES = [
 	{ word: 'memory_mb', name: 'Memory of those', unit: ', MiB', say: megabytes },
 	{ word: 'snapshots', name: 'Snapshots', unit: '', say: count },
 	{ word: 'builds', name: 'Builds under way', unit: '', say: count },
-	{ word: 'secrets', name: 'Secrets', unit: '', say: count }
+	{ word: 'secrets', name: 'Secrets', unit: '', say: count },
+	{ word: 'volumes', name: 'Volumes', unit: '', say: count },
+	{ word: 'volume_mb', name: 'Size of those', unit: ', MiB', say: megabytes }
 ] as const;

@@ -77,6 +77,11 @@ const SAID: Record<string, { title: string; noun: string; actions: Record<string
 			delete: 'deleted secret'
 		}
 	},
+	volume: {
+		title: 'Volumes',
+		noun: 'volume',
+		actions: { create: 'made volume', delete: 'deleted volume' }
+	},
 	member: {
 		title: 'Members',
 		noun: 'member',
@@ -166,7 +171,8 @@ const article = (role: string) => (role === 'owner' ? 'the owner' : /^[aeiou]/.t
 function taken(value: Told['value']): string {
 	const parts = [
 		['sandboxes', 'capsule'],
-		['snapshots', 'snapshot']
+		['snapshots', 'snapshot'],
+		['volumes', 'volume']
 	].flatMap(([field, noun]) => {
 		const number = value(field!);
 		return typeof number === 'number' && number > 0 ? [`${count(number)} ${noun}${number === 1 ? '' : 's'}`] : [];
@@ -180,7 +186,9 @@ const LIMITS = [
 	['memory_mb', 'MiB of memory'],
 	['snapshots', 'snapshots'],
 	['builds', 'builds'],
-	['secrets', 'secrets']
+	['secrets', 'secrets'],
+	['volumes', 'volumes'],
+	['volume_mb', 'MiB of volumes']
 ] as const;
 
 /** Which limits are what now. */

@@ -4,6 +4,7 @@
 //! - `sandboxes/`: a file for each verb or group of verbs; `view.rs` there has what answers say of a sandbox.
 //! - `snapshots.rs`, `templates.rs`, `tags.rs`: what sandboxes start from. `builds.rs`: how it is made.
 //! - `secrets.rs`: values that nobody reads again.
+//! - `volumes/`: disks that outlive sandboxes, and their files.
 //! - `errors.rs`, `names.rs`, `page.rs`: refusals, ids and names, pages.
 //!
 //! What is not here is told by a 404 in the same form.
@@ -17,6 +18,7 @@ mod secrets;
 mod snapshots;
 mod tags;
 mod templates;
+mod volumes;
 
 use axum::Router;
 use axum::extract::Request;
@@ -28,8 +30,19 @@ use axum::routing::{get, patch, post, put};
 use crate::{AppState, request};
 
 /// First segments of the paths that are E2B's. Those of ours begin with `/v1`.
-const FAMILIES: [&str; 10] =
-    ["v2", "v3", "sandboxes", "snapshots", "templates", "volumes", "secrets", "teams", "events", "api-keys"];
+const FAMILIES: [&str; 11] = [
+    "v2",
+    "v3",
+    "sandboxes",
+    "snapshots",
+    "templates",
+    "volumes",
+    "volumecontent",
+    "secrets",
+    "teams",
+    "events",
+    "api-keys",
+];
 
 /// The routes, relative to the root.
 pub(crate) fn routes() -> Router<AppState> {
@@ -53,6 +66,9 @@ pub(crate) fn routes() -> Router<AppState> {
         .route("/snapshots", get(snapshots::list))
         .route("/secrets", get(secrets::list).post(secrets::create))
         .route("/secrets/{id}", get(secrets::one).post(secrets::update).delete(secrets::remove))
+        .route("/volumes", get(volumes::list).post(volumes::create))
+        .route("/volumes/{id}", get(volumes::one).delete(volumes::remove))
+        .merge(volumes::content::routes())
         .route("/templates", get(templates::list))
         .route("/templates/aliases/{alias}", get(templates::alias))
         .route("/v3/templates", post(builds::announce))

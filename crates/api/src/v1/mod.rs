@@ -14,3 +14,4 @@ pub(crate) mod snapshots;
 pub(crate) mod teams;
 pub(crate) mod usage;
 pub(crate) mod users;
+pub(crate) mod volumes;

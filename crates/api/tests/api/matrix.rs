@@ -125,6 +125,10 @@ fn row(operation: &str) -> Option<Answers> {
         "revoke_api_key" => in_team(403, 204, 204),
 
         "list_secrets" => own_team(200),
+        "list_volumes" => own_team(200),
+        "create_volume" => own_team(201),
+        "get_volume" => team_only(200),
+        "delete_volume" => Answers { member: 403, ..team_only(204) },
         "create_secret" => own_team(201),
         "get_secret" => team_only(200),
         // Another member's.
@@ -206,7 +210,13 @@ impl Call {
 impl World {
     async fn new() -> Self {
         // Nobody works on the builds that are asked for here.
-        let default_quotas = PerResource { builds: 10_000, secrets: 10_000, ..config().default_quotas };
+        let default_quotas = PerResource {
+            builds: 10_000,
+            secrets: 10_000,
+            volumes: 10_000,
+            volume_mb: 10_000_000,
+            ..config().default_quotas
+        };
         let platform = Platform::start_with(Config { default_quotas, ..config() }).await;
         let first = platform.first_person().await;
         let owner = platform.sign_up("owner").await;
@@ -277,6 +287,13 @@ impl World {
     async fn fresh_secret(&self) -> String {
         let name = Id::<sandbar_types::id::User>::new();
         let made = self.owner.api.post("/v1/secrets", json!({"name": name, "value": "v"})).await.expect(201);
+        made["name"].as_str().unwrap().to_owned()
+    }
+
+    /// A volume that the owner made.
+    async fn fresh_volume(&self) -> String {
+        let body = json!({"name": Id::<sandbar_types::id::User>::new(), "size_mb": 64});
+        let made = self.owner.api.post("/v1/volumes", body).await.expect(201);
         made["name"].as_str().unwrap().to_owned()
     }
 
@@ -410,6 +427,11 @@ impl World {
             "create_secret" => {
                 Call::default().with(json!({"name": Id::<sandbar_types::id::User>::new(), "value": "v"}))
             }
+            "create_volume" => {
+                let name = Id::<sandbar_types::id::User>::new();
+                Call::default().with(json!({"name": name, "size_mb": 64}))
+            }
+            "get_volume" | "delete_volume" => Call::on(self.fresh_volume().await),
             "get_secret" | "delete_secret" => Call::on(self.fresh_secret().await),
             "set_secret" => Call::on(self.fresh_secret().await).with(json!({"value": "w"})),
             "revoke_api_key" => Call::on(self.owner.key().await.0),

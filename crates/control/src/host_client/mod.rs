@@ -16,6 +16,7 @@ mod measured;
 mod network;
 mod transfer;
 mod tunnel;
+mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,7 +4,7 @@
 //!   1 begin    one transaction: it takes no new sandboxes; paused ones that object storage has are on no host; the others are `stopping`
 //!              (only where that is forced)
 //!   2 ask      the host destroys them, as far as it answers
-//!   3 end      one transaction: rows `stopped`, credentials void, files forgotten, what nobody has files of any more deleted, the host
+//!   3 end      one transaction: rows `stopped`, volumes and credentials void, files forgotten, what nobody has files of any more deleted, the host
 //!              gone, with the events
 //! ```
 //!
@@ -15,6 +15,7 @@ use futures::StreamExt as _;
 use sandbar_store::Tx;
 use sandbar_store::audit::{Event, Outcome};
 use sandbar_store::hosts::{HostRow, LostSnapshot, Tenant};
+use sandbar_store::volumes::HostVolume;
 use sandbar_types::{Id, SandboxStatus, id};
 use serde_json::json;
 
@@ -26,7 +27,7 @@ use crate::{Control, OpContext, audit};
 /// Sandboxes that are ended at the same time.
 const AT_ONCE: usize = 8;
 
-/// What becomes of what a host has that is deleted: its sandboxes, and the snapshots that no other host has.
+/// What becomes of what a host has that is deleted: its sandboxes, its volumes, and the snapshots that no other host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// There must be none.
@@ -44,6 +45,8 @@ pub struct DeletePreview {
     pub surviving: usize,
     /// Templates of teams that no other host has the files of.
     pub snapshots: Vec<LostSnapshot>,
+    /// Volumes of teams, each of which is on one host.
+    pub volumes: Vec<HostVolume>,
 }
 
 impl DeletePreview {
@@ -66,12 +69,13 @@ impl Control {
             self.store().host_tenants(id).await?.into_iter().partition(|tenant| self.survives(tenant));
         let has_bucket = self.bucket().is_some();
         let stays = |tenant: Tenant| {
-            let why = Stay::of(tenant.status, host.kind, has_bucket);
+            let why = Stay::of(&tenant, host.kind, has_bucket);
             (tenant, why)
         };
         let sandboxes = others.into_iter().map(stays).collect();
         let snapshots = self.store().host_only_snapshots(id).await?;
-        Ok(DeletePreview { sandboxes, surviving: surviving.len(), snapshots })
+        let volumes = self.store().host_volumes(id).await?;
+        Ok(DeletePreview { sandboxes, surviving: surviving.len(), snapshots, volumes })
     }
 
     /// Whether a sandbox needs no host: it is paused, or just being restored, of what object storage has.
@@ -163,6 +167,13 @@ impl Control {
             let names = lost.into_iter().map(|snapshot| snapshot.name).collect();
             return Err(HostError::HasSnapshots { names });
         }
+        let volumes = self.store().host_volumes(host.id).await?;
+        if existing == Existing::Refuse && !volumes.is_empty() {
+            let names = volumes.into_iter().map(|volume| volume.name.to_string()).collect();
+            return Err(HostError::HasVolumes { names });
+        }
+        // The host is held: none is made there any more.
+        tx.volumes_end_on_host(host.id).await?;
         let deletion = Operation::begun(ctx, Action::Delete).to_value();
         for snapshot in &lost {
             tx.snapshot_begin_delete(snapshot.id, &deletion).await?;
@@ -173,7 +184,7 @@ impl Control {
             abandon(&mut tx, template).await?;
             finish_delete(&mut tx, template).await?;
         }
-        let metadata = json!({ "sandboxes": sandboxes, "snapshots": lost.len() });
+        let metadata = json!({ "sandboxes": sandboxes, "snapshots": lost.len(), "volumes": volumes.len() });
         let event = audit::host(ctx, (host.id, host.team_id), "delete", Outcome::Success);
         tx.audit(&Event { metadata, ..event }).await?;
         tx.commit().await?;

@@ -4,6 +4,7 @@
 //! stay, and can be resumed there while the host drains; [`Stay`] says of each why.
 
 use sandbar_store::audit::Outcome;
+use sandbar_store::hosts::Tenant;
 use sandbar_trace::FutureExt as _;
 use sandbar_types::{Id, SandboxStatus, id};
 use serde::Serialize;
@@ -46,17 +47,20 @@ pub enum Stay {
     NoObjectStorage,
     /// It is paused on a host that a team brought: what is there stays there.
     TeamHost,
+    /// It is paused and has volumes, which are on this host.
+    HasVolumes,
 }
 
 impl Stay {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Running,
         Self::Changing,
         Self::Missing,
         Self::NotCopied,
         Self::NoObjectStorage,
         Self::TeamHost,
+        Self::HasVolumes,
     ];
 
     /// The word in the API.
@@ -69,14 +73,16 @@ impl Stay {
             Self::NotCopied => "not_copied",
             Self::NoObjectStorage => "no_object_storage",
             Self::TeamHost => "team_host",
+            Self::HasVolumes => "has_volumes",
         }
     }
 
     /// Why one stays that is not durable.
-    pub(super) const fn of(status: SandboxStatus, host: HostKind, has_bucket: bool) -> Self {
-        match (status, host) {
+    pub(super) const fn of(sandbox: &Tenant, host: HostKind, has_bucket: bool) -> Self {
+        match (sandbox.status, host) {
             (SandboxStatus::Running, _) => Self::Running,
             (SandboxStatus::Missing, _) => Self::Missing,
+            (SandboxStatus::Paused, _) if sandbox.has_volumes => Self::HasVolumes,
             (SandboxStatus::Paused, HostKind::Byoc) => Self::TeamHost,
             (SandboxStatus::Paused, HostKind::Regular) if has_bucket => Self::NotCopied,
             (SandboxStatus::Paused, HostKind::Regular) => Self::NoObjectStorage,

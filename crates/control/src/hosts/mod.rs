@@ -36,6 +36,7 @@ pub use delete::{DeletePreview, Existing};
 pub use drain::{Draining, Running, Stay};
 pub use refresh::{Refresh, Refreshed};
 pub use sandbar_store::hosts::{LostSnapshot, Tenant};
+pub use sandbar_store::volumes::HostVolume;
 pub(crate) use token::{HostTokens, TokenHost};
 
 /// A host, as the caller may see it.
@@ -201,6 +202,12 @@ pub enum HostError {
         /// Which.
         names: Vec<String>,
     },
+    /// Volumes would end with it.
+    #[error("the host has {} volumes: {}. Delete them first, or force it", .names.len(), .names.join(", "))]
+    HasVolumes {
+        /// Which.
+        names: Vec<String>,
+    },
     /// It has no such tag.
     #[error("the host has no tag {tag:?}")]
     NoSuchTag {
@@ -267,7 +274,7 @@ impl HostError {
             Self::Access(error) => error.code(),
             Self::NotFound { .. } | Self::NoSuchTag { .. } => ErrorCode::NotFound,
             Self::HasSandboxes { .. } => ErrorCode::HostHasSandboxes,
-            Self::HasSnapshots { .. } => ErrorCode::Conflict,
+            Self::HasSnapshots { .. } | Self::HasVolumes { .. } => ErrorCode::Conflict,
             Self::Pause(_) | Self::ShuttingDown(_) => ErrorCode::HostUnavailable,
             Self::Store(error) => store_code(error),
             Self::Pki(_) | Self::Token(_) => ErrorCode::InternalError,

@@ -31,7 +31,7 @@ pub struct ReconcileReport {
     pub ended: usize,
     /// Rows that became what their machines are.
     pub settled: usize,
-    /// Templates whose files were deleted as was owed.
+    /// Templates and volumes that were deleted as was owed.
     pub deleted: usize,
     /// Machines that no living row wanted.
     pub destroyed: usize,
@@ -152,9 +152,10 @@ impl Control {
         report.absent = verdict.absent;
         report.due_in = verdict.due_in;
         let templates = self.reconcile_templates(&client).await?;
+        let volumes = self.reconcile_volumes(&client).await?;
         self.provision(id).await?;
-        report.deleted = templates.deleted;
-        report.failed += templates.failed;
+        report.deleted = templates.deleted + volumes.deleted;
+        report.failed += templates.failed + volumes.failed;
         if report.failed == 0 && report.spared == 0 {
             let generation = i64::try_from(inventory.inventory_generation).unwrap_or(i64::MAX);
             self.store().host_reconciled(id, generation).await?;

@@ -5,6 +5,7 @@
 //! - `host`: one round for one host: rows first, then the inventory, then the verdict is carried out.
 //! - `settle`: how a row becomes what its machine is, and who is told.
 //! - `templates`: what hosts owe of the templates that are no more.
+//! - `volumes`: the same of volumes.
 //! - `provision`: what new hosts lack of the platform's own template.
 //! - `monitor`: when rounds run (by signal and by timer), hosts that fell silent, rows that no host has.
 //!
@@ -18,6 +19,7 @@ mod monitor;
 mod provision;
 mod settle;
 mod templates;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

@@ -6,6 +6,7 @@
 //!   3 run     row: starting -> running                                       undo: as 2
 //! ```
 //!
+//! One that is to have volumes runs on their host or not at all; the row has them from the first step on (`volumes`).
 //! A host that lacks the template's files gets them before the first step (`crate::transfer`), while the caller waits for a time.
 //! A host that has no room after all, or cannot be reached, is given up for the next best, with a row of its own.
 //!
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use sandbar_proto::host::CreateSandboxRequest;
 use sandbar_store::audit::Outcome;
 use sandbar_store::hosts::{Demand, Files, Purpose, Room};
-use sandbar_store::idempotency::Use;
+use sandbar_store::idempotency;
 use sandbar_store::sandboxes::{NewSandboxRow, RunningOn, SandboxRow, Transition};
 use sandbar_store::templates::TemplateRow;
 use sandbar_types::id::{self, Host, Team};
@@ -29,6 +30,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::CallSite;
 use super::validate::{self, Checked, InvalidSandbox};
+use super::volumes::{Use, Volumes};
 use super::{IdempotencyKey, NewSandbox, NoHostReason, Sandbox, SandboxError};
 use crate::host_client::{HostClient, HostError, Reason, network_word, on_timeout_word, timeout_from_word};
 use crate::scheduler::{self, Choice, Need, Obstacle};
@@ -68,6 +70,7 @@ impl Control {
             return Err(InvalidSandbox::DiskSize { template_mb: template.disk_mb }.into());
         }
         let secrets = self.secrets_for(team, &new.secrets).await?;
+        let volumes = self.volumes_for(team, &new.volumes, &checked.mounts).await?;
         let size = size_of(&template, &checked);
         let request = Request {
             team,
@@ -78,11 +81,41 @@ impl Control {
             metadata: new.metadata.clone(),
             env: new.env.clone(),
             secrets,
+            volumes,
             ingress: new.ingress.clone(),
             key: key.map(|key| (key.clone(), request_hash(new))),
         };
         let (control, ctx) = (self.clone(), ctx.clone());
-        self.finish(async move { control.create_in_steps(&ctx, request).await }).await
+        self.finish(async move { control.create_with_volumes(&ctx, &request).await }).await
+    }
+
+    /// Makes the sandbox that serves the files of one of the caller's team's volumes.
+    pub(crate) async fn file_server_create(
+        &self,
+        ctx: &OpContext,
+        new: &NewSandbox,
+    ) -> Result<Sandbox, SandboxError> {
+        let team = ctx.team()?;
+        let checked = validate::new_sandbox(new)?;
+        let template = self.store().template_by_name(Id::PLATFORM, &checked.template).await?;
+        let unknown = || SandboxError::TemplateNotFound { name: checked.template.to_string() };
+        let template = template.ok_or_else(unknown)?;
+        let volumes = self.volumes_for(team, &new.volumes, &checked.mounts).await?;
+        let request = Request {
+            team,
+            placed_for: team,
+            size: size_of(&template, &checked),
+            template,
+            checked,
+            metadata: new.metadata.clone(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            volumes: Volumes { use_of: Use::Files, ..volumes },
+            ingress: new.ingress.clone(),
+            key: None,
+        };
+        let (control, ctx) = (self.clone(), ctx.clone());
+        self.finish(async move { control.create_in_steps(&ctx, &request).await }).await
     }
 
     /// Makes the sandbox in which a team's build runs: the platform's, so that no team sees it, on a host that may run the team's. It has
@@ -104,32 +137,39 @@ impl Control {
             metadata: new.metadata.clone(),
             env: new.env.clone(),
             secrets: BTreeMap::new(),
+            volumes: Volumes::default(),
             ingress: new.ingress.clone(),
             key: None,
         };
         let (control, ctx) = (self.clone(), ctx.clone());
-        self.finish(async move { control.create_in_steps(&ctx, request).await }).await
+        self.finish(async move { control.create_in_steps(&ctx, &request).await }).await
     }
 
-    async fn create_in_steps(&self, ctx: &OpContext, request: Request) -> Result<Sandbox, SandboxError> {
+    pub(super) async fn create_in_steps(
+        &self,
+        ctx: &OpContext,
+        request: &Request,
+    ) -> Result<Sandbox, SandboxError> {
         let begun = Instant::now();
         let (mut tried, mut failed) = (Vec::new(), None);
         let (id, client, placed, started) = loop {
-            let row = match (self.place_sandbox(ctx, &request, &tried).await, failed) {
+            let row = match (self.place_sandbox(ctx, request, &tried).await, failed) {
                 (Ok(Placed::New(row)), _) => row,
                 (Ok(Placed::Known(id)), _) => return self.sandbox_get(ctx, id).await,
                 // There was no other host: what the first said counts.
-                (Err(SandboxError::NoHosts { .. }), Some(first)) => return Err(first),
+                (Err(SandboxError::NoHosts { .. } | SandboxError::VolumeHost { .. }), Some(first)) => {
+                    return Err(first);
+                }
                 (Err(error), _) => return Err(error),
             };
             let placed = begun.elapsed();
             let (id, client) = (row.id, self.client_of(&row)?);
-            match self.start_machine(&client, &row, &request).await {
+            match self.start_machine(&client, &row, request).await {
                 Ok(started) => break (id, client, placed, started),
                 Err(error) => {
                     let may_go_elsewhere = may_go_elsewhere(&error) && tried.len() + 1 < PLACEMENT_TRIES;
                     self.undo_create(ctx, &client, id, error.agent_message()).await;
-                    let error = self.create_failed(&row, self.create_limit(&request), error).await;
+                    let error = self.create_failed(&row, self.create_limit(request), error).await;
                     if !may_go_elsewhere {
                         return Err(error);
                     }
@@ -173,12 +213,18 @@ impl Control {
         let need = Need { demand: *size, arch: template.arch, vmm: template.vmm };
         let scheduling = self.config().scheduling;
         let (limits, turn) = (self.config().limits(), self.next_turn());
-        let mut sample = scheduling.sample();
+        let home = request.volumes.home;
+        let mut drains = false;
+        let mut sample = if home.is_some() { None } else { scheduling.sample() };
         let placed = loop {
             let mut candidates = self.store().host_candidates(*placed_for, template.id, sample).await?;
             // Nothing new goes to a host that does not answer, though its silence is not yet long enough for the monitor.
             candidates
                 .retain(|host| !tried.contains(&host.host_id) && self.host_clients().answers(host.host_id));
+            if let Some(home) = home {
+                candidates.retain(|host| host.host_id == home);
+                drains = candidates.iter().any(|host| host.is_draining);
+            }
             let placed = scheduler::place(scheduling.policy(), &candidates, &need, limits, turn);
             // None of some: then of all.
             if placed.is_ok() || sample.take().is_none() {
@@ -216,7 +262,7 @@ impl Control {
         // A repeated request is answered although nothing could be placed now.
         match self.answered_before(request).await? {
             Some(id) => Ok(Placed::Known(id)),
-            None => Err(SandboxError::NoHosts { reason }),
+            None => Err(request.volumes.no_host(reason, drains)),
         }
     }
 
@@ -235,6 +281,7 @@ impl Control {
             metadata,
             env: _,
             secrets: _,
+            volumes,
             ingress,
             key,
         } = request;
@@ -261,6 +308,7 @@ impl Control {
             ingress,
             created_by: &audit::created_by(ctx),
             parent_id: None,
+            volumes: &volumes.mounts,
         })
         .await?;
         if let Some((IdempotencyKey(key), hash)) = key
@@ -280,6 +328,7 @@ impl Control {
             Room::Full => return Ok(Err(NoHostReason::Full)),
             Room::Gone | Room::Draining => return Ok(Err(NoHostReason::NoneOnline)),
         }
+        volumes.claim(&mut tx, *team, id).await?;
         let row = tx.sandbox_place(id, host).await?.ok_or(SandboxError::Interrupted { id })?;
         tx.commit().await?;
         Ok(Ok(Placed::New(Box::new(row))))
@@ -324,6 +373,7 @@ impl Control {
             default_workdir: defaults.workdir.clone().unwrap_or_default(),
             vcpus: row.vcpus,
             memory_mb: row.memory_mb,
+            volumes: request.volumes.to_proto(),
             ..Default::default()
         };
         let answer = client.create_sandbox(call, self.create_limit(request)).await?;
@@ -411,7 +461,7 @@ impl Control {
 }
 
 /// A request that was checked, with all that the steps need.
-struct Request {
+pub(super) struct Request {
     /// Whose it is.
     team: Id<Team>,
     /// Whose hosts and files it may use.
@@ -423,6 +473,7 @@ struct Request {
     env: BTreeMap<String, String>,
     /// By the variable that each is the value of. In no row: the host keeps them.
     secrets: BTreeMap<String, SecretString>,
+    volumes: Volumes,
     ingress: Ingress,
     key: Option<(IdempotencyKey, [u8; 32])>,
 }
@@ -436,7 +487,7 @@ pub(super) enum KeyUse {
     Failed,
 }
 
-pub(super) fn judge_use(known: &Use, request_hash: &[u8; 32]) -> Result<KeyUse, SandboxError> {
+pub(super) fn judge_use(known: &idempotency::Use, request_hash: &[u8; 32]) -> Result<KeyUse, SandboxError> {
     if known.request_hash != request_hash {
         return Err(SandboxError::KeyReused);
     }
@@ -502,8 +553,8 @@ fn request_hash(new: &NewSandbox) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    fn used(status: SandboxStatus, started: bool) -> Use {
-        Use { request_hash: vec![7; 32], sandbox_id: Id::new(), sandbox_status: status, started }
+    fn used(status: SandboxStatus, started: bool) -> idempotency::Use {
+        idempotency::Use { request_hash: vec![7; 32], sandbox_id: Id::new(), sandbox_status: status, started }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sandbar_store::StoreError;
 use sandbar_types::id::{self, Host};
-use sandbar_types::{ErrorCode, Id, QuotaExceeded, SandboxStatus};
+use sandbar_types::{ErrorCode, Id, QuotaExceeded, SandboxStatus, VolumeName};
 
 use super::{InvalidSandbox, Sandbox};
 use crate::access::store_code;
@@ -49,6 +49,58 @@ pub enum SandboxError {
     SecretNotFound {
         /// What was asked for.
         secret: String,
+    },
+    /// The team has no such volume.
+    #[error("volumes: there is no volume {volume:?}")]
+    VolumeNotFound {
+        /// What was asked for.
+        volume: String,
+    },
+    /// A volume's host has not made it yet.
+    #[error("volumes: {volume} is still being made")]
+    VolumeNotReady {
+        /// Which.
+        volume: VolumeName,
+    },
+    /// Another sandbox has the volume.
+    #[error("volumes: {volume} is in use: sandbox {sandbox} has it until that is deleted")]
+    VolumeInUse {
+        /// Which.
+        volume: VolumeName,
+        /// Who has it.
+        sandbox: Id<id::Sandbox>,
+        /// Whether it is there to serve the volume's files alone.
+        serving: bool,
+    },
+    /// Two volumes are on two hosts.
+    #[error("volumes: {} and {} are on different hosts: no sandbox can have both", .volumes.0, .volumes.1)]
+    VolumesApart {
+        /// Which.
+        volumes: (VolumeName, VolumeName),
+    },
+    /// The one host that could take the sandbox does not.
+    #[error("volumes: {volume} is on host {host}, which {reason}")]
+    VolumeHost {
+        /// One of its volumes.
+        volume: VolumeName,
+        /// The host.
+        host: Id<Host>,
+        /// Why not.
+        reason: VolumeHostReason,
+    },
+    /// What a volume makes impossible.
+    #[error("sandbox {id} has volumes: {what} would need copies of them")]
+    HasVolumes {
+        /// The sandbox.
+        id: Id<id::Sandbox>,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Its host cannot give a sandbox the volume.
+    #[error("the host cannot attach a volume: {message}")]
+    VolumeRefused {
+        /// What it said.
+        message: String,
     },
     /// A secret's value cannot be opened.
     #[error("a secret cannot be opened")]
@@ -210,14 +262,47 @@ pub enum NoHostReason {
     Full,
 }
 
+/// Why the host that has a volume does not take a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeHostReason {
+    /// It is not heard of.
+    #[error("cannot be reached at present")]
+    Away,
+    /// It takes no new sandboxes.
+    #[error("drains, and takes no new sandboxes")]
+    Draining,
+    /// It has no room.
+    #[error("is full")]
+    Full,
+    /// It is another kind of machine than the template's.
+    #[error("has other processors or another virtual machine monitor than the template was made on")]
+    OtherMachine,
+    /// It lacks the template.
+    #[error("has not the template's files, and cannot get them")]
+    NoTemplateFiles,
+}
+
+impl From<NoHostReason> for VolumeHostReason {
+    fn from(reason: NoHostReason) -> Self {
+        match reason {
+            NoHostReason::NoneOnline => Self::Away,
+            NoHostReason::OtherMachine => Self::OtherMachine,
+            NoHostReason::NoTemplateFiles => Self::NoTemplateFiles,
+            NoHostReason::Full => Self::Full,
+        }
+    }
+}
+
 impl SandboxError {
     /// The code that the API answers with.
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Invalid(_) | Self::Refused { .. } | Self::Upload(_) | Self::SecretNotFound { .. } => {
-                ErrorCode::InvalidRequest
-            }
+            Self::Invalid(_)
+            | Self::Refused { .. }
+            | Self::Upload(_)
+            | Self::SecretNotFound { .. }
+            | Self::VolumeNotFound { .. } => ErrorCode::InvalidRequest,
             Self::NoTeam(_) => ErrorCode::NoTeam,
             Self::NotFound { .. }
             | Self::TemplateNotFound { .. }
@@ -229,11 +314,17 @@ impl SandboxError {
             | Self::Interrupted { .. }
             | Self::Busy { .. }
             | Self::Incompatible { .. }
-            | Self::DiskFull { .. } => ErrorCode::InvalidState,
+            | Self::DiskFull { .. }
+            | Self::HasVolumes { .. }
+            | Self::VolumeNotReady { .. }
+            | Self::VolumeRefused { .. } => ErrorCode::InvalidState,
             Self::FileChanged { .. } => ErrorCode::PreconditionFailed,
             Self::Quota(_) => ErrorCode::RateLimited,
-            Self::KeyReused | Self::KeyInProgress => ErrorCode::Conflict,
-            Self::NoHosts { .. } | Self::NoRoom { .. } | Self::TemplateOnItsWay => {
+            Self::KeyReused | Self::KeyInProgress | Self::VolumeInUse { .. } | Self::VolumesApart { .. } => {
+                ErrorCode::Conflict
+            }
+            Self::VolumeHost { reason: VolumeHostReason::Away, .. } => ErrorCode::HostUnavailable,
+            Self::NoHosts { .. } | Self::NoRoom { .. } | Self::TemplateOnItsWay | Self::VolumeHost { .. } => {
                 ErrorCode::NoHostsAvailable
             }
             Self::Timeout { .. } => ErrorCode::Timeout,
@@ -304,6 +395,10 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             }
             Reason::REASON_BUSY | Reason::REASON_TEMPLATE_IN_USE => SandboxError::Busy { id },
             Reason::REASON_OUTDATED => SandboxError::Interrupted { id },
+            Reason::REASON_HAS_VOLUMES => SandboxError::HasVolumes { id, what },
+            Reason::REASON_VOLUME_IN_USE | Reason::REASON_VOLUME_NOT_FOUND => {
+                SandboxError::VolumeRefused { message }
+            }
             Reason::REASON_INCOMPATIBLE => SandboxError::Incompatible { id, message },
             // Whose message names the file.
             Reason::REASON_SNAPSHOT_DAMAGED
@@ -317,10 +412,6 @@ fn map(at: CallSite, error: HostCallError) -> SandboxError {
             | Reason::REASON_IMAGE_BROKEN
             | Reason::REASON_IMAGE_DOES_NOT_BOOT
             | Reason::REASON_REGISTRY_FAILED
-            // Of volumes: their rows say the same, and are asked first.
-            | Reason::REASON_VOLUME_NOT_FOUND
-            | Reason::REASON_VOLUME_IN_USE
-            | Reason::REASON_HAS_VOLUMES
             | Reason::REASON_UNSPECIFIED => SandboxError::Agent { host, message, source: error },
         },
         HostCallError::Unreachable(_) => SandboxError::HostUnavailable { host, source: error },
@@ -360,6 +451,9 @@ mod tests {
             (Reason::REASON_OUTDATED, InvalidState),
             (Reason::REASON_PORT_CLOSED, AgentError),
             (Reason::REASON_PROCESS_NOT_FOUND, NotFound),
+            (Reason::REASON_HAS_VOLUMES, InvalidState),
+            (Reason::REASON_VOLUME_IN_USE, InvalidState),
+            (Reason::REASON_VOLUME_NOT_FOUND, InvalidState),
         ];
         let at = CallSite { sandbox: Id::new(), host: None, what: "it", limit: Duration::from_secs(1) };
         for (reason, code) in table {

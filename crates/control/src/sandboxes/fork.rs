@@ -86,6 +86,9 @@ impl Control {
         if let Some(timeout_sec) = fork.timeout_sec {
             within("timeout_sec", timeout_sec, limits::TIMEOUT_SEC)?;
         }
+        if !sandbox.volumes.is_empty() {
+            return Err(SandboxError::HasVolumes { id: sandbox.id, what: "a fork" });
+        }
         let keys = (0..fork.count).map(|child| key.map(|key| child_key(key, sandbox.id, fork, child)));
         let (control, ctx, sandbox, keys) = (self.clone(), ctx.clone(), sandbox.clone(), keys.collect());
         self.finish(async move { control.fork_in_steps(&ctx, &sandbox, fork, keys).await }).await
@@ -218,6 +221,7 @@ impl Control {
                 ingress: &source.ingress,
                 created_by: &audit::created_by(ctx),
                 parent_id: Some(source.id),
+                volumes: &[],
             })
             .await?;
             if let Some((key, hash)) = &key

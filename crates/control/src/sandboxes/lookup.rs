@@ -119,6 +119,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             operation: _,
             kept_as: _,
             durable,
+            volumes,
         } = row;
         Ok(Self {
             id,
@@ -147,6 +148,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             status_reason,
             ingress,
             durable,
+            volumes,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each operation is a file: `create`, `destroy` (and ping), `elsewhere` (a resume on another host), `exec`, `files`, `lookup`, `pause`, `resume`, `fork`, `deadline`,
 //! `logs`, `metrics`, `network`, `processes`, `settled`, `started`,
-//! `terminal`, `tree`; `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
+//! `terminal`, `tree`, `volumes` (which a sandbox is made with); `change` is what those have in common that take time and may fail half way. A [`Sandbox`] is an authorized one: only
 //! lookups in this crate make it.
 
 mod change;
@@ -26,6 +26,7 @@ mod started;
 mod terminal;
 mod tree;
 mod validate;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -33,13 +34,13 @@ use std::net::Ipv4Addr;
 use chrono::{DateTime, Utc};
 use sandbar_store::hosts::Demand;
 use sandbar_types::id::{Host, Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, id};
+use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, TemplateName, TimeoutFrom, VolumeMount, id};
 use serde::Serialize;
 
 pub(crate) use change::{Change, return_to};
 pub use deadline::{Extent, NewDeadline};
 pub(crate) use error::CallSite;
-pub use error::{NoHostReason, SandboxError};
+pub use error::{NoHostReason, SandboxError, VolumeHostReason};
 pub use exec::{
     Command, ExecEvent, ExecInput, ExecOutput, ExecResult, ExecStream, ExecStreamOptions, OnClose, Stdin,
     TerminalOutput,
@@ -95,6 +96,7 @@ pub struct Sandbox {
     pub ingress: Ingress,
     /// Whether object storage has all of the pause that it is in: its host may be lost.
     pub durable: bool,
+    pub volumes: Vec<VolumeMount>,
 }
 
 impl Sandbox {
@@ -123,8 +125,19 @@ pub struct NewSandbox {
     /// Names of secrets, by the variable that each is the value of.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<NewMount>,
     pub network: Option<NetworkRules>,
     pub ingress: Ingress,
+}
+
+/// A volume that a sandbox is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewMount {
+    /// Its name, or its id.
+    pub volume: String,
+    /// Where in the guest: an absolute path.
+    pub path: String,
 }
 
 /// Egress rules of a sandbox.

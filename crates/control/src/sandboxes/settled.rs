@@ -55,6 +55,24 @@ impl Control {
         }
     }
 
+    /// Waits for the end of a sandbox that is `stopping`, which nobody tells of, no longer than that may take.
+    pub(super) async fn sandbox_ended(
+        &self,
+        ctx: &OpContext,
+        id: Id<id::Sandbox>,
+    ) -> Result<(), SandboxError> {
+        let patience = Instant::now() + self.config().destroy_deadline;
+        loop {
+            if self.sandbox_get(ctx, id).await?.status.is_end() {
+                return Ok(());
+            }
+            if Instant::now() >= patience {
+                return Err(SandboxError::Busy { id });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Comes into a sandbox, for at least `timeout_sec` from now: one that is paused is resumed, in the way that is asked for, and no
     /// deadline comes nearer.
     pub async fn sandbox_enter(

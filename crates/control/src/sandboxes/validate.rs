@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use sandbar_types::ingress::InvalidIngress;
 use sandbar_types::name::InvalidName;
 use sandbar_types::network::InvalidPolicy;
-use sandbar_types::{NetworkPolicy, TemplateName, TimeoutFrom, limits};
+use sandbar_types::volume::InvalidMountPath;
+use sandbar_types::{MountPath, NetworkPolicy, TemplateName, TimeoutFrom, limits};
 
-use super::{Command, NetworkRules, NewSandbox, OnTimeout};
+use super::{Command, NetworkRules, NewMount, NewSandbox, OnTimeout};
 
 /// The template that a sandbox starts from where the caller does not say.
 pub(super) const DEFAULT_TEMPLATE: &str = "base";
@@ -56,6 +57,21 @@ pub enum InvalidSandbox {
     SaidTwice {
         /// Its name.
         key: String,
+    },
+    /// Nothing can be mounted there.
+    #[error("volumes: {0}")]
+    MountPath(#[from] InvalidMountPath),
+    /// Two volumes at one path, or one in the other; or one of them twice.
+    #[error("volumes: {0} and {1} are one place, or one lies in the other")]
+    MountsMeet(MountPath, MountPath),
+    /// More volumes than a sandbox may have.
+    #[error("volumes: at most {}", limits::SANDBOX_VOLUMES)]
+    TooManyVolumes,
+    /// One volume twice.
+    #[error("volumes: {volume:?} is named twice")]
+    VolumeTwice {
+        /// Which.
+        volume: String,
     },
     /// A network policy cannot be one.
     #[error("network: {0}")]
@@ -122,6 +138,8 @@ pub(super) struct Checked {
     pub(super) on_timeout: OnTimeout,
     pub(super) timeout_from: TimeoutFrom,
     pub(super) network: NetworkPolicy,
+    /// Where its volumes are to be, in the order of the request.
+    pub(super) mounts: Vec<MountPath>,
 }
 
 /// Checks all that can be checked without looking anything up. The sizes are checked although a template with memory keeps its own.
@@ -147,8 +165,35 @@ pub(super) fn new_sandbox(new: &NewSandbox) -> Result<Checked, InvalidSandbox> {
     if let Some(key) = new.secrets.keys().find(|key| new.env.contains_key(*key)) {
         return Err(InvalidSandbox::SaidTwice { key: key.clone() });
     }
+    let mounts = mounts(&new.volumes)?;
     let NewSandbox { vcpus, memory_mb, disk_mb, .. } = *new;
-    Ok(Checked { template, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout, timeout_from, network })
+    Ok(Checked {
+        template,
+        vcpus,
+        memory_mb,
+        disk_mb,
+        timeout_sec,
+        on_timeout,
+        timeout_from,
+        network,
+        mounts,
+    })
+}
+
+/// Checks where volumes are to be.
+fn mounts(volumes: &[NewMount]) -> Result<Vec<MountPath>, InvalidSandbox> {
+    if volumes.len() > limits::SANDBOX_VOLUMES {
+        return Err(InvalidSandbox::TooManyVolumes);
+    }
+    let mut paths: Vec<MountPath> = Vec::with_capacity(volumes.len());
+    for NewMount { volume: _, path } in volumes {
+        let path: MountPath = path.clone().try_into()?;
+        if let Some(other) = paths.iter().find(|other| other.meets(&path)) {
+            return Err(InvalidSandbox::MountsMeet(other.clone(), path));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 /// Checks which variables are to be secrets.
@@ -238,6 +283,23 @@ mod tests {
         let checked = new_sandbox(&NewSandbox::default()).unwrap();
         assert_eq!(checked.template.as_str(), DEFAULT_TEMPLATE);
         assert_eq!((checked.timeout_sec, checked.on_timeout, checked.disk_mb), (0, OnTimeout::Kill, None));
+    }
+
+    #[test]
+    fn volumes_have_places_of_their_own() {
+        let at = |paths: &[&str]| {
+            let volumes =
+                paths.iter().map(|path| NewMount { volume: "v".to_owned(), path: (*path).to_owned() });
+            new_sandbox(&NewSandbox { volumes: volumes.collect(), ..NewSandbox::default() })
+        };
+        assert_eq!(
+            at(&["/a/", "/b"]).unwrap().mounts.iter().map(MountPath::as_str).collect::<Vec<_>>(),
+            ["/a", "/b"]
+        );
+        assert!(matches!(at(&["/a", "/a/"]), Err(InvalidSandbox::MountsMeet(..))));
+        assert!(matches!(at(&["/a/b", "/a"]), Err(InvalidSandbox::MountsMeet(..))));
+        assert!(matches!(at(&["a"]), Err(InvalidSandbox::MountPath(_))));
+        assert!(matches!(at(&["/a"; 9]), Err(InvalidSandbox::TooManyVolumes)));
     }
 
     #[test]

@@ -89,6 +89,9 @@ impl Control {
         new: &NewSnapshot,
         kind: TemplateKind,
     ) -> Result<Template, SnapshotError> {
+        if !sandbox.volumes.is_empty() {
+            return Err(SandboxError::HasVolumes { id: sandbox.id, what: "a snapshot" }.into());
+        }
         let name = match &new.name {
             Some(name) => name.parse()?,
             None => chosen_name()?,

@@ -1,7 +1,7 @@
 //! The end of a team.
 //!
 //! One transaction decides it: the team is invisible, its keys are revoked, its sandboxes are `stopping`, its snapshots
-//! are gone and their files a debt of the hosts. From then on they end,
+//! and volumes are gone and their files a debt of the hosts. From then on they end,
 //! whoever finishes it: this process at once, or, when it is killed or a host does not answer, the reconciler, for which a row
 //! that stays `stopping` is past its deadline.
 
@@ -48,17 +48,17 @@ impl Control {
         for row in &ending {
             tx.audit(&audit::sandbox(ctx, row, "destroy", Outcome::Success)).await?;
         }
+        let removing = tx.volumes_delete_of_team(id).await?;
         tx.team_delete(id).await?;
         tx.defaults_move_away(id, None).await?;
-        let metadata =
-            json!({ "name": access.team.name, "sandboxes": ending.len(), "snapshots": snapshots.len() });
+        let metadata = json!({ "name": access.team.name, "sandboxes": ending.len(), "snapshots": snapshots.len(), "volumes": removing.len() });
         tx.audit(&audit::team(ctx, id, "delete", metadata)).await?;
         tx.commit().await?;
         let control = self.clone();
         self.go_on(async move {
             control.end_all(ending).await;
             // Once nothing runs from them any more, as far as that can be told; a host that still refuses is asked again.
-            owing.into_iter().for_each(|host| control.wants_reconcile(host));
+            owing.into_iter().chain(removing).for_each(|host| control.wants_reconcile(host));
         });
         Ok(())
     }

@@ -24,3 +24,4 @@ mod stats;
 mod support;
 mod team_secrets;
 mod transfer;
+mod volumes;

@@ -216,6 +216,7 @@ fn why_it_stays(reason: &str) -> Option<&'static str> {
         "not_copied" => "object storage has not all of it yet; then it leaves",
         "no_object_storage" => "there is no object storage to leave for",
         "team_host" => "the host is a team's own: what is paused there stays there",
+        "has_volumes" => "its volumes are on the host",
         _ => return None,
     })
 }

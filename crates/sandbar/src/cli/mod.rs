@@ -17,6 +17,7 @@ mod shell;
 mod snapshot;
 mod table;
 mod template;
+mod volume;
 
 pub(crate) use cp::CpArgs;
 pub(crate) use endpoint::EndpointArgs;
@@ -26,6 +27,7 @@ pub(crate) use sandbox::SandboxArgs;
 pub(crate) use secret::SecretArgs;
 pub(crate) use snapshot::SnapshotArgs;
 pub(crate) use template::TemplateArgs;
+pub(crate) use volume::VolumeArgs;
 
 /// How `run`, `exec` end where it is not the command's own code that counts. As `timeout` and container tools have it.
 pub(crate) mod exit {

@@ -7,8 +7,9 @@ use sandbar_types::{Id, id};
 
 use super::attach::{AttachError, CommandArgs, attach};
 use super::pairs::pair;
+use super::volume::mount;
 use super::{EndpointArgs, exit};
-use crate::client::{Client, NewSandbox};
+use crate::client::{Client, Mount, NewSandbox};
 use crate::shutdown::Signals;
 
 /// Idle seconds after which the host ends the sandbox of a `run` that was killed before it could.
@@ -37,6 +38,10 @@ pub(crate) struct RunArgs {
     #[arg(long = "secret", value_name = "VARIABLE=NAME", value_parser = pair)]
     secrets: Vec<(String, String)>,
 
+    /// Volume to mount; may be repeated
+    #[arg(long = "volume", value_name = "NAME:/PATH", value_parser = mount)]
+    volumes: Vec<Mount>,
+
     #[command(flatten)]
     command: CommandArgs,
 
@@ -53,6 +58,7 @@ impl RunArgs {
             timeout_sec: Some(ABANDONED_AFTER_SEC),
             metadata: self.metadata.into_iter().collect(),
             secrets: self.secrets.into_iter().collect(),
+            volumes: self.volumes,
             ..NewSandbox::default()
         };
         let creating = client.create_sandbox(&new);

@@ -10,9 +10,10 @@ use super::attach::{AttachError, CommandArgs, attach};
 use super::network::{NetworkArgs, RulesArgs, network};
 use super::pairs::pair;
 use super::run::report;
+use super::volume::mount;
 use super::{EndpointArgs, table};
 use super::{life, logs, shell};
-use crate::client::{Client, NewSandbox, Sandbox, SandboxFilter};
+use crate::client::{Client, Mount, NewSandbox, Sandbox, SandboxFilter};
 use crate::shutdown::Signals;
 
 /// Create, list, use, pause, fork and destroy sandboxes
@@ -79,6 +80,10 @@ struct CreateArgs {
     /// Variable whose value is the secret of this name; may be repeated
     #[arg(long = "secret", value_name = "VARIABLE=NAME", value_parser = pair)]
     secrets: Vec<(String, String)>,
+
+    /// Volume to mount; may be repeated
+    #[arg(long = "volume", value_name = "NAME:/PATH", value_parser = mount)]
+    volumes: Vec<Mount>,
 
     #[command(flatten)]
     rules: RulesArgs,
@@ -170,8 +175,19 @@ impl SandboxArgs {
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let CreateArgs { template, vcpus, memory_mb, timeout, on_timeout, metadata, env, secrets, rules, json } =
-        args;
+    let CreateArgs {
+        template,
+        vcpus,
+        memory_mb,
+        timeout,
+        on_timeout,
+        metadata,
+        env,
+        secrets,
+        volumes,
+        rules,
+        json,
+    } = args;
     let new = NewSandbox {
         template,
         vcpus,
@@ -181,6 +197,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<ExitCode> {
         metadata: metadata.into_iter().collect(),
         env: env.into_iter().collect(),
         secrets: secrets.into_iter().collect(),
+        volumes,
         network: rules.given(),
     };
     let sandbox = client.create_sandbox(&new).await?;

@@ -16,6 +16,7 @@ mod snapshots;
 mod terminal;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 
 use std::time::Duration;
 
@@ -28,10 +29,11 @@ pub(crate) use exec::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub(crate) use hosts::{Host, NewHost, Running, Staying};
 pub(crate) use life::{Child, Memory, NewFork, Resume, Timeout};
 pub(crate) use logs::{LogEntry, LogEvent, LogFilter, PAGE};
-pub(crate) use sandboxes::{Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
+pub(crate) use sandboxes::{Mount, Network, NetworkRules, NewSandbox, Sandbox, SandboxFilter};
 pub(crate) use secrets::Secret;
 pub(crate) use snapshots::{Existing, Snapshot};
 pub(crate) use terminal::{TerminalEvent, TerminalInput, TerminalOpening, TerminalOutput};
+pub(crate) use volumes::Volume;
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -47,8 +47,18 @@ pub(crate) struct NewSandbox {
     /// Names of secrets, by the variable that each is the value of.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) secrets: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<Mount>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<NetworkRules>,
+}
+
+/// A volume that a sandbox is to have.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Mount {
+    /// Its name or id.
+    pub(crate) name: String,
+    pub(crate) path: String,
 }
 
 /// Where a sandbox may connect to, as it is asked for.

@@ -93,11 +93,19 @@ struct QuotaArgs {
     /// Secrets
     #[arg(long, value_name = "N|default")]
     secrets: Option<Limit>,
+
+    /// Volumes
+    #[arg(long, value_name = "N|default")]
+    volumes: Option<Limit>,
+
+    /// What these may hold together, in MiB
+    #[arg(long, value_name = "N|default")]
+    volume_mb: Option<Limit>,
 }
 
 impl QuotaArgs {
     async fn run(self, control: &Control, ctx: &OpContext) -> anyhow::Result<()> {
-        let Self { team, sandboxes, vcpus, memory_mb, snapshots, builds, secrets } = self;
+        let Self { team, sandboxes, vcpus, memory_mb, snapshots, builds, secrets, volumes, volume_mb } = self;
         let new = |limit: Option<Limit>| limit.map_or(NewLimit::Kept, |limit| limit.0);
         let new = PerResource {
             sandboxes: new(sandboxes),
@@ -106,6 +114,8 @@ impl QuotaArgs {
             snapshots: new(snapshots),
             builds: new(builds),
             secrets: new(secrets),
+            volumes: new(volumes),
+            volume_mb: new(volume_mb),
         };
         let quotas = control.admin_set_team_quotas(ctx, team, &new).await?;
         for resource in Resource::ALL {

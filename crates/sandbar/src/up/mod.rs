@@ -161,7 +161,7 @@ pub(crate) struct UpArgs {
     max_connections: usize,
 
     /// What a team may have for which nothing else is set, e.g. sandboxes=20,memory_mb=8192
-    /// [default: sandboxes=100,vcpus=200,memory_mb=204800,snapshots=500,builds=10]
+    /// [default: sandboxes=100,vcpus=200,memory_mb=204800,snapshots=500,builds=10,secrets=200,volumes=100,volume_mb=1048576]
     #[arg(
         long = "default-quota",
         env = "SANDBAR_DEFAULT_QUOTAS",
@@ -170,6 +170,10 @@ pub(crate) struct UpArgs {
         value_parser = default_quota
     )]
     default_quotas: Vec<(Resource, u64)>,
+
+    /// The largest volume that may be made, in MiB
+    #[arg(long, env = "SANDBAR_LARGEST_VOLUME_MB", value_name = "MIB", default_value_t = sandbar_control::Config::default().largest_volume_mb)]
+    largest_volume_mb: u32,
 
     /// Builds of templates that run at the same time
     #[arg(long, env = "SANDBAR_BUILD_WORKERS", value_name = "N", default_value_t = 2)]
@@ -414,6 +418,7 @@ impl Start<'_> {
         }
         let config = sandbar_control::Config {
             default_quotas,
+            largest_volume_mb: self.args.largest_volume_mb,
             audit_retention: self.args.audit_retention_days.map(|days| day * days),
             scheduling: self.args.scheduling,
             fetch_wait: std::time::Duration::from_secs(self.args.template_wait),

@@ -16,6 +16,7 @@ pub struct Tenant {
     pub team_id: Id<Team>,
     pub status: SandboxStatus,
     pub durable: bool,
+    pub has_volumes: bool,
 }
 
 /// A template of a team whose only files are on one host.
@@ -31,8 +32,8 @@ impl Store {
     /// The living sandboxes of a host, oldest first; paused ones are.
     pub async fn host_tenants(&self, host: Id<Host>) -> Result<Vec<Tenant>, StoreError> {
         sqlx::query!(
-            "SELECT id, team_id, status, durable FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')
-             ORDER BY created_at, id",
+            r#"SELECT id, team_id, status, durable, volumes <> '[]' AS "has_volumes!" FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')
+             ORDER BY created_at, id"#,
             host.uuid(),
         )
         .fetch_all(&self.pool)
@@ -44,6 +45,7 @@ impl Store {
                 team_id: Id::from_uuid(row.team_id),
                 status: word("sandboxes.status", &row.status)?,
                 durable: row.durable,
+                has_volumes: row.has_volumes,
             })
         })
         .collect()

@@ -29,7 +29,7 @@ pub struct Candidate {
     pub promised_memory_mb: u64,
     /// Their virtual processors.
     pub promised_vcpus: u64,
-    /// Disks of all its sandboxes, paused ones too.
+    /// Disks of all its sandboxes, paused ones too, and its volumes.
     pub promised_disk_mb: u64,
     /// How many run, or are about to.
     pub sandboxes: u64,
@@ -122,7 +122,7 @@ impl Store {
                SELECT h.id AS "id!", h.draining AS "draining!", h.is_for_team AS "is_for_team!", h.arch AS "arch!",
                       h.vmm AS "vmm!", h.memory_mb AS "memory_mb!", h.cpu_cores AS "cpu_cores!", h.disk_gb AS "disk_gb!",
                       COALESCE(p.memory_mb, 0) AS "promised_memory_mb!", COALESCE(p.vcpus, 0) AS "promised_vcpus!",
-                      COALESCE(p.disk_mb, 0) AS "promised_disk_mb!", p.sandboxes AS "sandboxes!", p.of_team AS "of_team!",
+                      COALESCE(p.disk_mb, 0) + COALESCE(v.size_mb, 0) AS "promised_disk_mb!", p.sandboxes AS "sandboxes!", p.of_team AS "of_team!",
                       h.has_files AS "has_files!", h.can_fetch AS "can_fetch!"
                FROM picked h
                LEFT JOIN LATERAL (
@@ -132,7 +132,8 @@ impl Store {
                           count(*) FILTER (WHERE s.status <> 'paused') AS sandboxes,
                           count(*) FILTER (WHERE s.status <> 'paused' AND s.team_id = $1) AS of_team
                    FROM sandboxes s WHERE s.host_id = h.id AND s.status NOT IN ('stopped', 'error')
-               ) p ON TRUE"#,
+               ) p ON TRUE
+               LEFT JOIN LATERAL (SELECT sum(size_mb) AS size_mb FROM volumes WHERE host_id = h.id) v ON TRUE"#,
             team.uuid(),
             template.uuid(),
             at_most.map(i64::from),
@@ -209,7 +210,8 @@ impl Tx {
         let promised = sqlx::query!(
             r#"SELECT COALESCE(sum(memory_mb) FILTER (WHERE status <> 'paused'), 0) AS "memory_mb!",
                       COALESCE(sum(vcpus) FILTER (WHERE status <> 'paused'), 0) AS "vcpus!",
-                      COALESCE(sum(disk_mb), 0) AS "disk_mb!"
+                      COALESCE(sum(disk_mb), 0)
+                          + COALESCE((SELECT sum(size_mb) FROM volumes WHERE host_id = $1), 0) AS "disk_mb!"
                FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')"#,
             id.uuid(),
         )

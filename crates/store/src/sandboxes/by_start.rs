@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus};
+use sandbar_types::{Id, Ingress, NetworkPolicy, SandboxStatus, VolumeMount};
 use sqlx::types::Json;
 
 use super::{Raw, SandboxRow, sandboxes, words};

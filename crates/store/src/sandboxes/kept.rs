@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Arch, Id, Ingress, NetworkPolicy, SandboxStatus, VmmKind};
+use sandbar_types::{Arch, Id, Ingress, NetworkPolicy, SandboxStatus, VmmKind, VolumeMount};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -44,7 +44,7 @@ pub struct KeptPause {
 
 impl Store {
     /// Claims the oldest pause on a host of the platform's that is not kept as anything, to be kept as `template`, which is reserved. Passes
-    /// over what is named, and over what others are changing.
+    /// over what is named, over what others are changing, and over what has volumes, which stay on their host.
     pub async fn pause_claim(
         &self,
         template: Id<Template>,
@@ -57,7 +57,7 @@ impl Store {
             r#"WITH next AS (
                    SELECT s.id, s.team_id, s.vcpus, s.memory_mb, s.host_id, h.arch, h.vmm, h.address
                    FROM sandboxes s JOIN hosts h ON h.id = s.host_id JOIN teams t ON t.id = s.team_id
-                   WHERE s.status = 'paused' AND s.kept_as IS NULL AND s.id <> ALL($2) AND h.id <> ALL($3)
+                   WHERE s.status = 'paused' AND s.kept_as IS NULL AND s.volumes = '[]' AND s.id <> ALL($2) AND h.id <> ALL($3)
                      AND s.team_id <> $4 AND t.deleted_at IS NULL
                      AND h.kind = 'regular' AND h.status IN ('online', 'draining') AND h.deleted_at IS NULL
                      AND h.address IS NOT NULL AND h.arch IS NOT NULL AND h.vmm IS NOT NULL

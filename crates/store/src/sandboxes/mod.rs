@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom};
+use sandbar_types::{
+    Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom, VolumeMount,
+};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -60,6 +62,7 @@ pub struct SandboxRow {
     pub operation: Option<Value>,
     pub kept_as: Option<Id<Template>>,
     pub durable: bool,
+    pub volumes: Vec<VolumeMount>,
 }
 
 struct Raw {
@@ -93,6 +96,7 @@ struct Raw {
     operation: Option<Value>,
     kept_as: Option<Uuid>,
     durable: bool,
+    volumes: Json<Vec<VolumeMount>>,
 }
 
 impl TryFrom<Raw> for SandboxRow {
@@ -130,6 +134,7 @@ impl TryFrom<Raw> for SandboxRow {
             operation: raw.operation,
             kept_as: raw.kept_as.map(Id::from_uuid),
             durable: raw.durable,
+            volumes: raw.volumes.0,
         })
     }
 }
@@ -153,7 +158,8 @@ macro_rules! sandboxes {
                        s.started_at AS "started_at?", s.last_active_at AS "last_active_at?",
                        s.expires_at AS "expires_at?", s.transition_started_at AS "transition_started_at!",
                        s.updated_at AS "updated_at!", s.operation AS "operation?",
-                       s.kept_as AS "kept_as?", s.durable AS "durable!" "#
+                       s.kept_as AS "kept_as?", s.durable AS "durable!",
+                       s.volumes AS "volumes!: Json<Vec<VolumeMount>>" "#
                 + $from
             $(, $arg)*
         )

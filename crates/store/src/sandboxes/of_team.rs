@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sandbar_types::Id;
 use sandbar_types::id::Team;
-use sandbar_types::{Ingress, NetworkPolicy, SandboxStatus};
+use sandbar_types::{Ingress, NetworkPolicy, SandboxStatus, VolumeMount};
 use sqlx::types::Json;
 
 use super::{Raw, SandboxRow, sandboxes, words};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team};
-use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom};
+use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, SandboxStatus, TimeoutFrom, VolumeMount};
 use sqlx::types::Json;
 use uuid::Uuid;
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sandbar_types::id::{Host, Sandbox, Team, Template};
-use sandbar_types::{Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom};
+use sandbar_types::{
+    Id, Ingress, NetworkPolicy, OnTimeout, PauseMode, SandboxStatus, TimeoutFrom, VolumeMount,
+};
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -32,6 +34,8 @@ pub struct NewSandboxRow<'a> {
     pub created_by: &'a str,
     /// The sandbox that it is a fork of.
     pub parent_id: Option<Id<Sandbox>>,
+    /// What it is to have: claimed by the caller ([`Tx::volume_claim`]).
+    pub volumes: &'a [VolumeMount],
 }
 
 /// A change of state: compare-and-set. What it may come from is the transition table's to say, and can only be narrowed.
@@ -131,8 +135,9 @@ impl Tx {
     pub async fn sandbox_insert(&mut self, new: &NewSandboxRow<'_>) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO sandboxes (id, team_id, template_id, vcpus, memory_mb, disk_mb, timeout_sec, on_timeout,
-                                    metadata, created_by, parent_id, network, timeout_from, ingress)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                                    metadata, created_by, parent_id, network, timeout_from, ingress,
+                                    volumes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             new.id.uuid(),
             new.team_id.uuid(),
             new.template_id.uuid(),
@@ -147,6 +152,7 @@ impl Tx {
             column(new.network) as _,
             new.timeout_from.as_str(),
             column(new.ingress) as _,
+            Json(new.volumes) as _,
         )
         .execute(self.connection())
         .await?;

@@ -53,6 +53,7 @@ async fn limits_are_kept_as_they_were_set_and_a_deleted_team_has_none() {
     for set in [
         PerResource { sandboxes: Some(0), memory_mb: Some(7), ..PerResource::default() },
         PerResource { builds: Some(3), secrets: Some(4), ..PerResource::default() },
+        PerResource { volumes: Some(5), volume_mb: Some(6), ..PerResource::default() },
     ] {
         let mut tx = world.store.begin().await.unwrap();
         tx.quota_hold(world.team).await.unwrap();

@@ -111,6 +111,7 @@ impl World {
             metadata,
             created_by: "",
             parent_id: None,
+            volumes: &[],
         }
     }
 

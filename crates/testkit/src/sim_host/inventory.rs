@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::faults::refusal;
 use super::life;
 use super::transfer::Arriving;
+use super::volumes::{self, Volumes};
 use super::{Reason, SandboxState};
 
 /// MiB of disk of every template.
@@ -29,6 +30,7 @@ pub(super) struct Inventory {
     /// Templates that are on their way here.
     pub(super) arriving: BTreeMap<String, Arriving>,
     pub(super) clock: Clock,
+    pub(super) volumes: Volumes,
     /// What becomes of the children of coming forks: that many fail.
     pub(super) failing_children: usize,
 }
@@ -106,6 +108,7 @@ impl Inventory {
             (vcpus, memory_mb) = (asked(request.vcpus, vcpus), asked(request.memory_mb, memory_mb));
         }
         let files = template.files.clone();
+        self.check_mounts(&request.volumes)?;
         let created_at = self.clock.now();
         let record = rpc::Sandbox {
             id: request.id.clone(),
@@ -123,6 +126,7 @@ impl Inventory {
             on_timeout: life::or_kill(request.on_timeout),
             timeout_from: life::or_activity(request.timeout_from),
             generation: 1,
+            volumes: request.volumes.clone(),
             ..Default::default()
         };
         self.insert(record.clone(), Some(request), files);
@@ -242,6 +246,12 @@ impl Inventory {
         path: String,
         content: Vec<u8>,
     ) -> Result<String, ConnectError> {
+        self.running(&open.id)?;
+        if let Some(here) = self.in_volume(&open.id, &path) {
+            let state = state(&content);
+            std::fs::write(here, content).map_err(|error| volumes::failed(&error))?;
+            return Ok(state);
+        }
         let vm = self.running(&open.id)?;
         let is_expected = match vm.files.get(&path).map(|there| state(there)) {
             Some(there) => !open.is_new && (open.if_match.is_empty() || open.if_match.contains(&there)),
@@ -257,6 +267,12 @@ impl Inventory {
 
     /// The content, and its state.
     pub(super) fn read_file(&mut self, id: &str, path: &str) -> Result<(Vec<u8>, String), ConnectError> {
+        self.running(id)?;
+        if let Some(here) = self.in_volume(id, path) {
+            let content = std::fs::read(here).map_err(|error| volumes::failed(&error))?;
+            let state = state(&content);
+            return Ok((content, state));
+        }
         let content = self.running(id)?.files.get(path);
         let content = content.cloned().ok_or_else(|| refusal(Reason::REASON_FILE_NOT_FOUND))?;
         let state = state(&content);

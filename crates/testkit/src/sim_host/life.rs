@@ -208,6 +208,9 @@ impl Inventory {
             return Ok((stored.record.clone(), 0));
         }
         let vm = self.at_rest(id)?;
+        if !vm.record.volumes.is_empty() {
+            return Err(refusal(Reason::REASON_HAS_VOLUMES));
+        }
         if own_pause && vm.record.state != SandboxState::SANDBOX_STATE_PAUSED {
             return Err(refusal(Reason::REASON_INVALID_STATE));
         }
@@ -246,6 +249,9 @@ impl Inventory {
         request: rpc::ForkSandboxRequest,
     ) -> Result<rpc::ForkSandboxResponse, ConnectError> {
         let source = self.running(&request.id)?;
+        if !source.record.volumes.is_empty() {
+            return Err(refusal(Reason::REASON_HAS_VOLUMES));
+        }
         let (parent, files, network) = (source.record.clone(), source.files.clone(), source.network.clone());
         let mut response = rpc::ForkSandboxResponse { stall_ms: STALL_MS, ..Default::default() };
         let made = request.children.len().saturating_sub(self.failing_children);

@@ -152,7 +152,11 @@ impl rpc::HostService for Service {
             return Ok(Response::stream(ReceiverStream::new(replies)));
         }
         let command = start.command.as_option().ok_or_else(|| refusal(Reason::REASON_BAD_INPUT))?;
-        let program = self.agent.processes.find(command)?;
+        let in_volume = self.agent.inventory().volume_program(&start.id, command)?;
+        let program = match in_volume {
+            Some(program) => program,
+            None => self.agent.processes.find(command)?,
+        };
         let (out, replies) = mpsc::channel(STREAM_BUFFER);
         tokio::spawn(stream(*start, program, requests, out, self.agent.processes.start(), reply));
         Ok(Response::stream(ReceiverStream::new(replies)))
@@ -563,17 +567,25 @@ impl rpc::HostService for Service {
     async fn create_volume(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
+        request: ServiceRequest<'_, rpc::CreateVolumeRequest>,
     ) -> ServiceResult<rpc::CreateVolumeResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        self.answer(Rpc::CreateVolume, |inventory| {
+            let volume = inventory.create_volume(request.id, request.size_bytes)?;
+            Ok(rpc::CreateVolumeResponse { volume: volume.into(), ..Default::default() })
+        })
+        .await
     }
 
     async fn delete_volume(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, rpc::DeleteVolumeRequest>,
+        request: ServiceRequest<'_, rpc::DeleteVolumeRequest>,
     ) -> ServiceResult<rpc::DeleteVolumeResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        self.answer(Rpc::DeleteVolume, |inventory| {
+            let existed = inventory.delete_volume(request.id)?;
+            Ok(rpc::DeleteVolumeResponse { existed, ..Default::default() })
+        })
+        .await
     }
 
     async fn list_volumes(
@@ -581,7 +593,10 @@ impl rpc::HostService for Service {
         _ctx: RequestContext,
         _request: ServiceRequest<'_, rpc::ListVolumesRequest>,
     ) -> ServiceResult<rpc::ListVolumesResponse> {
-        Err(ConnectError::unimplemented("volumes are not simulated"))
+        self.answer(Rpc::ListVolumes, |inventory| {
+            Ok(rpc::ListVolumesResponse { volumes: inventory.list_volumes(), ..Default::default() })
+        })
+        .await
     }
 }
 

@@ -41,7 +41,13 @@ pub(in crate::e2b) struct NewSandbox {
     env_vars: Option<BTreeMap<String, String>>,
     iam: Option<Value>,
     #[serde(default)]
-    volume_mounts: Vec<Value>,
+    volume_mounts: Vec<VolumeMount>,
+}
+
+#[derive(Debug, Deserialize)]
+struct VolumeMount {
+    name: String,
+    path: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,9 +98,6 @@ async fn create(
     if iam.is_some_and(|iam| !is_empty(&iam["tokens"])) {
         return Err(not_here("iam"));
     }
-    if !volume_mounts.is_empty() {
-        return Err(not_here("volumeMounts"));
-    }
     let auto_resume = auto_resume.is_some_and(|AutoResume { enabled }| enabled);
     if auto_resume && on_timeout == OnTimeout::PauseFilesystem {
         return Err(ApiError::invalid(
@@ -112,6 +115,10 @@ async fn create(
         timeout_from: Some(TimeoutFrom::Start),
         metadata: metadata.unwrap_or_default(),
         env: env_vars.unwrap_or_default(),
+        volumes: volume_mounts
+            .into_iter()
+            .map(|VolumeMount { name, path }| sandboxes::NewMount { volume: name, path })
+            .collect(),
         network: Some(rules),
         ingress,
         ..sandboxes::NewSandbox::default()

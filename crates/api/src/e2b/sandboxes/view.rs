@@ -7,7 +7,7 @@ use sandbar_control::Control;
 use sandbar_control::sandboxes::{self, OnTimeout};
 use sandbar_types::guest::ENVD_VERSION;
 use sandbar_types::network::Destination;
-use sandbar_types::{Ingress, NetworkPolicy, PauseMode, SandboxStatus};
+use sandbar_types::{Ingress, MountPath, NetworkPolicy, PauseMode, SandboxStatus, VolumeName};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
@@ -116,6 +116,14 @@ pub(in crate::e2b) struct ListedSandbox {
     state: State,
     envd_version: &'static str,
     metadata: BTreeMap<String, String>,
+    volume_mounts: Vec<VolumeMount>,
+}
+
+/// A volume that it has.
+#[derive(Debug, Serialize)]
+struct VolumeMount {
+    name: VolumeName,
+    path: MountPath,
 }
 
 impl ListedSandbox {
@@ -134,6 +142,11 @@ impl ListedSandbox {
             state: State::of(sandbox.status)?,
             envd_version: ENVD_VERSION,
             metadata: sandbox.metadata.clone(),
+            volume_mounts: sandbox
+                .volumes
+                .iter()
+                .map(|mount| VolumeMount { name: mount.name.clone(), path: mount.path.clone() })
+                .collect(),
         })
     }
 }

@@ -35,6 +35,12 @@ pub(crate) struct SetQuotas {
     #[serde(default, deserialize_with = "limit")]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
     secrets: NewLimit,
+    #[serde(default, deserialize_with = "limit")]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
+    volumes: NewLimit,
+    #[serde(default, deserialize_with = "limit")]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
+    volume_mb: NewLimit,
 }
 
 /// A limit that was given.
@@ -78,7 +84,7 @@ pub(crate) async fn admin_set_quotas(
     PathId(id): PathId<id::Team>,
     JsonBody(body): JsonBody<SetQuotas>,
 ) -> Result<Json<TeamQuotas>, ApiError> {
-    let SetQuotas { sandboxes, vcpus, memory_mb, snapshots, builds, secrets } = body;
-    let new = PerResource { sandboxes, vcpus, memory_mb, snapshots, builds, secrets };
+    let SetQuotas { sandboxes, vcpus, memory_mb, snapshots, builds, secrets, volumes, volume_mb } = body;
+    let new = PerResource { sandboxes, vcpus, memory_mb, snapshots, builds, secrets, volumes, volume_mb };
     Ok(Json(TeamQuotas::new(id, app.control.admin_set_team_quotas(&ctx, id, &new).await?)))
 }

@@ -71,7 +71,7 @@ pub(crate) async fn end_host_drain(
     tag = "hosts",
     params(
         ("id" = String, Path, description = "The host's id, `host-...`"),
-        ("force" = Option<bool>, Query, description = "Its sandboxes are destroyed, paused ones too, and the snapshots that it alone has are deleted"),
+        ("force" = Option<bool>, Query, description = "Its sandboxes are destroyed, paused ones too, and its volumes and the snapshots that it alone has are deleted"),
     ),
     responses((status = 204, description = "It is gone"), FleetRefusals),
     security(("bearer" = [])),

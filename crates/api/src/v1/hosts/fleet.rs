@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use sandbar_control::hosts::{self, Stay};
-use sandbar_types::id::{self, Sandbox, Team, Template};
+use sandbar_types::id::{self, Sandbox, Team, Template, Volume};
 use sandbar_types::{Id, SandboxStatus};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -28,6 +28,8 @@ pub(crate) struct HostDeletePreview {
     surviving_count: usize,
     /// Snapshots of teams that no other host has the files of.
     snapshots: Vec<EndingSnapshot>,
+    /// Volumes of teams, each of which is on one host.
+    volumes: Vec<EndingVolume>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -40,7 +42,8 @@ struct EndingSandbox {
     status: SandboxStatus,
     /// Why it is there, and stays there when the host drains: `running`; `changing` = it is being made, paused, resumed, copied or ended;
     /// `missing` = its host does not answer; of paused ones `not_copied` = object storage has not all of it yet, it leaves once it has,
-    /// `no_object_storage` = there is none, and `team_host` = the host is a team's own, whose sandboxes stay there.
+    /// `no_object_storage` = there is none, `team_host` = the host is a team's own, whose sandboxes stay there, and `has_volumes` = its
+    /// volumes are there.
     #[schema(schema_with = crate::schema::stay)]
     reason: Stay,
 }
@@ -54,23 +57,37 @@ struct EndingSnapshot {
     name: String,
 }
 
+#[derive(Serialize, ToSchema)]
+struct EndingVolume {
+    #[schema(value_type = String)]
+    id: Id<Volume>,
+    #[schema(value_type = String)]
+    team_id: Id<Team>,
+    name: String,
+}
+
 impl From<hosts::DeletePreview> for HostDeletePreview {
     fn from(preview: hosts::DeletePreview) -> Self {
         let paused_count = preview.paused();
-        let hosts::DeletePreview { sandboxes, surviving, snapshots } = preview;
+        let hosts::DeletePreview { sandboxes, surviving, snapshots, volumes } = preview;
         let sandbox = |(tenant, reason): (hosts::Tenant, Stay)| {
-            let hosts::Tenant { id, team_id, status, durable: _ } = tenant;
+            let hosts::Tenant { id, team_id, status, durable: _, has_volumes: _ } = tenant;
             EndingSandbox { id, team_id, status, reason }
         };
         let snapshot = |lost: hosts::LostSnapshot| {
             let hosts::LostSnapshot { id, team_id, name } = lost;
             EndingSnapshot { id, team_id, name }
         };
+        let volume = |volume: hosts::HostVolume| {
+            let hosts::HostVolume { id, team_id, name } = volume;
+            EndingVolume { id, team_id, name: name.into() }
+        };
         Self {
             sandboxes: sandboxes.into_iter().map(sandbox).collect(),
             paused_count,
             surviving_count: surviving,
             snapshots: snapshots.into_iter().map(snapshot).collect(),
+            volumes: volumes.into_iter().map(volume).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use sandbar_control::sandboxes::{IdempotencyKey, InvalidSandbox, NewSandbox, SandboxError};
+use sandbar_control::sandboxes::{self, IdempotencyKey, InvalidSandbox, NewSandbox, SandboxError};
 use sandbar_types::Ingress;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -52,6 +52,9 @@ pub(crate) struct CreateSandbox {
     /// sandbox keeps.
     #[serde(default)]
     secrets: Option<BTreeMap<String, String>>,
+    /// Volumes of the team's that it has until it is deleted. It runs on their host; no copies are made of it (snapshots, forks).
+    #[schema(max_items = 8)]
+    volumes: Option<Vec<NewMount>>,
     /// Where it may connect to; anywhere on the internet, where it is left out.
     network: Option<NetworkRules>,
     /// Whether anybody may reach its ports by their names. Otherwise that takes a key of the team or the sandbox's traffic token. The
@@ -67,6 +70,16 @@ pub(crate) struct CreateSandbox {
     /// Whether a request to one of its ports resumes it where it is paused with its memory. Not with `pause_filesystem`.
     #[schema(default = false)]
     auto_resume: Option<bool>,
+}
+
+/// A volume that a sandbox is to have.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct NewMount {
+    /// Its name, or its id.
+    name: String,
+    /// Where in the guest: an absolute path, whose folders are made where they are missing.
+    #[schema(example = "/data")]
+    path: String,
 }
 
 /// Makes a sandbox and answers once its guest serves.
@@ -115,6 +128,7 @@ impl From<CreateSandbox> for NewSandbox {
             metadata,
             env,
             secrets,
+            volumes,
             network,
             public_traffic,
             public_ports,
@@ -139,6 +153,11 @@ impl From<CreateSandbox> for NewSandbox {
             metadata: metadata.unwrap_or_default(),
             env: env.unwrap_or_default(),
             secrets: secrets.unwrap_or_default(),
+            volumes: volumes
+                .unwrap_or_default()
+                .into_iter()
+                .map(|NewMount { name, path }| sandboxes::NewMount { volume: name, path })
+                .collect(),
             network: network.map(Into::into),
             ingress,
         }

@@ -274,7 +274,7 @@ pub(crate) async fn stream_read_sandbox_file(
 }
 
 /// A failure half way breaks the connection off, so that a part is never taken for the whole.
-fn body(contents: FileContents) -> Body {
+pub(crate) fn body(contents: FileContents) -> Body {
     Body::from_stream(futures::stream::try_unfold(contents, |mut contents| async move {
         match contents.next().await {
             Ok(chunk) => Ok(chunk.map(|chunk| (chunk, contents))),

@@ -5,7 +5,7 @@ mod delete;
 mod exec;
 mod exec_stream;
 mod farewell;
-mod files;
+pub(crate) mod files;
 mod fork;
 mod get;
 mod life;
@@ -131,6 +131,19 @@ pub(crate) struct Sandbox {
     auto_resume: bool,
     /// Whether object storage has all of the pause that it is in: if its host is away, is emptied or is lost, it goes on on another.
     durable: bool,
+    /// What it was made with.
+    volumes: Vec<VolumeMount>,
+}
+
+/// A volume that a sandbox has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VolumeMount {
+    #[schema(value_type = String, example = "vol-0192f0c1-5c4e-7a3b-9d2e-3f4a5b6c7d8e")]
+    id: Id<id::Volume>,
+    name: String,
+    /// Where in the guest.
+    #[schema(example = "/data")]
+    path: String,
 }
 
 /// A sandbox, and what gives access to it.
@@ -266,6 +279,7 @@ impl From<sandboxes::Sandbox> for Sandbox {
             status_reason,
             ingress,
             durable,
+            volumes,
             ..
         } = sandbox;
         let Ingress { public, public_ports, mask_request_host, auto_resume } = ingress;
@@ -297,6 +311,14 @@ impl From<sandboxes::Sandbox> for Sandbox {
             mask_request_host,
             auto_resume,
             durable,
+            volumes: volumes.into_iter().map(VolumeMount::from).collect(),
         }
+    }
+}
+
+impl From<sandbar_types::VolumeMount> for VolumeMount {
+    fn from(mount: sandbar_types::VolumeMount) -> Self {
+        let sandbar_types::VolumeMount { id, name, path } = mount;
+        Self { id, name: name.into(), path: path.into() }
     }
 }

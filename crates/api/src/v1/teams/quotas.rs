@@ -28,6 +28,9 @@ pub(crate) struct TeamQuotas {
     /// Builds of templates that wait or run.
     builds: Quota,
     secrets: Quota,
+    volumes: Quota,
+    /// What these may hold together, in MiB.
+    volume_mb: Quota,
 }
 
 /// How much of something a team may have, and has.
@@ -41,7 +44,8 @@ pub(crate) struct Quota {
 
 impl TeamQuotas {
     pub(crate) fn new(team_id: Id<id::Team>, quotas: PerResource<quotas::Quota>) -> Self {
-        let PerResource { sandboxes, vcpus, memory_mb, snapshots, builds, secrets } = quotas;
+        let PerResource { sandboxes, vcpus, memory_mb, snapshots, builds, secrets, volumes, volume_mb } =
+            quotas;
         Self {
             team_id,
             sandboxes: sandboxes.into(),
@@ -50,6 +54,8 @@ impl TeamQuotas {
             snapshots: snapshots.into(),
             builds: builds.into(),
             secrets: secrets.into(),
+            volumes: volumes.into(),
+            volume_mb: volume_mb.into(),
         }
     }
 }

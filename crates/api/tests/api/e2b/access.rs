@@ -20,7 +20,7 @@ enum Things {
 use Things::{Own, Theirs};
 
 /// Every route, with the status that the owning team gets.
-const ROUTES: [(&str, &str, Things, u16); 41] = [
+const ROUTES: [(&str, &str, Things, u16); 45] = [
     ("POST", "/v2/sandboxes", Own, 201),
     ("POST", "/sandboxes", Own, 201),
     ("GET", "/v2/sandboxes", Own, 200),
@@ -53,6 +53,10 @@ const ROUTES: [(&str, &str, Things, u16); 41] = [
     ("POST", "/sandboxes/{id}/snapshots", Theirs, 201),
     ("POST", "/sandboxes/{id}/pause", Theirs, 204),
     ("POST", "/sandboxes/{id}/resume", Theirs, 201),
+    ("GET", "/volumes", Own, 200),
+    ("POST", "/volumes", Own, 201),
+    ("GET", "/volumes/{volume}", Theirs, 200),
+    ("DELETE", "/volumes/{volume}", Theirs, 204),
     ("GET", "/secrets", Own, 200),
     ("POST", "/secrets", Own, 201),
     ("GET", "/secrets/{secret}", Theirs, 200),
@@ -75,6 +79,7 @@ async fn call(client: &Client, method: &str, path: &str) -> Answer {
         path if path.contains("/builds/") => {
             json!({"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["echo"], "force": false}]})
         }
+        "/volumes" => json!({"name": "new"}),
         "/secrets" => json!({"name": "new", "value": "v"}),
         path if path.starts_with("/secrets/") => json!({"value": "w"}),
         "/v2/sandboxes" | "/sandboxes" => json!({"templateID": "base"}),
@@ -92,11 +97,13 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
     let kept = kept.expect(201)["snapshotID"].as_str().unwrap().replace('/', "%2F");
     let announced = platform.api.post("/v3/templates", json!({"name": "built"})).await.expect(202);
     let secret = platform.api.post("/secrets", json!({"name": "own", "value": "v"})).await.expect(201);
+    let volume = platform.api.post("/volumes", json!({"name": "own"})).await.expect(201);
     let named = |path: &str| {
         path.replace("{id}", &id)
             .replace("{snapshot}", &kept)
             .replace("{template}", announced["templateID"].as_str().unwrap())
             .replace("{secret}", secret["secretID"].as_str().unwrap())
+            .replace("{volume}", volume["volumeID"].as_str().unwrap())
             .replace("{build}", announced["buildID"].as_str().unwrap())
     };
     for (method, path, things, _) in ROUTES {
@@ -126,7 +133,9 @@ async fn every_route_asks_for_a_key_and_shows_a_team_its_own_things_only() {
 #[tokio::test]
 async fn what_is_not_here_is_told_in_the_form_of_whose_it_would_be() {
     let platform = Platform::start().await;
-    for path in ["/volumes", "/secrets/x/y", "/v3/nothing", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"] {
+    for path in
+        ["/volumes/x/y", "/secrets/x/y", "/v3/nothing", "/v2/templates/x/builds/y", "/sandboxes/x/y/z"]
+    {
         refused(&platform.api.post(path, json!({})).await, 404);
     }
     let other = platform.api.post("/snapshots", json!({})).await;

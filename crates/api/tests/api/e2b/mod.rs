@@ -8,6 +8,7 @@ mod sandboxes;
 mod sdk;
 mod secrets;
 mod snapshots;
+mod volumes;
 
 use serde_json::{Value, json};
 

@@ -98,6 +98,7 @@ async fn what_is_asked_for_and_not_there_is_refused_and_makes_nothing() {
         ("autoPauseMemory", json!(false)),
         ("iam", json!({"tokens": {"a": {"audience": "b"}}})),
         ("volumeMounts", json!([{"name": "v", "path": "/v"}])),
+        ("volumeMounts", json!([{"name": "v"}])),
         ("network", json!({"rules": {"a.com": []}})),
         ("network", json!({"egressProxy": {"address": "1.2.3.4:1080"}})),
         ("network", json!({"dnsServers": ["8.8.8.8"]})),

@@ -31,6 +31,7 @@ async fn judged_by(program: &str, arguments: &[&str]) {
         .env("LANG", "C.UTF-8")
         .env("E2B_API_URL", platform.api.url())
         .env("E2B_SANDBOX_URL", platform.api.url())
+        .env("E2B_VOLUME_API_URL", platform.api.url())
         .env("E2B_API_KEY", platform.key.expose_secret());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert!(
@@ -51,6 +52,12 @@ async fn python() {
 async fn python_templates() {
     judged_by("sdk-venv/bin/python", &["-B", "-m", "pytest", "-q", "python_platform/test_templates.py"])
         .await;
+}
+
+#[tokio::test]
+async fn python_volumes() {
+    let test = "python_platform/test_volumes.py::test_a_life";
+    judged_by("sdk-venv/bin/python", &["-B", "-m", "pytest", "-q", test]).await;
 }
 
 #[tokio::test]

@@ -13,3 +13,4 @@ mod secrets;
 mod snapshots;
 mod teams;
 mod usage;
+mod volumes;
