@@ -42,6 +42,8 @@ pub struct Leftovers {
     pub processes: Vec<Process>,
     /// Folders of sandboxes.
     pub sandbox_folders: BTreeSet<String>,
+    /// Volumes.
+    pub volumes: BTreeSet<String>,
     /// Records in the host's journal.
     pub journal: BTreeSet<String>,
     /// Network namespaces, links and tables.
@@ -277,6 +279,7 @@ impl Footprint {
         Ok(Leftovers {
             processes: self.processes()?,
             sandbox_folders: self.sandbox_folders()?,
+            volumes: names_in(&self.store_dir().join("volumes"))?,
             journal: names_in(&self.host_dir().join("journal"))?,
             network: self.network()?,
             groups: self.groups()?,

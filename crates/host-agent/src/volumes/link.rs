@@ -156,7 +156,7 @@ impl Attached {
                             }
                         }
                         // The other half says when the connection ends.
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     };
                     let begun = tokio::time::Instant::now();
                     tokio::select! {
