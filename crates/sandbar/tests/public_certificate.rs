@@ -100,7 +100,7 @@ async fn a_start_that_is_killed_while_it_orders_is_followed_by_one_that_serves_t
     let root = reqwest::Certificate::from_pem(authority.root().await.as_bytes()).unwrap();
     let name = format!("api.{DOMAIN}");
     let client = reqwest::Client::builder().tls_certs_only([root]).resolve(&name, https).build().unwrap();
-    let url = format!("https://{name}:{}/health", https.port());
+    let url = format!("https://{name}:{}/healthz", https.port());
     let mut answered = None;
     for _ in 0..LOOK.1 {
         answered = client.get(&url).send().await.ok();
@@ -109,7 +109,7 @@ async fn a_start_that_is_killed_while_it_orders_is_followed_by_one_that_serves_t
         }
         sleep(LOOK.0).await;
     }
-    assert!(answered.is_some(), "{}", logged());
+    assert!(answered.is_some_and(|answer| answer.status().is_success()), "{}", logged());
     assert!(names.texts(&challenge).is_empty(), "what the first has left is removed");
     let figures = reqwest::get(format!("http://{metrics}/metrics")).await.unwrap().text().await.unwrap();
     assert!(figures.contains("sandbar_certificate_expiry_timestamp_seconds "), "{figures}");

@@ -55,13 +55,13 @@ pub enum DnsError {
     #[error("{name} leads from name to name, without an end")]
     Aliases {
         /// Which.
-        name: Name,
+        name: String,
     },
     /// A zone has no servers that have addresses.
     #[error("no name server of the zone {zone} has an address")]
     NoServers {
         /// Which.
-        zone: Name,
+        zone: String,
     },
 }
 
@@ -106,7 +106,7 @@ impl Dns<'_> {
                 None => return Ok(end),
             }
         }
-        Err(DnsError::Aliases { name: name.clone() })
+        Err(DnsError::Aliases { name: name.to_ascii() })
     }
 
     /// All addresses of the servers of the zone that a name is in.
@@ -124,7 +124,7 @@ impl Dns<'_> {
         addresses.sort_unstable();
         addresses.dedup();
         match addresses.is_empty() {
-            true => Err(DnsError::NoServers { zone }),
+            true => Err(DnsError::NoServers { zone: zone.to_ascii() }),
             false => Ok(addresses.into_iter().map(|address| SocketAddr::new(address, PORT)).collect()),
         }
     }

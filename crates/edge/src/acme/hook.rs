@@ -46,7 +46,7 @@ pub enum HookError {
         /// What it was to do.
         word: &'static str,
         /// For which record.
-        name: Name,
+        name: String,
         /// How it ended.
         status: ExitStatus,
         /// The end of what it wrote to standard error.
@@ -113,6 +113,6 @@ impl Hook {
         }
         let end = output.stderr.len().saturating_sub(SHOWN);
         let told = String::from_utf8_lossy(&output.stderr[end..]).trim().to_owned();
-        Err(HookError::Failed { path: path(), word, name: name.clone(), status: output.status, told })
+        Err(HookError::Failed { path: path(), word, name: name.to_ascii(), status: output.status, told })
     }
 }

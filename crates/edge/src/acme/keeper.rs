@@ -175,8 +175,9 @@ impl Keeper {
         let kept = serde_json::to_vec(&ordered).map_err(|_| AcmeError::Unusable("it cannot be written"))?;
         self.control.certificate_keep(Kept::Certificate(domain), &kept).await?;
         turn.release().await?;
-        let life = self.serve_kept().await?;
-        Ok(life.map_or(Next::NotOurTurn, |life| Next::At(life.renewed(self.share))))
+        // Or orders would follow each other without a pause.
+        let next = self.next_of(self.serve_kept().await?);
+        next.ok_or(AcmeError::Unusable("it is to be renewed already: is this machine's clock right?"))
     }
 
     /// When to look again, unless it is time to order.

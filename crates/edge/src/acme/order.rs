@@ -44,7 +44,7 @@ struct Set {
 
 /// Orders a certificate. For whoever has the turn.
 pub(super) async fn order(control: &Control, settings: &Settings, http: &Http) -> Result<Ordered, AcmeError> {
-    remove_left(control, settings).await?;
+    clean_up(control, settings).await;
     let mut order = begin(control, settings, http).await?;
     let values = wanted_values(&mut order).await?;
     // None: the authority remembers an earlier proof.
@@ -159,14 +159,19 @@ async fn prove(
         await_ready(order).await
     };
     let proved = proved.await;
-    // The certificate does not depend on it; what stays is removed by the next order.
+    clean_up(control, settings).await;
+    proved
+}
+
+/// Removes what an order has set. No certificate depends on it: the zone, or how it is written to, may be another by now.
+async fn clean_up(control: &Control, settings: &Settings) {
     if let Err(error) = remove_left(control, settings).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
+            domain = settings.domain,
             "the records of an order are left in the zone"
         );
     }
-    proved
 }
 
 /// Removes the records that are written down.

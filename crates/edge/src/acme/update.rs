@@ -57,7 +57,7 @@ pub enum UpdateError {
         /// Its name.
         server: String,
         /// The record's.
-        name: Name,
+        name: String,
     },
     /// The server refuses.
     #[error("the name server {server} refuses the update: {code}{}", hint(*.code))]
@@ -148,7 +148,7 @@ impl UpdateServer {
         // Its own word: it may be one that no record of the zone names.
         let answer = dns::ask(at, dns::question(name, RecordType::SOA, false)).await.map_err(asking)?;
         let zone = dns::zone_in(&answer).filter(|zone| zone.zone_of(name));
-        let zone = zone.ok_or_else(|| UpdateError::NoZone { server: server(), name: name.clone() })?;
+        let zone = zone.ok_or_else(|| UpdateError::NoZone { server: server(), name: name.to_ascii() })?;
 
         let mut message = message(zone);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

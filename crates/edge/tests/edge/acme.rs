@@ -223,8 +223,7 @@ async fn what_is_refused_or_away_is_told_and_another_attempt_succeeds() {
     );
     let folder = tempfile::tempdir().unwrap();
     let failing = program(folder.path(), "echo no such zone at the provider >&2; exit 3");
-    // What the one before has set nowhere this one cannot remove either: a domain of its own.
-    let failing = world.plane(world.settings(DELEGATED, failing)).await;
+    let failing = world.plane(world.settings(DOMAIN, failing)).await;
     let failed = failing.attempt().await.unwrap_err();
     let AcmeError::Hook(failed) = failed else { panic!("{failed:?}") };
     assert!(failed.to_string().contains("no such zone at the provider"), "{failed}");
