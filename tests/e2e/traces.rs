@@ -1,6 +1,8 @@
-//! OpenTelemetry, where the environment asks for it: one trace from a request to the guest, as a collector receives it.
+//! What the processes tell of themselves, where the environment asks for it: one trace from a request to the guest, as a collector receives it, and
+//! both processes' figures, as Prometheus reads them.
 
 use std::io::Read as _;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,13 +27,19 @@ pub(crate) fn tests() -> Vec<Test> {
 
 async fn one_trace_leads_from_a_request_into_the_guest(platform: &Platform) -> Result<()> {
     let collector = Collector::start().await?;
+    let figures = [free_address()?, free_address()?];
     let variables = [
+        ("SANDBAR_METRICS_LISTEN", figures[0].to_string()),
+        ("SANDBAR_HOST_METRICS_LISTEN", figures[1].to_string()),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url().to_owned()),
         ("OTEL_BSP_SCHEDULE_DELAY", "200".to_owned()),
     ];
     platform.restart_with(&variables).await?;
     let traced = Traced::new(platform, &collector)?;
-    let outcome = traced.follow().await;
+    let outcome = match traced.follow().await {
+        Ok(()) => traced.figures(figures).await,
+        failed => failed,
+    };
 
     // Who does not answer the platform keeps it from nothing, its end included.
     collector.set_manner(Manner::Hangs);
@@ -47,6 +55,11 @@ async fn one_trace_leads_from_a_request_into_the_guest(platform: &Platform) -> R
     traced.list("77777777777777777777777777777777").await?;
     assert_eq!(collector.requests(), before);
     outcome
+}
+
+/// Where nobody listened just now.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// The platform, asked by somebody who traces.
@@ -67,6 +80,37 @@ impl<'a> Traced<'a> {
     fn request(&self, method: Method, path: &str, trace: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.platform.url()));
         request.header("x-api-key", &self.key).header("traceparent", format!("00-{trace}-{CALLER}-01"))
+    }
+
+    /// What [`follow`](Self::follow) did is in the figures of both processes.
+    async fn figures(&self, [control_plane, host_agent]: [SocketAddr; 2]) -> Result<()> {
+        for (address, lines) in [
+            (
+                control_plane,
+                [
+                    "sandbar_host_rpc_seconds_count{rpc=\"Exec\",outcome=\"ok\"}",
+                    "sandbar_host_rpc_seconds_count{rpc=\"CreateSandbox\",outcome=\"ok\"}",
+                    "sandbar_sandboxes{status=\"running\"}",
+                ],
+            ),
+            (
+                host_agent,
+                [
+                    "sandbar_agent_rpc_seconds_count{rpc=\"Exec\",outcome=\"ok\"}",
+                    "sandbar_agent_rpc_seconds_count{rpc=\"CreateSandbox\",outcome=\"ok\"}",
+                    "sandbar_agent_sandboxes{state=\"running\"}",
+                ],
+            ),
+        ] {
+            let told = self.http.get(format!("http://{address}/metrics")).send().await?.error_for_status()?;
+            let told = told.text().await?;
+            for line in lines {
+                let value = told.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
+                let value: f64 = value.with_context(|| format!("{line} is not in {told}"))?.parse()?;
+                ensure!(value >= 1.0 || !line.contains("seconds"), "{line} is {value}");
+            }
+        }
+        Ok(())
     }
 
     async fn list(&self, trace: &str) -> Result<()> {
