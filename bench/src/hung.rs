@@ -188,7 +188,7 @@ fn echo() -> Command {
 async fn ask(control: Control, ctx: OpContext, sandbox: Sandbox, turn: usize) {
     loop {
         // What it comes to is known.
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             drop(control.sandbox_exec(&ctx, &sandbox, &echo(), Some(1)).await);
         } else {
             drop(control.sandbox_ping(&ctx, &sandbox).await);
