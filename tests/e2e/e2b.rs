@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         the_python_sdk_works_in_real_guests,
         the_javascript_sdk_works_in_real_guests,
+        volumes_keep_what_guests_leave_in_them,
         sdks_of_a_year_ago_work_in_real_guests,
         sdks_find_everything_below_a_domain,
         an_agents_loop_runs_as_it_was_written,
@@ -48,6 +49,12 @@ async fn the_python_sdk_works_in_real_guests(platform: &Platform) -> Result<()> 
 
 async fn the_javascript_sdk_works_in_real_guests(platform: &Platform) -> Result<()> {
     node(platform, Told::OneAddress, &[&NODE_TEST[..], &["js/platform/guest.test.js"]].concat()).await
+}
+
+async fn volumes_keep_what_guests_leave_in_them(platform: &Platform) -> Result<()> {
+    // Of what the simulated host has shown in each flavour, one.
+    let tests = ["-x", "python_platform/test_volumes.py::test_a_life[async]", "python_platform/test_mounts.py"];
+    python(platform, Told::OneAddress, Age::Newest, &[&PYTEST[..], &tests].concat()).await
 }
 
 async fn sdks_of_a_year_ago_work_in_real_guests(platform: &Platform) -> Result<()> {
@@ -140,7 +147,9 @@ async fn run(platform: &Platform, told: Told, program: &str, arguments: &[&str])
     command.env("E2B_API_KEY", key);
     match told {
         Told::OneAddress => {
-            command.env("E2B_API_URL", platform.url()).env("E2B_SANDBOX_URL", platform.url());
+            for variable in ["E2B_API_URL", "E2B_SANDBOX_URL", "E2B_VOLUME_API_URL"] {
+                command.env(variable, platform.url());
+            }
         }
         Told::Domain => {
             let authority = platform.data_dir().join("tls/ca.pem");

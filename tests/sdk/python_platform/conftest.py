@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from e2b import AsyncSandbox, Sandbox, SandboxQuery
+from e2b import AsyncSandbox, AsyncVolume, Sandbox, SandboxQuery, Volume
 from threads import InThreads, wrapped
 
 
@@ -53,3 +54,20 @@ async def platform(request: pytest.FixtureRequest) -> AsyncIterator[Platform]:
     platform = Platform(request.param)
     yield platform
     await platform.end()
+
+
+@pytest.fixture
+async def volumes(platform: Platform) -> AsyncIterator[Any]:
+    """Of the same flavour. What `make` makes goes after the test, once no sandbox has it."""
+    kind = InThreads(Volume) if platform.is_sync else AsyncVolume
+    made = []
+
+    async def make() -> Any:
+        volume = await kind.create(f"v-{uuid.uuid4().hex}")
+        made.append(volume.volume_id)
+        return InThreads(volume) if platform.is_sync else volume
+
+    yield SimpleNamespace(kind=kind, make=make)
+    await platform.end()
+    for volume_id in made:
+        await kind.destroy(volume_id)

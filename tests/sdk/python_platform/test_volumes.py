@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import io
-import uuid
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from e2b import AsyncVolume, AuthenticationException, NotFoundException, SandboxException, Volume
+from e2b import AuthenticationException, NotFoundException, SandboxException
 from e2b.exceptions import VolumeException, VolumeNotFoundException, VolumePathNotFoundException
-from threads import InThreads
-
-
-@pytest.fixture
-async def volumes(platform: Any) -> AsyncIterator[Any]:
-    kind = InThreads(Volume) if platform.is_sync else AsyncVolume
-    made = []
-
-    async def make() -> Any:
-        volume = await kind.create(f"v-{uuid.uuid4().hex}")
-        made.append(volume.volume_id)
-        return InThreads(volume) if platform.is_sync else volume
-
-    yield SimpleNamespace(kind=kind, make=make)
-    await platform.end()
-    for volume_id in made:
-        await kind.destroy(volume_id)
 
 
 async def test_a_life(platform, volumes):
