@@ -53,7 +53,8 @@ async fn the_javascript_sdk_works_in_real_guests(platform: &Platform) -> Result<
 
 async fn volumes_keep_what_guests_leave_in_them(platform: &Platform) -> Result<()> {
     // Of what the simulated host has shown in each flavour, one.
-    let tests = ["-x", "python_platform/test_volumes.py::test_a_life[async]", "python_platform/test_mounts.py"];
+    let tests =
+        ["-x", "python_platform/test_volumes.py::test_a_life[async]", "python_platform/test_mounts.py"];
     python(platform, Told::OneAddress, Age::Newest, &[&PYTEST[..], &tests].concat()).await
 }
 
