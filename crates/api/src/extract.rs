@@ -1,5 +1,6 @@
 //! Extractors whose refusals are worded as the contract's errors.
 
+use std::convert::Infallible;
 use std::error::Error as _;
 use std::str::FromStr;
 use std::time::Duration;
@@ -95,6 +96,19 @@ fn is_json(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = given.split(';').next().unwrap_or("").trim();
     essence.eq_ignore_ascii_case("application/json")
+}
+
+/// How long the body is to be, where the request says so. The body itself does not know: what bounds its silence wraps it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLength(pub(crate) Option<u64>);
+
+impl<S: Send + Sync> FromRequestParts<S> for BodyLength {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let length = parts.headers.get(header::CONTENT_LENGTH);
+        Ok(Self(length.and_then(|length| length.to_str().ok()?.parse().ok())))
+    }
 }
 
 /// The id in the path `/{id}`. Text that is no id of this kind names nothing: 404.

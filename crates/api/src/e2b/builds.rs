@@ -2,7 +2,7 @@
 //! which clients ask for five times a second. Beneath are the same builds as `/v1/builds`.
 
 use axum::Json;
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, OriginalUri, Path, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
@@ -23,7 +23,7 @@ use crate::AppState;
 use crate::auth::Caller;
 use crate::client::Scheme;
 use crate::error::ApiError;
-use crate::extract::{JsonBody, PathName, QueryPairs};
+use crate::extract::{BodyLength, JsonBody, PathName, QueryPairs};
 use crate::schema::Timestamp;
 
 /// Where archives are uploaded to: no API key is asked for there.
@@ -226,9 +226,9 @@ pub(super) async fn files(
 pub(super) async fn take_files(
     State(app): State<AppState>,
     PathName(ticket): PathName,
+    BodyLength(length): BodyLength,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let length = body.size_hint().exact();
     let put = app.control.build_files_put_by_ticket(&ticket, length, body.into_data_stream()).await?;
     Ok(match put {
         FilesPut::Stored(_) => StatusCode::CREATED,

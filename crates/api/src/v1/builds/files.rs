@@ -1,7 +1,7 @@
 //! Archives for builds, of files or with an image: bringing one, asking whether it is there, and how much of it.
 
 use axum::Json;
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use sandbar_control::OpContext;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::AppState;
 use crate::auth::{Caller, PersonCaller};
 use crate::error::ApiError;
-use crate::extract::{PathName, QueryPairs};
+use crate::extract::{BodyLength, PathName, QueryPairs};
 use crate::schema::{BuildRefusals, ReadRefusals};
 
 /// An archive of files for builds.
@@ -68,9 +68,10 @@ pub(crate) async fn put_build_files(
     Caller(ctx): Caller,
     PathName(name): PathName,
     query: QueryPairs,
+    length: BodyLength,
     body: Body,
 ) -> Result<(StatusCode, Json<BuildFiles>), ApiError> {
-    put(&app, &ctx, BuildScope::Team, &name, &query, body).await
+    put(&app, &ctx, BuildScope::Team, &name, &query, (length, body)).await
 }
 
 /// Takes an archive of files for the platform's builds.
@@ -96,9 +97,10 @@ pub(crate) async fn admin_put_build_files(
     PersonCaller(ctx): PersonCaller,
     PathName(name): PathName,
     query: QueryPairs,
+    length: BodyLength,
     body: Body,
 ) -> Result<(StatusCode, Json<BuildFiles>), ApiError> {
-    put(&app, &ctx, BuildScope::Platform, &name, &query, body).await
+    put(&app, &ctx, BuildScope::Platform, &name, &query, (length, body)).await
 }
 
 /// Whether an archive of the team's is there. If it is, it stays for a day from now on.
@@ -190,11 +192,10 @@ async fn put(
     scope: BuildScope,
     name: &str,
     query: &QueryPairs,
-    body: Body,
+    (BodyLength(length), body): (BodyLength, Body),
 ) -> Result<(StatusCode, Json<BuildFiles>), ApiError> {
     let name = named(name)?;
     let from = query.parse("from")?.unwrap_or(0);
-    let length = body.size_hint().exact();
     let put = app.control.build_files_put(ctx, scope, &name, (from, length), body.into_data_stream()).await?;
     Ok(match put {
         FilesPut::Stored(files) => (StatusCode::CREATED, Json(files.into())),

@@ -4,7 +4,11 @@ use reqwest::Method;
 use sandbar_control::Config;
 use sandbar_control::config::BuildConfig;
 use sandbar_testkit::sim_host::Rpc;
+use sandbar_types::recipe::FilesName;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::client::{Client, send};
 use crate::platform::{Platform, config};
@@ -161,4 +165,56 @@ async fn files_are_put_once_and_are_their_teams_own() {
     let admin = platform.first_person().await.api;
     admin.get(&path.replace("/v1", "/v1/admin")).await.refused(404, "not_found");
     platform.api.post("/v1/builds", body).await.expect(201);
+}
+
+#[tokio::test]
+async fn an_image_in_an_archive_comes_in_spite_of_a_connection_that_breaks() {
+    const PART: usize = 4 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let builds = BuildConfig { files_folder: Some(folder.path().to_owned()), ..BuildConfig::default() };
+    let platform = Platform::start_with(Config { builds, ..config() }).await;
+    let api = &platform.api;
+    let image = vec![7; PART + 1000];
+    let sha256 = FilesName::Content(Sha256::digest(&image).into()).to_string();
+    let path = format!("/v1/builds/files/{sha256}");
+    let received = async || api.get(&format!("{path}/received")).await.expect(200);
+    assert_eq!(received().await, json!({"sha256": sha256, "received": 0}));
+
+    let (header, key) = api.credential().unwrap();
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nhost: localhost\r\n{header}: {key}\r\ncontent-length: {}\r\n\r\n",
+        image.len()
+    );
+    let mut connection = TcpStream::connect(api.address()).await.unwrap();
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&image[..PART + 10]).await.unwrap();
+    connection.shutdown().await.unwrap();
+    drop(connection);
+    let kept = json!({"sha256": sha256, "received": PART});
+    let until_kept = async {
+        while received().await != kept {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, until_kept).await.expect("what came is kept");
+    let put = async |from: usize| {
+        let request = api.request(Method::PUT, &format!("{path}?from={from}"));
+        send(request.body(image[from..].to_vec())).await
+    };
+    assert!(put(7).await.refused(409, "invalid_state").contains("goes on at byte 4194304"));
+    assert_eq!(put(PART).await.expect(201)["bytes"], image.len());
+    assert_eq!(received().await["received"], image.len());
+
+    api.post("/v1/secrets", json!({"name": "token", "value": "hunter2"})).await.expect(201);
+    let body = json!({
+        "name": "app", "recipe": ["FROM ./app.tar", "echo"], "from_archive": sha256, "memory": false,
+        "secrets": {"TOKEN": "token"},
+    });
+    let build = api.post("/v1/builds", body).await.expect(201);
+    assert_eq!(
+        (&build["base_template"], &build["memory"]),
+        (&json!(format!("archive:sha256:{sha256}")), &json!(false))
+    );
+    let unknown = json!({"name": "app", "recipe": ["echo"], "secrets": {"TOKEN": "other"}});
+    assert!(api.post("/v1/builds", unknown).await.refused(400, "invalid_request").contains("other"));
 }
