@@ -127,7 +127,7 @@ async fn of_many_that_want_one_volume_one_has_it_and_nothing_is_left_of_the_othe
     let replica = world.replica().await;
     let create = async |number: usize| {
         let (control, volumes) =
-            if number % 2 == 0 { (&world.control, ["a", "b"]) } else { (&replica, ["b", "a"]) };
+            if number.is_multiple_of(2) { (&world.control, ["a", "b"]) } else { (&replica, ["b", "a"]) };
         control.sandbox_create(&world.ctx, &with(&volumes), None).await
     };
     let made = futures::future::join_all((0..6).map(create)).await;
