@@ -111,7 +111,7 @@ impl UpdateServer {
         let port = server.parse::<SocketAddr>().is_ok()
             || (!server.contains("::") && server.rsplit_once(':').is_some());
         let server = if port { server.to_owned() } else { format!("{server}:{}", dns::PORT) };
-        let name = Name::from_ascii(key).ok().filter(|name| !name.is_root());
+        let name = Name::from_ascii(key).ok().filter(|name| name.num_labels() > 0);
         let name = name.ok_or_else(|| UpdateError::KeyName(key.to_owned()))?;
         let algorithm = match algorithm.to_ascii_lowercase().as_str() {
             "hmac-sha256" => TsigAlgorithm::HmacSha256,
