@@ -11,6 +11,7 @@ async def test_what_one_guest_left_the_next_one_has(platform, volumes):
     assert result.stdout == "1+2+3\n1\n"
     # Open files go on through a pause.
     writer = await first.commands.run("while :; do date +%s.%N; sleep 0.1; done > /data/times", background=True)
+    await first.commands.run("until [ -s /data/times ]; do sleep 0.2; done", timeout=300)
     await first.pause()
     await first.connect()
     before = int((await first.commands.run("wc -l < /data/times")).stdout)
