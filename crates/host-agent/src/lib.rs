@@ -31,6 +31,7 @@ mod resources;
 mod sandbox;
 mod service;
 mod snapshot;
+mod surroundings;
 mod template;
 mod tls;
 mod tree;

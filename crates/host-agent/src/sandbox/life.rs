@@ -16,9 +16,10 @@ use super::{
     Awakening, Captured, DeadlineChange, Door, Draft, Order, PauseView, Resume, Running, State, Target,
 };
 use crate::error::{Error, chain};
-use crate::journal::{CopyOf, PauseReason, Phase, Record};
+use crate::journal::{PauseReason, Phase, Record};
 use crate::logs::HostEvent;
 use crate::resources::blocking;
+use crate::surroundings::CopyOf;
 
 impl Order {
     /// Answers with a failure.

@@ -18,8 +18,9 @@ use super::{Awakening, CreateRequest};
 use crate::boot;
 use crate::error::{Error, chain};
 use crate::guest::{Defaults, GuestClient, Identity};
-use crate::journal::{Birth, Phase, Record, Surroundings};
+use crate::journal::{Birth, Phase, Record};
 use crate::resources::{Resources, blocking};
+use crate::surroundings::Surroundings;
 use crate::volumes::Links;
 
 /// What a new sandbox's machine begins as.

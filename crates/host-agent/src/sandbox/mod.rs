@@ -60,9 +60,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::Error;
 use crate::guest::GuestClient;
-use crate::journal::{Deadline, PauseReason, Secrets};
+use crate::journal::{Deadline, PauseReason};
 use crate::logs::Log;
 use crate::metrics::Figures;
+use crate::surroundings::Secrets;
 use crate::volumes::Mount;
 use activity::{Activity, Use};
 use admission::{Request, Verdict, admit};
