@@ -22,6 +22,7 @@ use http::{HeaderValue, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
+use sandbar_types::limits::SANDBOX_VOLUMES;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -30,16 +31,14 @@ use crate::connections::Connection;
 use crate::error::ApiError;
 use crate::server::Agent;
 
-/// How many volumes a sandbox may have: the devices that the module is told to make.
-const DEVICES: usize = 8;
 const PROTOCOL: &str = "nbd";
 /// How long a connection may take to become the kernel's before whoever waits to mount gives up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The devices.
 pub(crate) struct Volumes {
-    links: watch::Sender<[Link; DEVICES]>,
-    devices: [Arc<Mutex<Device>>; DEVICES],
+    links: watch::Sender<[Link; SANDBOX_VOLUMES]>,
+    devices: [Arc<Mutex<Device>>; SANDBOX_VOLUMES],
 }
 
 /// How far a device's last connection has come.
@@ -129,7 +128,7 @@ fn connect(
 }
 
 fn check(device: usize) -> Result<(), ApiError> {
-    if device >= DEVICES {
+    if device >= SANDBOX_VOLUMES {
         return Err(ApiError::bad_request("there is no such device"));
     }
     if !nbd::path(device).exists() {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandbar_proto::host;
 use sandbar_types::id::{Id, Sandbox, Volume};
+use sandbar_types::limits::{PATH_BYTES, SANDBOX_VOLUMES};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use link::Links;
@@ -20,12 +21,8 @@ use crate::error::Error;
 use crate::resources::{Resources, blocking};
 use crate::wire::parse;
 
-/// How many a sandbox may have: as many devices as its guest has.
-const MOST: usize = 8;
 /// The largest.
 const MOST_BYTES: u64 = 64 << 40;
-/// The longest path at which one is mounted.
-const LONGEST_PATH: usize = 1024;
 
 /// A volume in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,15 +106,15 @@ impl Drop for Seized {
 
 /// The volumes that a sandbox is to have.
 pub(crate) fn mounts(wire: Vec<host::VolumeMount>) -> Result<Vec<Mount>, Error> {
-    if wire.len() > MOST {
-        return Err(Error::BadInput(format!("a sandbox has {MOST} volumes at most")));
+    if wire.len() > SANDBOX_VOLUMES {
+        return Err(Error::BadInput(format!("a sandbox has {SANDBOX_VOLUMES} volumes at most")));
     }
     let mut mounts: Vec<Mount> = Vec::new();
     for host::VolumeMount { volume_id, path, .. } in wire {
         let volume = parse(&volume_id)?;
         let is_plain = |part: &str| !part.is_empty() && part != "." && part != "..";
         let whole = path.strip_prefix('/').is_some_and(|path| path.split('/').all(is_plain));
-        if !whole || path.len() > LONGEST_PATH || path.contains('\0') {
+        if !whole || path.len() > PATH_BYTES || path.contains('\0') {
             return Err(Error::BadInput(format!("a volume cannot be mounted at {path:?}")));
         }
         if mounts.iter().any(|other| other.volume == volume || other.path == path) {
@@ -241,6 +238,6 @@ mod tests {
         assert_eq!(read, [mount(one, "/a"), mount(other, "/a/b c")]);
         assert!(mounts(vec![wire(one, "/a"), wire(other, "/a")]).is_err());
         assert!(mounts(vec![wire(one, "/a"), wire(one, "/b")]).is_err());
-        assert!(mounts((0..9).map(|n| wire(Id::new(), &format!("/{n}"))).collect()).is_err());
+        assert!(mounts((0..=SANDBOX_VOLUMES).map(|n| wire(Id::new(), &format!("/{n}"))).collect()).is_err());
     }
 }

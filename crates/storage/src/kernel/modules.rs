@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sandbar_types::limits::SANDBOX_VOLUMES;
+
 use super::KernelError;
 use super::compression::decompress;
 use crate::files::{FileError, OnFile};
@@ -27,8 +29,13 @@ const WANTED: [&str; 11] = [
     "nbd",
 ];
 
-/// What modules are told: as many devices as a sandbox may have volumes, and none of them with partitions.
-const PARAMETERS: [(&str, &str); 1] = [("nbd", "nbds_max=8 max_part=0")];
+/// What a module is told: as many devices as a sandbox may have volumes, and none of them with partitions.
+fn parameters(module: &str) -> String {
+    match module {
+        "nbd" => format!("nbds_max={SANDBOX_VOLUMES} max_part=0"),
+        _ => String::new(),
+    }
+}
 
 /// A module to be inserted.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +43,7 @@ pub(super) struct Module {
     /// Its file's name in the initramfs, `NAME.ko`.
     pub(super) file: String,
     /// What it is told.
-    pub(super) parameters: &'static str,
+    pub(super) parameters: String,
     /// The file, not compressed.
     pub(super) content: Vec<u8>,
 }
@@ -77,9 +84,7 @@ impl Collector {
         for needed in depends {
             self.add(&needed)?;
         }
-        let told = PARAMETERS.iter().find(|(module, _)| *module == name);
-        let parameters = told.map_or("", |(_, parameters)| parameters);
-        self.modules.push(Module { file: format!("{name}.ko"), parameters, content });
+        self.modules.push(Module { file: format!("{name}.ko"), parameters: parameters(name), content });
         Ok(())
     }
 }
